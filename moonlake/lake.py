@@ -1,0 +1,188 @@
+"""The lake without a JVM: read any table, append to the small unclustered ones.
+
+Spark writes the rest (`moonlake.writes`). Both sides derive their schema from the contracts in `moonlake.tables`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.fs
+from deltalake import DeltaTable, write_deltalake
+from deltalake.exceptions import DeltaError, TableNotFoundError
+
+from moonlake.contracts import ColumnType, Table
+from moonlake.errors import BatchRejected, NotFound, SchemaMismatch
+from moonlake.quality import broken_rules
+from moonlake.settings import Settings
+from moonlake.tables import TABLES
+
+ARROW_TYPES: dict[ColumnType, pa.DataType] = {
+    "string": pa.string(),
+    "bool": pa.bool_(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "float32": pa.float32(),
+    "float64": pa.float64(),
+    "timestamp": pa.timestamp("us", tz="UTC"),
+    "binary": pa.binary(),
+    "list<string>": pa.list_(pa.string()),
+    "list<int64>": pa.list_(pa.int64()),
+    "list<float32>": pa.list_(pa.float32()),
+    "map<string,string>": pa.map_(pa.string(), pa.string()),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WriteReport:
+    """What became of a batch: rows_in = written + rejected + duplicates + unchanged, always.
+
+    Attributes:
+        duplicates: rows that stood twice in the batch.
+        unchanged: rows that the lake held already.
+        version: version of the table after the write; unchanged when nothing was written.
+    """
+
+    table: str
+    rows_in: int
+    written: int
+    rejected: int
+    duplicates: int
+    unchanged: int
+    version: int
+
+    def __post_init__(self) -> None:
+        if self.rows_in != self.written + self.rejected + self.duplicates + self.unchanged:
+            raise AssertionError(f"{self}: rows went missing")
+
+
+def arrow_schema(table: Table, columns: Sequence[str] | None = None) -> pa.Schema:
+    """The Arrow schema of a contract, or of some of its columns in the order asked for."""
+    chosen = table.columns if columns is None else [table[name] for name in columns]
+    return pa.schema([pa.field(column.name, ARROW_TYPES[column.type], column.nullable) for column in chosen])
+
+
+class Lake:
+    """All Delta tables under one root, read by delta-rs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.root = settings.lake
+
+    def path(self, name: str) -> str:
+        """Where the table lies. Raises NotFound for a name that no contract has."""
+        return f"{self.root}/{contract(name).name}"
+
+    def exists(self, name: str) -> bool:
+        """True once the table has had its first commit."""
+        return bool(DeltaTable.is_deltatable(self.path(name)))
+
+    def version(self, name: str) -> int:
+        """The latest Delta version of the table; -1 if it was never written."""
+        return self.open(name).version() if self.exists(name) else -1
+
+    def open(self, name: str, version: int | datetime | None = None) -> DeltaTable:
+        """The delta-rs table, at a version or a time if asked. Raises NotFound, naming table and version."""
+        path = self.path(name)
+        try:
+            table = DeltaTable(path, version=version if isinstance(version, int) else None)
+            if isinstance(version, datetime):
+                table.load_as_version(version)
+            return table
+        except TableNotFoundError:
+            raise NotFound(f"table {name} has not been written yet at {path}") from None
+        except DeltaError as error:
+            raise NotFound(f"table {name} at {path} has no version {version}: {error}") from None
+
+    def dataset(self, name: str, version: int | datetime | None = None) -> ds.Dataset:
+        """The table as a lazy Arrow dataset: projections and filters are pushed into its Parquet files."""
+        table = self.open(name, version)
+        if "://" in self.root:
+            return table.to_pyarrow_dataset()
+        # An explicit filesystem: the default one can abort the interpreter at exit (delta-rs 2184).
+        local = pyarrow.fs.SubTreeFileSystem(self.path(name), pyarrow.fs.LocalFileSystem())
+        return table.to_pyarrow_dataset(filesystem=local)
+
+    def read(
+        self,
+        name: str,
+        columns: Sequence[str] | None = None,
+        *,
+        where: pc.Expression | None = None,
+        version: int | datetime | None = None,
+    ) -> pa.Table:
+        """Rows of a table with the types of its contract; an empty table if it was never written.
+
+        Raises: NotFound: no such table, version or column.
+        """
+        table = contract(name)
+        if unknown := set(columns or ()) - set(table.names):
+            raise NotFound(f"table {name} has no columns {sorted(unknown)}; it has {', '.join(table.names)}")
+        schema = arrow_schema(table, columns)
+        if version is None and not self.exists(name):
+            return schema.empty_table()
+        rows = self.dataset(name, version).to_table(columns=schema.names, filter=where)
+        return rows.cast(schema)
+
+    def append(self, name: str, rows: pa.Table, *, written_at: datetime) -> WriteReport:
+        """Append what is new to an unclustered table; `created_at` is stamped, rows already there are left out.
+
+        All or nothing: these are the lake's own books (spaces, releases, models), not data of a merchant.
+
+        Raises:
+            SchemaMismatch: a column is missing, unknown or of another type.
+            BatchRejected: a row breaks a rule of the contract, which is named.
+            ValueError: the table is clustered, so that only Spark can write it.
+        """
+        table = contract(name)
+        if table.cluster_by or table.rules:
+            raise ValueError(f"table {name} is clustered or has rules over several columns: write it with Spark")
+        rows = self._conform(table, rows, written_at)
+        broken = broken_rules(table, rows)
+        refused = [rule for rule in broken if rule is not None]
+        if refused:
+            raise BatchRejected(f"table {name}: {len(refused)} of {len(rows)} rows break rules, first {refused[0]}")
+        fresh = _left_out(rows, self.read(name, table.facts), table.facts)
+        if len(fresh):
+            properties = {"delta.enableChangeDataFeed": "true"}
+            write_deltalake(self.path(name), fresh, mode="append", configuration=properties, description=table.grain)
+        return WriteReport(name, len(rows), len(fresh), 0, 0, len(rows) - len(fresh), self.version(name))
+
+    def _conform(self, table: Table, rows: pa.Table, written_at: datetime) -> pa.Table:
+        schema = arrow_schema(table)
+        if missing := set(table.facts) - set(rows.column_names):
+            raise SchemaMismatch(f"table {table.name}: columns {sorted(missing)} are missing")
+        if unknown := set(rows.column_names) - set(table.names):
+            raise SchemaMismatch(f"table {table.name}: columns {sorted(unknown)} are not in the contract")
+        stamped = rows.select(table.facts).append_column(
+            "created_at", pa.array([written_at] * len(rows), ARROW_TYPES["timestamp"])
+        )
+        try:
+            return pa.table([stamped[name].cast(schema.field(name).type) for name in table.names], schema=schema)
+        except pa.ArrowInvalid as error:
+            raise SchemaMismatch(f"table {table.name}: {error}") from None
+
+
+def contract(name: str) -> Table:
+    """The contract of that name. Raises NotFound, with the names that there are."""
+    try:
+        return TABLES[name]
+    except KeyError:
+        raise NotFound(f"no table {name}; the lake has {', '.join(TABLES)}") from None
+
+
+def _left_out(rows: pa.Table, present: pa.Table, facts: Sequence[str]) -> pa.Table:
+    """The rows whose facts are not yet present."""
+    known = {tuple(row.values()) for row in present.to_pylist()}
+    keep = [tuple(row.values()) not in known for row in rows.select(facts).to_pylist()]
+    return rows.filter(pa.array(keep, pa.bool_()))
+
+
+def local_path(uri: str) -> Path | None:
+    """The folder behind a URI, or None for an object store."""
+    return None if "://" in uri else Path(uri)

@@ -1,0 +1,85 @@
+"""Settings: every value that varies by environment, and the only reader of the environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from moonlake.errors import SettingsError
+
+PREFIX = "MOONLAKE_"
+
+
+class Settings(BaseSettings):
+    """One environment. Build it once in a `main` with `Settings.from_environment()` and hand it down.
+
+    Every field is read from `MOONLAKE_<FIELD>`; a `MOONLAKE_` variable that names no field is an error.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    home: Path = Field(default=Path(".moonlake"), description="folder of everything that moonlake writes")
+    lake_uri: str | None = Field(default=None, description="where the Delta tables lie; default <home>/lake")
+    spark_master: str = Field(default="local[*]", description="Spark master")
+    spark_driver_memory: str = Field(default="3g", description="memory of the Spark driver (all of Spark when local)")
+    spark_shuffle_partitions: int = Field(default=4, ge=1, description="partitions of a shuffle")
+    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="threads of one process")
+
+    @classmethod
+    def from_environment(cls, **overrides: object) -> Settings:
+        """The settings of this process: the environment, and over it what the caller names.
+
+        Raises: SettingsError: an unknown MOONLAKE_ variable or override, or a value that does not fit its field.
+        """
+        known = {PREFIX + name.upper() for name in cls.model_fields}
+        if unknown := sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known):
+            raise SettingsError(f"unknown variables {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        try:
+            return cls(**overrides)  # type: ignore[arg-type]
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = PREFIX + ".".join(str(part) for part in first["loc"]).upper()
+            raise SettingsError(f"{name}: {first['msg']} (found {first['input']!r})") from None
+
+    def environment(self) -> dict[str, str]:
+        """These settings as environment variables, for a process that is started by command."""
+        values = self.model_dump(exclude_none=True)
+        return {PREFIX + name.upper(): str(value) for name, value in values.items()}
+
+    @property
+    def lake(self) -> str:
+        """Root of the Delta tables: an absolute path or an object-store URI."""
+        return self.lake_uri or str((self.home / "lake").absolute())
+
+    @property
+    def staging(self) -> Path:
+        """Where sources lay down files in the own-files form before ingestion."""
+        return self.home / "staging"
+
+    @property
+    def truth(self) -> Path:
+        """Hidden truth of simulations; read by studies and tests only."""
+        return self.home / "truth"
+
+    @property
+    def artifacts(self) -> Path:
+        """Encoders and CTR models."""
+        return self.home / "artifacts"
+
+    @property
+    def training_sets(self) -> Path:
+        """Assembled training sets."""
+        return self.home / "training_sets"
+
+    @property
+    def snapshots(self) -> Path:
+        """Representation snapshots."""
+        return self.home / "snapshots"
+
+    @property
+    def feast(self) -> Path:
+        """Feast's registry and SQLite online store."""
+        return self.home / "feast"

@@ -1,0 +1,511 @@
+"""The table contracts: what every row of the lake means, and the only place where a schema is written.
+
+All times are UTC with microseconds. `event_timestamp` is when the fact became true, `created_at` when we wrote it.
+Ids are strings: catalogues disagree about what an id is, and a typed string never loses a leading zero.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from moonlake.contracts import Column, RowRule, Table
+
+TIMELESS = datetime(1970, 1, 1, tzinfo=UTC)
+"""The event time of a fact that is true for ever: a vector is a function of its content and its space alone."""
+
+ACTIONS = ("search", "click", "cart", "purchase")
+MODALITIES = ("text", "image", "product")
+PAIR_TYPES = tuple(f"{query}_query_to_{item}" for query in MODALITIES for item in ("image", "text", "product"))
+SPACE_STATUSES = ("building", "candidate", "live", "retired")
+
+MAX_TITLE_CHARACTERS = 1_000
+MAX_IMAGES_PER_PRODUCT = 16
+MAX_IMAGE_BYTES = 10_000_000
+
+
+def _id(name: str, meaning: str, *, nullable: bool = False) -> Column:
+    return Column(name, "string", meaning, nullable=nullable, min_length=1, max_length=256)
+
+
+def _hash(name: str, meaning: str, *, nullable: bool = False) -> Column:
+    return Column(name, "string", meaning, nullable=nullable, pattern="[0-9a-f]{32}")
+
+
+def _text(name: str, meaning: str, *, nullable: bool = True, max_length: int = MAX_TITLE_CHARACTERS) -> Column:
+    return Column(name, "string", meaning, nullable=nullable, max_length=max_length)
+
+
+def _count(name: str, meaning: str) -> Column:
+    return Column(name, "int64", meaning, minimum=0)
+
+
+def _share(name: str, meaning: str, *, nullable: bool = False) -> Column:
+    return Column(name, "float64", meaning, nullable=nullable, minimum=0.0, maximum=1.0)
+
+
+def _similarity(name: str, meaning: str) -> Column:
+    return Column(name, "float32", meaning, nullable=True, minimum=-1.001, maximum=1.001)
+
+
+def _json(name: str, meaning: str) -> Column:
+    return Column(name, "string", meaning, max_length=16_000_000)
+
+
+EVENT_TIMESTAMP = Column("event_timestamp", "timestamp", "when the fact became true")
+CREATED_AT = Column("created_at", "timestamp", "when this row was written")
+SOURCE = _id("source", "where the row came from: a simulator preset, a public data set, a user's folder")
+CONTENT_ID = _hash("content_id", "hash of exactly what the encoder reads of this product or query")
+SPACE_ID = _hash("space_id", "embedding space that the vector or score belongs to")
+
+PRODUCT_EVENTS = Table(
+    name="product_events",
+    grain="One row per record that an outside writer hands in to add, change or delete a product; raw.",
+    key=("event_id",),
+    writer="any",
+    writing="append",
+    columns=(
+        _id("event_id", "the writer's own id of this record"),
+        _id("product_id", "product that the record speaks of"),
+        Column("kind", "string", "what the record asks for", values=("upsert", "delete")),
+        _json("payload", "the product as JSON, in the form of the own-files contract (docs/own_files.md)"),
+        SOURCE,
+        EVENT_TIMESTAMP,
+        CREATED_AT,
+    ),
+)
+
+PRODUCTS = Table(
+    name="products",
+    grain="One row per product and change of it.",
+    key=("product_id",),
+    writer="ingest_catalogue",
+    writing="append",
+    cluster_by=("product_id",),
+    columns=(
+        _id("product_id", "one sellable product (SKU group) of one merchant"),
+        _id("spu_id", "standard product unit: the same thing sold by several merchants", nullable=True),
+        _id("merchant_id", "who sells it", nullable=True),
+        _text("category", "leaf category of the catalogue", max_length=256),
+        _text("brand", "brand as the catalogue writes it", max_length=256),
+        _text("title", "title as the merchant wrote it; may be incomplete, null when there was none"),
+        Column("attributes", "map<string,string>", "further attributes by name", max_length=100),
+        Column("price_cents", "int64", "price", nullable=True, unit="cents", minimum=0),
+        Column(
+            "image_ids",
+            "list<string>",
+            "images in the merchant's order",
+            shape="[0..16]",
+            max_length=MAX_IMAGES_PER_PRODUCT,
+        ),
+        Column("listed_at", "timestamp", "when the product was first on sale"),
+        Column("deleted", "bool", "true from this change on when the product was taken off sale"),
+        CONTENT_ID,
+        SOURCE,
+        EVENT_TIMESTAMP,
+        CREATED_AT,
+    ),
+    rules=(
+        RowRule("has_content", "title IS NOT NULL OR cardinality(image_ids) > 0", "an encoder has something to read"),
+        RowRule("listed_before_change", "listed_at <= event_timestamp", "a product changes after it is listed"),
+    ),
+)
+
+PRODUCT_IMAGES = Table(
+    name="product_images",
+    grain="One row per distinct image file, of a product or of an image query.",
+    key=("image_id",),
+    writer="ingest_catalogue",
+    writing="insert",
+    event_time=None,
+    cluster_by=("image_id",),
+    columns=(
+        _hash("image_id", "hash of the file's bytes"),
+        Column("image_bytes", "binary", "the file as it came", min_length=1, max_length=MAX_IMAGE_BYTES),
+        Column("format", "string", "file format found by decoding, never by name", values=("JPEG", "PNG", "WEBP", "GIF")),
+        Column("width", "int32", "after EXIF rotation", unit="pixels", minimum=1, maximum=20_000),
+        Column("height", "int32", "after EXIF rotation", unit="pixels", minimum=1, maximum=20_000),
+        Column("perceptual_hash", "string", "64-bit difference hash of the picture", pattern="[0-9a-f]{16}"),
+        SOURCE,
+        CREATED_AT,
+    ),
+)
+
+USERS = Table(
+    name="users",
+    grain="One row per user and change of the profile.",
+    key=("user_id",),
+    writer="ingest_behaviors",
+    writing="append",
+    columns=(
+        _id("user_id", "one shopper"),
+        _text("segment", "profile segment, as the source names it", max_length=256),
+        SOURCE,
+        EVENT_TIMESTAMP,
+        CREATED_AT,
+    ),
+)
+
+MERCHANTS = Table(
+    name="merchants",
+    grain="One row per merchant and change of tier.",
+    key=("merchant_id",),
+    writer="ingest_catalogue",
+    writing="append",
+    columns=(
+        _id("merchant_id", "one seller"),
+        Column("tier", "int32", "1 is the largest merchants, 3 the smallest", minimum=1, maximum=9),
+        SOURCE,
+        EVENT_TIMESTAMP,
+        CREATED_AT,
+    ),
+)
+
+QUERIES = Table(
+    name="queries",
+    grain="One row per distinct query: a text, an image, or a product (text and image).",
+    key=("query_id",),
+    writer="ingest_behaviors",
+    writing="merge",
+    cluster_by=("query_id",),
+    columns=(
+        _id("query_id", "one distinct query"),
+        Column("modality", "string", "what the user searched with", values=MODALITIES),
+        _text("text", "text of the query, null when there was none"),
+        Column(
+            "image_ids",
+            "list<string>",
+            "pictures of the query; a picture a shopper took, not a catalogue image",
+            max_length=MAX_IMAGES_PER_PRODUCT,
+        ),
+        CONTENT_ID,
+        SOURCE,
+        EVENT_TIMESTAMP,
+        CREATED_AT,
+    ),
+    rules=(
+        RowRule("text_query_has_text", "modality = 'image' OR text IS NOT NULL", "a text query has a text"),
+        RowRule("image_query_has_image", "modality = 'text' OR cardinality(image_ids) > 0", "an image query has one"),
+    ),
+)
+
+IMPRESSIONS = Table(
+    name="impressions",
+    grain="One row per product shown.",
+    key=("impression_id",),
+    writer="ingest_behaviors",
+    writing="append",
+    cluster_by=("event_timestamp",),
+    columns=(
+        _id("impression_id", "one product shown in one answer"),
+        _id("request_id", "one answer to one query"),
+        _id("user_id", "who saw it"),
+        _id("query_id", "what was searched", nullable=True),
+        _id("product_id", "what was shown"),
+        Column("position", "int32", "place in the answer, from 1; never a feature", minimum=1),
+        _share("propensity", "probability that the logging policy showed it there", nullable=True),
+        Column("clicked", "bool", "the label; never a feature"),
+        Column("label_time", "timestamp", "when the label was settled: the end of its attribution window"),
+        _hash("content_id", "content of the product as of the impression; null if unknown then", nullable=True),
+        _hash("query_content_id", "content of the query", nullable=True),
+        SOURCE,
+        EVENT_TIMESTAMP,
+        CREATED_AT,
+    ),
+    rules=(RowRule("label_after_impression", "label_time >= event_timestamp", "a label follows its impression"),),
+)
+
+BEHAVIORS = Table(
+    name="behaviors",
+    grain="One row per user action: search, click, cart, purchase.",
+    key=("behavior_id",),
+    writer="ingest_behaviors",
+    writing="append",
+    cluster_by=("event_timestamp",),
+    columns=(
+        _id("behavior_id", "one action"),
+        _id("user_id", "who acted"),
+        Column("action", "string", "what was done", values=ACTIONS),
+        _id("product_id", "on which product; null for a search", nullable=True),
+        _id("query_id", "after which query", nullable=True),
+        _hash("content_id", "content of the product as of the action; null if unknown then", nullable=True),
+        _hash("query_content_id", "content of the query", nullable=True),
+        SOURCE,
+        EVENT_TIMESTAMP,
+        CREATED_AT,
+    ),
+    rules=(
+        RowRule("search_has_query", "action != 'search' OR query_id IS NOT NULL", "a search has a query"),
+        RowRule("action_has_product", "action = 'search' OR product_id IS NOT NULL", "other actions have a product"),
+    ),
+)
+
+BEHAVIOR_SEQUENCES = Table(
+    name="behavior_sequences",
+    grain="One row per user and month: the user's actions of that month in order of time, as parallel arrays.",
+    key=("user_id", "month"),
+    writer="pack_behavior_sequences",
+    writing="merge",
+    cluster_by=("user_id",),
+    columns=(
+        _id("user_id", "who acted"),
+        Column("month", "string", "UTC month of the actions", pattern="[0-9]{4}-[0-9]{2}"),
+        Column("times_us", "list<int64>", "event time of each action, ascending", unit="us since 1970 UTC", shape="[L]"),
+        Column("actions", "list<string>", "what was done", shape="[L]"),
+        Column("product_ids", "list<string>", "on which product; null for a search", shape="[L]"),
+        Column("content_ids", "list<string>", "content of that product as of the action", shape="[L]"),
+        Column("query_content_ids", "list<string>", "content of the query before it", shape="[L]"),
+        Column("event_timestamp", "timestamp", "time of the last action in the row"),
+        CREATED_AT,
+    ),
+    rules=(
+        RowRule(
+            "arrays_are_parallel",
+            "cardinality(times_us) = cardinality(actions) AND cardinality(times_us) = cardinality(product_ids)"
+            " AND cardinality(times_us) = cardinality(content_ids)"
+            " AND cardinality(times_us) = cardinality(query_content_ids)",
+            "every array of a row has the same length",
+        ),
+    ),
+)
+
+
+def _window_counts(who: str) -> tuple[Column, ...]:
+    return (
+        _count("impressions_7d", f"impressions of the {who} in the 7 days before event_timestamp"),
+        _count("clicks_7d", f"clicks of the {who} in the 7 days before event_timestamp"),
+        _count("purchases_7d", f"purchases of the {who} in the 7 days before event_timestamp"),
+        _share("ctr_7d", "clicks_7d / impressions_7d; null without impressions", nullable=True),
+        Column("event_timestamp", "timestamp", "end of the window, exclusive: the window is [end - 7 days, end)"),
+        CREATED_AT,
+    )
+
+
+PRODUCT_STATS = Table(
+    name="product_stats",
+    grain="One row per product and day on which its 7-day window has something in it.",
+    key=("product_id",),
+    writer="compute_stats",
+    writing="append",
+    cluster_by=("product_id",),
+    columns=(_id("product_id", "one product"), *_window_counts("product")),
+)
+
+USER_STATS = Table(
+    name="user_stats",
+    grain="One row per user and day on which their 7-day window has something in it.",
+    key=("user_id",),
+    writer="compute_stats",
+    writing="append",
+    cluster_by=("user_id",),
+    columns=(_id("user_id", "one user"), *_window_counts("user")),
+)
+
+CONTRASTIVE_PAIRS = Table(
+    name="contrastive_pairs",
+    grain="One row per training pair of the encoder: a query and a product that a user chose after it.",
+    key=("pair_id",),
+    writer="build_contrastive_pairs",
+    writing="replace_window",
+    columns=(
+        _hash("pair_id", "hash of behaviour, stage and pair type"),
+        _hash("anchor_content_id", "content of the query"),
+        _hash("positive_content_id", "content of the product as of the action"),
+        _id("positive_product_id", "product chosen"),
+        _id("positive_spu_id", "its standard product unit: a twin is never a negative", nullable=True),
+        Column("hard_negative_content_ids", "list<string>", "same-category products not chosen", max_length=64),
+        _text("category", "category of the positive", max_length=256),
+        Column("action", "string", "what the user did", values=("click", "cart", "purchase")),
+        Column("stage", "int32", "training stage that reads it", minimum=1, maximum=2),
+        Column("pair_type", "string", "query modality and what of the product is shown", values=PAIR_TYPES),
+        Column("event_timestamp", "timestamp", "time of the action: what `trained_until` is made of"),
+        CREATED_AT,
+    ),
+)
+
+EMBEDDINGS = Table(
+    name="embeddings",
+    grain="One row per content and embedding space; insert only.",
+    key=("content_id", "space_id"),
+    writer="embed_contents",
+    writing="insert",
+    cluster_by=("space_id", "content_id"),
+    columns=(
+        CONTENT_ID,
+        SPACE_ID,
+        Column(
+            "vector",
+            "list<float32>",
+            "unit vector, rounded once to the storage type of the space",
+            shape="[D]",
+            min_length=2,
+            max_length=8_192,
+        ),
+        Column("event_timestamp", "timestamp", "always TIMELESS: a vector is true for ever (docs/decisions/0002)"),
+        CREATED_AT,
+    ),
+)
+
+EMBEDDING_SPACES = Table(
+    name="embedding_spaces",
+    grain="One row per embedding space and change of its status.",
+    key=("space_id",),
+    writer="moonlake.spaces",
+    writing="append",
+    columns=(
+        SPACE_ID,
+        _id("name", "short name for people"),
+        Column("status", "string", "where the space is in its life", values=SPACE_STATUSES),
+        Column("dimension", "int32", "length of a vector", minimum=2, maximum=8_192),
+        Column("storage_type", "string", "type that vectors are rounded to", values=("float16", "float32")),
+        _text("artifact", "folder of the encoder artifact", nullable=False),
+        _json("definition", "everything that makes two vectors comparable, as JSON; space_id is its hash"),
+        Column("trained_until", "timestamp", "latest event in the lineage of the encoder", nullable=True),
+        _share("coverage", "share of the catalogue's contents that have a vector"),
+        _json("metrics", "intermediate metrics of the encoder, as JSON"),
+        EVENT_TIMESTAMP,
+        CREATED_AT,
+    ),
+)
+
+RELEASES = Table(
+    name="releases",
+    grain="One row per use and switch: what the use runs on from then.",
+    key=("use",),
+    writer="moonlake.spaces",
+    writing="append",
+    columns=(
+        Column("use", "string", "what it serves", values=("ctr_ranking", "similar_products")),
+        SPACE_ID,
+        _hash("model_id", "CTR model that reads this space; null for a use without one", nullable=True),
+        _text("feature_service", "Feast feature service", nullable=True, max_length=256),
+        _text("snapshot", "folder of the representation snapshot", nullable=True),
+        EVENT_TIMESTAMP,
+        CREATED_AT,
+    ),
+)
+
+CUBE_FEATURES = Table(
+    name="cube_features",
+    grain="One row per impression and embedding space: content similarities of target, query and behaviours.",
+    key=("impression_id", "space_id"),
+    writer="build_cube_features",
+    writing="replace_window",
+    cluster_by=("event_timestamp",),
+    columns=(
+        _id("impression_id", "one product shown"),
+        SPACE_ID,
+        _similarity("target_query_similarity", "cosine of target and query; null if either has no vector"),
+        _similarity("behavior_similarity_max", "largest cosine of target and an earlier behaviour"),
+        _similarity("behavior_similarity_mean", "mean cosine of target and earlier behaviours"),
+        Column(
+            "behavior_similarity_histogram",
+            "list<float32>",
+            "share of earlier behaviours by cosine, in equal bins over [-1, 1] (SimTier)",
+            shape="[bins]",
+            max_length=128,
+        ),
+        _count("behaviors_used", "earlier behaviours that have a vector"),
+        _count("behaviors_missing", "earlier behaviours that have none"),
+        EVENT_TIMESTAMP,
+        CREATED_AT,
+    ),
+)
+
+TRAINING_SETS = Table(
+    name="training_sets",
+    grain="One row per assembled training set.",
+    key=("training_set_id",),
+    writer="build_training_set",
+    writing="append",
+    columns=(
+        _hash("training_set_id", "hash of the manifest"),
+        _id("name", "short name for people"),
+        _text("folder", "where rows and manifest lie", nullable=False),
+        _count("rows", "label rows"),
+        _json("manifest", "declaration and everything that reproduces it, as JSON"),
+        EVENT_TIMESTAMP,
+        CREATED_AT,
+    ),
+)
+
+MODEL_VERSIONS = Table(
+    name="model_versions",
+    grain="One row per trained CTR model.",
+    key=("model_id",),
+    writer="models.train_ctr",
+    writing="append",
+    columns=(
+        _hash("model_id", "hash of the artifact"),
+        _id("name", "short name for people"),
+        _hash("space_id", "embedding space that it reads; null for an ID-only model", nullable=True),
+        _hash("training_set_id", "what it was trained on"),
+        _text("artifact", "folder of the model artifact", nullable=False),
+        _json("metrics", "metrics on the test window, as JSON"),
+        EVENT_TIMESTAMP,
+        CREATED_AT,
+    ),
+)
+
+STUDY_RESULTS = Table(
+    name="study_results",
+    grain="One row per measured figure.",
+    key=("study", "run_id", "subject", "metric", "segment"),
+    writer="studies",
+    writing="append",
+    columns=(
+        _id("study", "which study"),
+        _id("run_id", "one run of it"),
+        _id("subject", "what was measured: a model, a space, a step"),
+        _id("metric", "name of the figure"),
+        _id("segment", "part of the traffic; 'all' for the whole"),
+        Column("value", "float64", "the figure"),
+        Column("low", "float64", "lower end of the 95% interval", nullable=True),
+        Column("high", "float64", "upper end of the 95% interval", nullable=True),
+        Column("simulated", "bool", "true when behaviour was simulated"),
+        EVENT_TIMESTAMP,
+        CREATED_AT,
+    ),
+)
+
+REJECTS = Table(
+    name="rejects",
+    grain="One row per record refused.",
+    key=("reject_id",),
+    writer="any",
+    writing="insert",
+    event_time=None,
+    columns=(
+        _hash("reject_id", "hash of table, rule, value and source: the same record is kept once"),
+        _id("table", "table that the record was meant for"),
+        _id("rule", "first rule that it broke"),
+        _json("value", "the record as JSON, long values cut"),
+        SOURCE,
+        CREATED_AT,
+    ),
+)
+
+TABLES: dict[str, Table] = {
+    table.name: table
+    for table in (
+        PRODUCT_EVENTS,
+        PRODUCTS,
+        PRODUCT_IMAGES,
+        USERS,
+        MERCHANTS,
+        QUERIES,
+        IMPRESSIONS,
+        BEHAVIORS,
+        BEHAVIOR_SEQUENCES,
+        PRODUCT_STATS,
+        USER_STATS,
+        CONTRASTIVE_PAIRS,
+        EMBEDDINGS,
+        EMBEDDING_SPACES,
+        RELEASES,
+        CUBE_FEATURES,
+        TRAINING_SETS,
+        MODEL_VERSIONS,
+        STUDY_RESULTS,
+        REJECTS,
+    )
+}

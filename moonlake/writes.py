@@ -1,0 +1,296 @@
+"""Writes by contract with Spark: append, insert and merge by key, replace a window.
+
+Every write follows the same steps: fit the frame to the contract, find for each row what becomes of it (its fate),
+check the batch, and commit what is new. What the lake holds already is not written again, and where nothing is new
+there is no commit. A batch that is refused leaves the table as it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from delta.tables import DeltaTable
+from pyspark import StorageLevel
+from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import functions as f
+from pyspark.sql import types as t
+
+from moonlake.contracts import Table
+from moonlake.errors import BatchRejected, ContractError, SchemaMismatch
+from moonlake.lake import Lake, WriteReport, contract
+from moonlake.quality import CONFLICTING_KEY, first_broken_rule_sql
+from moonlake.settings import Settings
+from moonlake.spark import read_table, spark_schema
+from moonlake.tables import REJECTS
+
+MAX_REJECT_VALUE_CHARACTERS = 2_000
+
+_NEW, _REJECTED, _DUPLICATE, _UNCHANGED = "new", "rejected", "duplicate", "unchanged"
+
+
+def append(
+    spark: SparkSession, settings: Settings, name: str, frame: DataFrame, *, source: str, written_at: datetime
+) -> WriteReport:
+    """Append the facts that the table does not hold yet; a restated fact stands beside the first one.
+
+    Args:
+        frame: the columns of the contract, without `created_at`.
+        source: where the rows came from; stands in `rejects`.
+
+    Raises:
+        SchemaMismatch: a column is missing, unknown or of another type.
+        BatchRejected: too large a share of the rows breaks rules.
+    """
+    return _write(spark, settings, _writing(name, "append"), frame, source, written_at, _append)
+
+
+def merge(
+    spark: SparkSession, settings: Settings, name: str, frame: DataFrame, *, source: str, written_at: datetime
+) -> WriteReport:
+    """Write one row a key: an absent key is inserted; a present one is updated, or left alone if its contract inserts.
+
+    Arguments and errors as for `append`.
+    """
+    table = _writing(name, "merge", "insert")
+    return _write(spark, settings, table, frame, source, written_at, _append if table.writing == "insert" else _upsert)
+
+
+def replace_window(
+    spark: SparkSession,
+    settings: Settings,
+    name: str,
+    frame: DataFrame,
+    *,
+    start: datetime,
+    end: datetime,
+    source: str,
+    written_at: datetime,
+) -> WriteReport:
+    """Make the frame the only rows of the table with an event time in [start, end); rows that stay keep `created_at`.
+
+    Other arguments and errors as for `append`, and ContractError when a row lies outside the window.
+    """
+    table = _writing(name, "replace_window")
+    within = (f.col(str(table.event_time)) >= f.lit(start)) & (f.col(str(table.event_time)) < f.lit(end))
+    if outside := frame.where(~within).count():
+        raise ContractError(f"table {name}: {outside} rows lie outside the window [{start}, {end})")
+    return _write(spark, settings, table, frame, source, written_at, _replacing(start, end), within)
+
+
+_Commit = Callable[[SparkSession, Settings, Table, DataFrame], None]
+
+
+def _writing(name: str, *kinds: str) -> Table:
+    table = contract(name)
+    if table.writing not in kinds:
+        raise ContractError(f"table {name} is written by {table.writing}, not by {' or '.join(kinds)}")
+    return table
+
+
+def _write(
+    spark: SparkSession,
+    settings: Settings,
+    table: Table,
+    frame: DataFrame,
+    source: str,
+    written_at: datetime,
+    commit: _Commit,
+    within: Column | None = None,
+) -> WriteReport:
+    lake = Lake(settings)
+    present = read_table(spark, settings, table.name)
+    if within is not None:
+        present = present.where(within)
+    rows = _with_fate(table, _fit(table, frame), present).persist(StorageLevel.MEMORY_AND_DISK)
+    try:
+        counts = {row["_fate"]: row["count"] for row in rows.groupBy("_fate").count().collect()}
+        total = sum(counts.values())
+        _check_batch(table, rows, counts.get(_REJECTED, 0), total)
+        if table.name != REJECTS.name and counts.get(_REJECTED, 0):
+            _keep_rejects(spark, settings, table, rows, source, written_at)
+        kept = counts.get(_UNCHANGED, 0)
+        if counts.get(_NEW, 0) or (within is not None and kept != present.count()):
+            stamp = f.coalesce(f.col("_created_at"), f.lit(written_at)) if within is not None else f.lit(written_at)
+            chosen = rows.where(f.col("_fate").isin(_NEW, *([_UNCHANGED] if within is not None else [])))
+            fresh = chosen.withColumn("created_at", stamp).select(*table.names)
+            commit(spark, settings, table, fresh)
+        return WriteReport(
+            table=table.name,
+            rows_in=total,
+            written=counts.get(_NEW, 0),
+            rejected=counts.get(_REJECTED, 0),
+            duplicates=counts.get(_DUPLICATE, 0),
+            unchanged=kept,
+            version=lake.version(table.name),
+        )
+    finally:
+        rows.unpersist()
+
+
+def _fit(table: Table, frame: DataFrame) -> DataFrame:
+    """The frame in contract order with contract types."""
+    if missing := set(table.facts) - set(frame.columns):
+        raise SchemaMismatch(f"table {table.name}: columns {sorted(missing)} are missing; found {frame.columns}")
+    if unknown := set(frame.columns) - set(table.facts):
+        raise SchemaMismatch(f"table {table.name}: columns {sorted(unknown)} are not in the contract")
+    for field in spark_schema(table, table.facts):
+        found = frame.schema[field.name].dataType
+        if not _fits(found, field.dataType):
+            raise SchemaMismatch(
+                f"table {table.name}: column {field.name} is {found.simpleString()}, not {field.dataType.simpleString()}"
+            )
+    return frame.select(
+        *(f.col(field.name).cast(field.dataType).alias(field.name) for field in spark_schema(table, table.facts))
+    )
+
+
+_NUMBERS: tuple[type[t.DataType], ...] = (t.IntegerType, t.LongType, t.FloatType, t.DoubleType)
+
+
+def _fits(found: t.DataType, wanted: t.DataType) -> bool:
+    """True when no value can be lost or misread by the cast: the same type, a narrower number, or all null."""
+    if isinstance(found, t.NullType) or found.simpleString() == wanted.simpleString():
+        return True
+    if isinstance(found, t.ArrayType) and isinstance(wanted, t.ArrayType):
+        return _fits(found.elementType, wanted.elementType)
+    if type(found) in _NUMBERS and type(wanted) in _NUMBERS:
+        whole = type(found) is t.LongType and type(wanted) in (t.FloatType, t.DoubleType)
+        return _NUMBERS.index(type(found)) <= _NUMBERS.index(type(wanted)) and not whole
+    return False
+
+
+def _with_fate(table: Table, frame: DataFrame, present: DataFrame) -> DataFrame:
+    """The rows with `_rule` (first rule broken), `_fate` and `_created_at` (of the same row in the lake, if any)."""
+    identity = list(table.identity)
+    judged = frame.withColumn("_rule", f.expr(first_broken_rule_sql(table))).withColumn("_hash", _facts_hash(table))
+    # Rows that break a rule are numbered apart, so that they never make a good row with their key a duplicate.
+    group = Window.partitionBy(*identity, f.isnotnull("_rule")).orderBy("_hash")
+    group_first = f.first("_hash").over(group.rowsBetween(Window.unboundedPreceding, Window.currentRow))
+    numbered = judged.withColumn("_place", f.row_number().over(group)).withColumn("_first", group_first)
+    twin = f.col("_rule").isNull() & (f.col("_place") > 1)
+    conflict = twin & (f.col("_hash") != f.col("_first"))
+    marked = numbered.withColumn("_rule", f.when(conflict, f.lit(CONFLICTING_KEY)).otherwise(f.col("_rule")))
+
+    known = (
+        present.withColumn("_hash", _facts_hash(table))
+        .groupBy(*identity)
+        .agg(f.max_by("_hash", "created_at").alias("_known"), f.max("created_at").alias("_created_at"))
+        .select(*(f.col(name).alias(f"_key_{name}") for name in identity), "_known", "_created_at")
+    )
+    same_key = [f.col(name).eqNullSafe(f.col(f"_key_{name}")) for name in identity]
+    joined = marked.join(known, on=same_key, how="left")
+    there = f.col("_known").isNotNull() if table.writing == "insert" else f.col("_known") == f.col("_hash")
+    fate = (
+        f.when(f.col("_rule").isNotNull(), _REJECTED)
+        .when(f.col("_place") > 1, _DUPLICATE)
+        .when(there, _UNCHANGED)
+        .otherwise(_NEW)
+    )
+    created = f.when(there, f.col("_created_at"))
+    return joined.select(*table.facts, "_rule", fate.alias("_fate"), created.alias("_created_at"))
+
+
+def _facts_hash(table: Table) -> Column:
+    """int64: a hash of all facts of a row. Nulls are spelled out, since xxhash64 passes over them."""
+    parts: list[Column] = []
+    for column in table:
+        if column.name == "created_at":
+            continue
+        value = f.col(column.name)
+        if column.type == "map<string,string>":
+            value = f.array_sort(f.map_entries(value))
+        elif column.type == "list<string>":
+            value = f.transform(value, lambda item: f.coalesce(item, f.lit("\0")))
+        parts += [value, f.isnull(value)]
+    return f.xxhash64(*parts)
+
+
+def _check_batch(table: Table, rows: DataFrame, rejected: int, total: int) -> None:
+    if not total or rejected / total <= table.max_reject_share:
+        return
+    by_rule = rows.where("_rule IS NOT NULL").groupBy("_rule").count().orderBy(f.desc("count"), "_rule").limit(3)
+    worst = ", ".join(f"{row['_rule']} ({row['count']})" for row in by_rule.collect())
+    raise BatchRejected(
+        f"table {table.name}: {rejected} of {total} rows break rules, more than the share of "
+        f"{table.max_reject_share:g} that a batch may lose: {worst}. The table was left untouched"
+    )
+
+
+def _keep_rejects(
+    spark: SparkSession, settings: Settings, table: Table, rows: DataFrame, source: str, written_at: datetime
+) -> None:
+    refused = rows.where(f.col("_fate") == _REJECTED)
+    merge(spark, settings, REJECTS.name, as_rejects(table, refused, source), source=source, written_at=written_at)
+
+
+def as_rejects(table: Table, refused: DataFrame, source: str) -> DataFrame:
+    """Refused rows, with the rule they broke in `_rule`, in the form of the `rejects` table; long values are cut."""
+    shown = [
+        f.concat(f.lit("binary of "), f.octet_length(column.name), f.lit(" bytes, md5 "), f.md5(column.name)).alias(
+            column.name
+        )
+        if column.type == "binary"
+        else f.col(column.name)
+        for column in table
+        if column.name in refused.columns and column.name != "created_at"
+    ]
+    value = f.to_json(f.struct(*shown))
+    identity = f.concat_ws("\0", f.lit(table.name), f.col("_rule"), value, f.lit(source))
+    return refused.select(
+        f.md5(identity).alias("reject_id"),
+        f.lit(table.name).alias("table"),
+        f.col("_rule").alias("rule"),
+        f.substring(value, 1, MAX_REJECT_VALUE_CHARACTERS).alias("value"),
+        f.lit(source).alias("source"),
+    )
+
+
+def create_table(spark: SparkSession, settings: Settings, table: Table) -> None:
+    """Create an empty table by its contract, clustered and with the change data feed on; a table that is there stays."""
+    if Lake(settings).exists(table.name):
+        return
+    builder = (
+        DeltaTable.createIfNotExists(spark)
+        .location(Lake(settings).path(table.name))
+        .addColumns(spark_schema(table))
+        .comment(table.grain)
+        .property("delta.enableChangeDataFeed", "true")
+        .property("delta.enableDeletionVectors", "false")
+    )
+    if table.cluster_by:
+        builder = builder.clusterBy(*table.cluster_by)
+    builder.execute()
+
+
+def _append(spark: SparkSession, settings: Settings, table: Table, fresh: DataFrame) -> None:
+    create_table(spark, settings, table)
+    fresh.write.format("delta").mode("append").save(Lake(settings).path(table.name))
+
+
+def _upsert(spark: SparkSession, settings: Settings, table: Table, fresh: DataFrame) -> None:
+    if not Lake(settings).exists(table.name):
+        _append(spark, settings, table, fresh)
+        return
+    same_key = " AND ".join(f"there.`{name}` = new.`{name}`" for name in table.key)
+    target = DeltaTable.forPath(spark, Lake(settings).path(table.name)).alias("there")
+    target.merge(fresh.alias("new"), same_key).whenMatchedUpdateAll().whenNotMatchedInsertAll().execute()
+
+
+def _replacing(start: datetime, end: datetime) -> _Commit:
+    def commit(spark: SparkSession, settings: Settings, table: Table, fresh: DataFrame) -> None:
+        create_table(spark, settings, table)
+        bounds = (f"TIMESTAMP '{moment.isoformat(sep=' ')}'" for moment in (start, end))
+        window = "`{0}` >= {1} AND `{0}` < {2}".format(table.event_time, *bounds)
+        writer = fresh.write.format("delta").mode("overwrite").option("replaceWhere", window)
+        writer.save(Lake(settings).path(table.name))
+
+    return commit
+
+
+def as_json(report: WriteReport) -> str:
+    """A report as one line of JSON: what a job prints when it is done."""
+    fields: dict[str, Any] = {name: getattr(report, name) for name in WriteReport.__dataclass_fields__}
+    return json.dumps(fields)

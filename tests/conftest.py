@@ -1,0 +1,57 @@
+"""Fixtures that every package's tests share: one Spark session for the run, a fresh home for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from moonlake.lake import Lake
+from moonlake.settings import Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """The one Spark session of the run."""
+    from moonlake.spark import spark_session
+
+    home = tmp_path_factory.mktemp("spark")
+    session = spark_session(
+        Settings(home=home, spark_driver_memory="2g", spark_master="local[2]", spark_shuffle_partitions=2), "tests"
+    )
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings with a fresh home."""
+    return Settings(home=tmp_path / "home", spark_shuffle_partitions=2)
+
+
+@pytest.fixture
+def lake(settings: Settings) -> Lake:
+    """The lake of `settings`, empty."""
+    return Lake(settings)
+
+
+@pytest.fixture
+def written_at() -> datetime:
+    """The time that the tests' writes are stamped with."""
+    return datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real public extracts; a test that asks for it is skipped where there is none."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("real public extracts are not on this machine")
+    return SHARED_DATA
