@@ -1,0 +1,336 @@
+"""Representation snapshots: the vectors of one space at one version of the lake, as files that processes share.
+
+    <folder>/vectors.arrow    Arrow IPC, one record batch: id_high, id_low (uint64), vector (fixed-size list of D)
+    <folder>/products.arrow   Arrow IPC: product_id -> content_id of every product on sale
+    <folder>/manifest.json    space, dimension, table versions, bytes and checksum of each file
+
+Opening one copies nothing: the vectors are a NumPy view of the mapped file, so workers share its pages. The two halves
+of the 128-bit content ids lie sorted beside the vectors; a look-up is a binary search over eight-byte numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from moonlake.contents import stable_hash
+from moonlake.errors import ContractError, InputError, NotFound, SpaceMismatch
+from moonlake.lake import Lake
+
+VECTORS, PRODUCTS, MANIFEST = "vectors.arrow", "products.arrow", "manifest.json"
+FORMAT = 1
+BATCH_ROWS = 16_384
+STORAGE_TYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype(np.float16), "float32": np.dtype(np.float32)}
+
+Rows = NDArray[np.int64]
+Words = NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One open snapshot. Content ids in, row numbers out; vectors by row number.
+
+    Attributes:
+        vectors: [N, D] in the storage type of the space, read-only and memory-mapped.
+        trained_until: latest event that the encoder of the space learnt from; None if it learnt from no behaviour.
+        versions: Delta version of each table that was read.
+        control: what was broken on purpose, for a control experiment; None in a true snapshot.
+    """
+
+    folder: Path
+    space_id: str
+    vectors: NDArray[Any]
+    trained_until: datetime | None
+    versions: dict[str, int]
+    _index: _ContentIndex
+    control: str | None = None
+    _order: Rows | None = None
+
+    @classmethod
+    def open(cls, folder: Path) -> Snapshot:
+        """The snapshot in a folder, its vectors mapped and not read.
+
+        Raises:
+            NotFound: there is no snapshot in the folder.
+            InputError: a file has another size than its manifest says; `verify` also reads what is in them.
+        """
+        manifest = _manifest(folder)
+        if manifest is None:
+            raise NotFound(f"no snapshot at {folder}: {MANIFEST} is missing; write one with write_snapshot")
+        for name, facts in manifest["files"].items():
+            found = (folder / name).stat().st_size if (folder / name).exists() else "no file"
+            if found != facts["bytes"]:
+                raise InputError(f"{folder / name}: expected {facts['bytes']} bytes, found {found}; write it again")
+        batch = pa.ipc.open_file(pa.memory_map(str(folder / VECTORS))).get_batch(0)
+        vector = batch.column("vector")
+        values = vector.flatten().to_numpy(zero_copy_only=True)
+        until = manifest["trained_until"]
+        return cls(
+            folder=folder,
+            space_id=manifest["space_id"],
+            vectors=values.reshape(len(vector), vector.type.list_size),
+            trained_until=datetime.fromisoformat(until) if until else None,
+            versions=manifest["versions"],
+            _index=_ContentIndex(
+                batch.column("id_high").to_numpy(zero_copy_only=True),
+                batch.column("id_low").to_numpy(zero_copy_only=True),
+            ),
+        )
+
+    def __len__(self) -> int:
+        """How many contents have a vector."""
+        return len(self.vectors)
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        return int(self.vectors.shape[1])
+
+    def rows_of(self, content_ids: pa.Array | pa.ChunkedArray) -> Rows:
+        """The row of each content id [n] in `vectors`; -1 where the id is null or has no vector."""
+        rows = self._index.rows_of(content_ids)
+        return rows if self._order is None else np.append(self._order, -1)[rows]
+
+    @cached_property
+    def products(self) -> dict[str, str]:
+        """product_id -> content_id of every product that is on sale at this version of the lake."""
+        rows = pa.ipc.open_file(pa.memory_map(str(self.folder / PRODUCTS))).read_all()
+        return dict(zip(rows["product_id"].to_pylist(), rows["content_id"].to_pylist(), strict=True))
+
+    def require_space(self, space_id: str | None, reader: str) -> None:
+        """Nothing, if `reader` reads this snapshot's space. Raises SpaceMismatch, naming both, if not."""
+        if space_id != self.space_id:
+            label = f" ({self.control})" if self.control else ""
+            raise SpaceMismatch(
+                f"{reader} reads space {space_id}, but the snapshot {self.folder}{label} holds space {self.space_id}; "
+                "open a snapshot of the space that it was made for"
+            )
+
+    def shuffled(self, seed: int) -> Snapshot:
+        """A control: the same vectors dealt to other contents; a space of its own, so that nothing mixes the two."""
+        order = np.random.default_rng(seed).permutation(len(self))
+        values = {**self.__dict__, "_order": order, "control": f"shuffled with seed {seed}"}
+        values.pop("products", None)
+        return Snapshot(**{**values, "space_id": stable_hash(f"{self.space_id} shuffled {seed}")})
+
+    def verify(self) -> None:
+        """Nothing, if every file is what was written. Raises InputError, naming the file, if not. Reads everything."""
+        manifest = _manifest(self.folder) or {"files": {}}
+        for name, facts in manifest["files"].items():
+            if (found := _checksum(self.folder / name)) != facts["blake2b"]:
+                raise InputError(f"{self.folder / name}: expected checksum {facts['blake2b']}, found {found}")
+
+
+@dataclass(frozen=True, slots=True)
+class _ContentIndex:
+    """The place of each content id: `high` and `low` are the halves [N] of 128-bit ids, sorted."""
+
+    high: Words
+    low: Words
+
+    def rows_of(self, content_ids: pa.Array | pa.ChunkedArray) -> Rows:
+        """The place of each id [n]; -1 where it is null or not there. Each distinct id is looked up once."""
+        chunks = content_ids.chunks if isinstance(content_ids, pa.ChunkedArray) else [content_ids]
+        encoded = pa.concat_arrays(chunks or [pa.array([], pa.string())]).dictionary_encode()
+        places = np.append(self._places(*_words(encoded.dictionary)), -1)
+        rows: Rows = places[encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
+        return rows
+
+    def _places(self, high: Words, low: Words, well_formed: NDArray[np.bool_]) -> Rows:
+        places = np.full(len(high), -1, np.int64)
+        tried = np.searchsorted(self.high, high)
+        pending = np.flatnonzero(well_formed & (tried < len(self.high)))
+        while len(pending):  # once, but for ids that share their first 64 bits
+            same = self.high[tried[pending]] == high[pending]
+            hit = same & (self.low[tried[pending]] == low[pending])
+            places[pending[hit]] = tried[pending[hit]]
+            pending = pending[same & ~hit]
+            tried[pending] += 1
+            pending = pending[tried[pending] < len(self.high)]
+        return places
+
+
+def write_snapshot(lake: Lake, space_id: str, folder: Path, *, version: int | None = None) -> Snapshot:
+    """The snapshot of a space at a version of `embeddings` (default: the latest), written to a folder and opened.
+
+    Whole or not at all: written beside the folder, then renamed. Nothing is done if the folder holds it already; an
+    older snapshot of the same space is replaced, and processes that have it open keep their pages. Ids are held in
+    memory, vectors only batch by batch.
+
+    Raises:
+        NotFound: the space is not registered or has no vector at this version.
+        SpaceMismatch: the folder holds a snapshot of another space.
+        ContractError: a vector has another length or more precision than the space, or a content has two.
+    """
+    space = _space(lake, space_id)
+    versions = {
+        "embeddings": lake.version("embeddings") if version is None else version,
+        "products": lake.version("products"),
+    }
+    present = _manifest(folder)
+    if present is not None and present["space_id"] != space_id:
+        raise SpaceMismatch(f"{folder} holds a snapshot of space {present['space_id']}, not {space_id}: name another")
+    if present is not None and present["versions"] == versions:
+        return Snapshot.open(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        contents = _write_vectors(lake, space, versions["embeddings"], building)
+        products = _write_products(lake, versions["products"], building)
+        until = space["trained_until"]
+        manifest = {
+            "format": FORMAT,
+            "space_id": space_id,
+            "dimension": space["dimension"],
+            "storage_type": space["storage_type"],
+            "trained_until": until.isoformat() if until else None,
+            "versions": versions,
+            "contents": contents,
+            "products": products,
+            "files": {
+                name: {"bytes": (building / name).stat().st_size, "blake2b": _checksum(building / name)}
+                for name in (VECTORS, PRODUCTS)
+            },
+        }
+        (building / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        building.chmod(0o755)
+        _swap(building, folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return Snapshot.open(folder)
+
+
+def _space(lake: Lake, space_id: str) -> dict[str, Any]:
+    columns = ("space_id", "dimension", "storage_type", "trained_until")
+    rows = lake.read("embedding_spaces", columns, where=pc.field("space_id") == space_id)
+    if not len(rows):
+        raise NotFound(f"embedding_spaces has no space {space_id}; register it before a snapshot is made")
+    return dict(rows.slice(len(rows) - 1).to_pylist()[0])  # none of these columns ever changes within a space
+
+
+def _write_vectors(lake: Lake, space: dict[str, Any], version: int, folder: Path) -> int:
+    high, low = _sorted_ids(lake, space["space_id"], version)
+    dimension: int = space["dimension"]
+    dtype = STORAGE_TYPES[space["storage_type"]]
+    scratch = folder / "vectors.scratch"
+    vectors: NDArray[Any] = np.memmap(scratch, dtype=dtype, mode="w+", shape=(len(high), dimension))
+    index = _ContentIndex(high, low)
+    for batch in _batches(lake, space["space_id"], version, ["content_id", "vector"]):
+        vectors[index.rows_of(batch.column("content_id"))] = _exact(batch, dimension, dtype)
+    values = pa.Array.from_buffers(pa.from_numpy_dtype(dtype), vectors.size, [None, pa.py_buffer(vectors)])
+    columns = [pa.array(high), pa.array(low), pa.FixedSizeListArray.from_arrays(values, dimension)]
+    _write_ipc(folder / VECTORS, pa.record_batch(columns, names=["id_high", "id_low", "vector"]))
+    scratch.unlink()
+    return len(high)
+
+
+def _sorted_ids(lake: Lake, space_id: str, version: int) -> tuple[Words, Words]:
+    ids = [_words(batch.column("content_id")) for batch in _batches(lake, space_id, version, ["content_id"])]
+    if not sum(len(high) for high, _, _ in ids):
+        raise NotFound(f"table embeddings has no vector of space {space_id} at version {version}; embed contents first")
+    high, low, well_formed = (np.concatenate(part) for part in zip(*ids, strict=True))
+    if not well_formed.all():
+        raise ContractError(f"table embeddings, space {space_id}: a content_id is not 32 hexadecimal digits")
+    order = np.lexsort((low, high))
+    high, low = high[order], low[order]
+    twice = np.flatnonzero((high[1:] == high[:-1]) & (low[1:] == low[:-1]))
+    if len(twice):
+        name = f"{high[twice[0]]:016x}{low[twice[0]]:016x}"
+        raise ContractError(f"table embeddings, space {space_id}: content {name} has two vectors; a space has one each")
+    return high, low
+
+
+def _exact(batch: pa.RecordBatch, dimension: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The batch's vectors [n, D] in the storage type, which must hold them without loss."""
+    column = batch.column("vector")
+    wrong = pc.index(pc.fill_null(pc.equal(pc.list_value_length(column), dimension), False), False).as_py()
+    if wrong >= 0:
+        name, vector = batch.column("content_id")[wrong], column[wrong].as_py()
+        found = None if vector is None else len(vector)
+        raise ContractError(f"table embeddings, content {name}: vector of length {found}, the space has {dimension}")
+    values = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, dimension)
+    stored: NDArray[Any] = values.astype(dtype)
+    lossy = np.flatnonzero((stored.astype(values.dtype) != values).any(axis=1))
+    if len(lossy):
+        name = batch.column("content_id")[int(lossy[0])]
+        raise ContractError(f"table embeddings, content {name}: vector is not rounded to {dtype}, the space's type")
+    return stored
+
+
+def _write_products(lake: Lake, version: int, folder: Path) -> int:
+    columns = ["product_id", "content_id", "deleted", "event_timestamp", "created_at"]
+    rows = lake.read("products", columns, version=None if version < 0 else version)
+    rows = rows.sort_by([(name, "ascending") for name in ("product_id", "event_timestamp", "created_at")])
+    ids = rows["product_id"].combine_chunks()
+    last = pc.fill_null(pc.not_equal(ids, pa.concat_arrays([ids[1:], pa.nulls(min(1, len(ids)), ids.type)])), True)
+    on_sale = rows.filter(pc.and_(last, pc.invert(rows["deleted"]))).select(["product_id", "content_id"])
+    _write_ipc(folder / PRODUCTS, on_sale)
+    return len(on_sale)
+
+
+def _batches(lake: Lake, space_id: str, version: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    if version < 0:
+        return
+    scanner = lake.dataset("embeddings", version).scanner(
+        columns, filter=pc.field("space_id") == space_id, batch_size=BATCH_ROWS, batch_readahead=2, fragment_readahead=1
+    )
+    yield from scanner.to_batches()
+
+
+def _words(content_ids: pa.Array) -> tuple[Words, Words, NDArray[np.bool_]]:
+    """The 128-bit numbers that the ids [n] write in hexadecimal, as two halves, and whether each id is well formed."""
+    count = len(content_ids)
+    right = pc.fill_null(pc.equal(pc.binary_length(content_ids), 32), False)
+    text = pc.if_else(right, content_ids, "0" * 32).cast(pa.large_string())
+    start = np.frombuffer(text.buffers()[1], np.int64)[text.offset] if count else 0
+    letters = np.frombuffer(text.buffers()[2], np.uint8, 32 * count, start) if count else np.zeros(0, np.uint8)
+    nibbles = _NIBBLE_OF_LETTER[letters].reshape(count, 32)
+    halves = (nibbles[:, ::2] << 4 | nibbles[:, 1::2]).view(">u8").astype(np.uint64)
+    well_formed = right.to_numpy(zero_copy_only=False) & (nibbles != 255).all(axis=1)
+    return halves[:, 0], halves[:, 1], well_formed
+
+
+_NIBBLE_OF_LETTER = np.full(256, 255, np.uint8)
+_NIBBLE_OF_LETTER[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
+
+
+def _write_ipc(path: Path, rows: pa.RecordBatch | pa.Table) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
+        writer.write(rows)
+
+
+def _swap(building: Path, folder: Path) -> None:
+    """Put a finished folder in its place; what was there moves aside, since a rename cannot replace a full folder."""
+    aside = building.with_name(building.name + ".old")
+    if folder.exists():
+        folder.rename(aside)
+    building.rename(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _manifest(folder: Path) -> dict[str, Any] | None:
+    path = folder / MANIFEST
+    if not path.exists():
+        return None
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    if manifest.get("format") != FORMAT:
+        raise InputError(f"{path}: format {manifest.get('format')}, this version reads format {FORMAT}; rewrite it")
+    return manifest
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -1,0 +1,224 @@
+"""Snapshots: exact vectors, look-up, atomic writing, and refusal of what does not belong together."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from deltalake import write_deltalake
+
+from moonlake.contents import stable_hash
+from moonlake.errors import ContractError, InputError, NotFound, SpaceMismatch
+from moonlake.lake import Lake, arrow_schema
+from moonlake.snapshots import Snapshot, write_snapshot
+from moonlake.tables import EMBEDDINGS, PRODUCTS, TIMELESS
+
+DIMENSION = 8
+SPACE, OTHER = stable_hash("space"), stable_hash("another space")
+DAY = datetime(2026, 1, 1, tzinfo=UTC)
+IDS = [stable_hash(str(number)) for number in range(200)]
+
+
+def unit_rows(count: int, seed: int = 0) -> np.ndarray:
+    vectors = np.random.default_rng(seed).normal(size=(count, DIMENSION))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+
+
+def register(lake: Lake, space_id: str, name: str = "first") -> None:
+    row = {
+        "space_id": space_id, "name": name, "status": "building", "dimension": DIMENSION, "storage_type": "float16",
+        "artifact": "nowhere", "definition": "{}", "trained_until": DAY, "coverage": 1.0, "metrics": "{}",
+        "event_timestamp": DAY,
+    }  # fmt: skip
+    lake.append("embedding_spaces", pa.Table.from_pylist([row]).cast(_without_created_at(lake)), written_at=DAY)
+
+
+def _without_created_at(lake: Lake) -> pa.Schema:
+    from moonlake.tables import EMBEDDING_SPACES
+
+    return arrow_schema(EMBEDDING_SPACES, EMBEDDING_SPACES.facts)
+
+
+def embed(lake: Lake, ids: list[str], vectors: np.ndarray, space_id: str = SPACE) -> None:
+    """Write vectors as the embedding job would, two files a call."""
+    for half in (slice(None, None, 2), slice(1, None, 2)):
+        rows = pa.table(
+            {
+                "content_id": ids[half],
+                "space_id": [space_id] * len(ids[half]),
+                "vector": [row.astype(np.float32) for row in vectors[half]],
+                "event_timestamp": [TIMELESS] * len(ids[half]),
+                "created_at": [DAY] * len(ids[half]),
+            },
+            schema=arrow_schema(EMBEDDINGS),
+        )
+        write_deltalake(lake.path("embeddings"), rows, mode="append")
+
+
+def list_products(lake: Lake, states: list[tuple[str, str, int, bool]]) -> None:
+    """Write product states: product, content, day of the change, deleted."""
+    rows = [
+        {
+            "product_id": product, "content_id": content, "deleted": deleted, "title": "a", "image_ids": [],
+            "attributes": [], "listed_at": DAY, "source": "test", "event_timestamp": DAY.replace(day=day),
+            "created_at": DAY,
+        }
+        for product, content, day, deleted in states
+    ]  # fmt: skip
+    write_deltalake(lake.path("products"), pa.Table.from_pylist(rows, schema=arrow_schema(PRODUCTS)), mode="append")
+
+
+@pytest.fixture
+def embedded(lake: Lake) -> Lake:
+    """A lake with 200 vectors of one space, ten of another, and three products of which one is gone."""
+    register(lake, SPACE)
+    embed(lake, IDS, unit_rows(200))
+    embed(lake, IDS[:10], unit_rows(10, seed=1), OTHER)
+    states = [("b", IDS[1], 3, False), ("b", IDS[0], 1, False), ("a", IDS[2], 1, False), ("gone", IDS[3], 2, True)]
+    list_products(lake, states)
+    return lake
+
+
+def test_vectors_come_back_bit_for_bit_in_any_order_asked(embedded: Lake, tmp_path: Path) -> None:
+    snapshot = write_snapshot(embedded, SPACE, tmp_path / "snapshot")
+    asked = np.random.default_rng(2).permutation(200)
+    rows = snapshot.rows_of(pa.array([IDS[number] for number in asked]))
+    assert len(snapshot) == 200
+    assert snapshot.vectors.dtype == np.float16
+    np.testing.assert_array_equal(snapshot.vectors[rows], unit_rows(200)[asked])
+
+
+def test_ids_without_a_vector_have_row_minus_one(embedded: Lake, tmp_path: Path) -> None:
+    snapshot = write_snapshot(embedded, SPACE, tmp_path / "snapshot")
+    asked = [IDS[7], None, stable_hash("never seen"), "short", "", "Z" * 32, "f" * 32, IDS[7].upper(), IDS[7]]
+    rows = snapshot.rows_of(pa.array(asked))
+    assert (rows >= 0).tolist() == [True] + [False] * 7 + [True]
+    assert rows[0] == rows[-1]
+    chunked = pa.chunked_array([pa.array(asked[:2]), pa.array(asked[2:])])
+    np.testing.assert_array_equal(snapshot.rows_of(chunked), rows)
+    np.testing.assert_array_equal(snapshot.rows_of(pa.array(asked).slice(1)), rows[1:])
+    assert len(snapshot.rows_of(pa.array([], pa.string()))) == 0
+    assert len(snapshot.rows_of(pa.chunked_array([], pa.string()))) == 0
+
+
+def test_ids_that_share_their_first_half_are_told_apart(lake: Lake, tmp_path: Path) -> None:
+    ids = ["0" * 16 + f"{number:016x}" for number in (5, 3, 9)] + ["f" * 32]
+    register(lake, SPACE)
+    embed(lake, ids, unit_rows(4))
+    snapshot = write_snapshot(lake, SPACE, tmp_path / "snapshot")
+    rows = snapshot.rows_of(pa.array([*ids, "0" * 15 + "1" + "0" * 15 + "5", "0" * 31 + "4"]))
+    np.testing.assert_array_equal(snapshot.vectors[rows[:4]], unit_rows(4))
+    assert rows[4:].tolist() == [-1, -1]
+
+
+def test_opening_maps_the_file_and_copies_nothing(embedded: Lake, tmp_path: Path) -> None:
+    write_snapshot(embedded, SPACE, tmp_path / "snapshot")
+    before = pa.total_allocated_bytes()
+    snapshot = Snapshot.open(tmp_path / "snapshot")
+    assert pa.total_allocated_bytes() == before
+    assert not snapshot.vectors.flags.owndata
+    assert not snapshot.vectors.flags.writeable
+    assert snapshot.vectors.flags.c_contiguous
+
+
+def test_products_on_sale_have_the_content_of_their_last_change(embedded: Lake, tmp_path: Path) -> None:
+    assert write_snapshot(embedded, SPACE, tmp_path / "snapshot").products == {"a": IDS[2], "b": IDS[1]}
+
+
+def test_manifest_names_space_versions_and_checksums(embedded: Lake, tmp_path: Path) -> None:
+    snapshot = write_snapshot(embedded, SPACE, tmp_path / "snapshot")
+    manifest = json.loads((tmp_path / "snapshot" / "manifest.json").read_text())
+    assert (manifest["space_id"], manifest["dimension"], manifest["contents"]) == (SPACE, DIMENSION, 200)
+    assert manifest["versions"] == {"embeddings": embedded.version("embeddings"), "products": 0} == snapshot.versions
+    assert snapshot.trained_until == DAY
+    snapshot.verify()
+    assert {file.name for file in tmp_path.iterdir() if "snapshot" in file.name} == {"snapshot"}
+
+
+def test_writing_an_unchanged_snapshot_again_touches_nothing(embedded: Lake, tmp_path: Path) -> None:
+    write_snapshot(embedded, SPACE, tmp_path / "snapshot")
+    before = {file.name: file.stat().st_ino for file in (tmp_path / "snapshot").iterdir()}
+    write_snapshot(embedded, SPACE, tmp_path / "snapshot")
+    assert {file.name: file.stat().st_ino for file in (tmp_path / "snapshot").iterdir()} == before
+
+
+def test_a_grown_lake_replaces_the_snapshot_and_open_readers_keep_theirs(embedded: Lake, tmp_path: Path) -> None:
+    old = write_snapshot(embedded, SPACE, tmp_path / "snapshot")
+    kept = old.vectors.copy()
+    embed(embedded, [stable_hash("new")], unit_rows(1, seed=5))
+    new = write_snapshot(embedded, SPACE, tmp_path / "snapshot")
+    assert (len(old), len(new)) == (200, 201)
+    np.testing.assert_array_equal(old.vectors, kept)
+
+
+def test_an_older_version_can_be_asked_for(embedded: Lake, tmp_path: Path) -> None:
+    assert len(write_snapshot(embedded, SPACE, tmp_path / "snapshot", version=0)) == 100
+
+
+def test_two_spaces_never_meet(embedded: Lake, tmp_path: Path) -> None:
+    register(embedded, OTHER, "second")
+    snapshot = write_snapshot(embedded, SPACE, tmp_path / "snapshot")
+    assert len(write_snapshot(embedded, OTHER, tmp_path / "other")) == 10
+    with pytest.raises(SpaceMismatch, match=f"(?s){SPACE}.*{OTHER}"):
+        write_snapshot(embedded, OTHER, tmp_path / "snapshot")
+    with pytest.raises(SpaceMismatch, match=f"(?s){OTHER}.*{SPACE}"):
+        snapshot.require_space(OTHER, "a model")
+    snapshot.require_space(SPACE, "a model")
+
+
+def test_a_space_without_vectors_or_not_registered_is_named(embedded: Lake, tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=OTHER):
+        write_snapshot(embedded, OTHER, tmp_path / "snapshot")
+    register(embedded, stable_hash("empty"), "empty")
+    with pytest.raises(NotFound, match="no vector"):
+        write_snapshot(embedded, stable_hash("empty"), tmp_path / "snapshot")
+    with pytest.raises(NotFound, match="no snapshot"):
+        Snapshot.open(tmp_path / "snapshot")
+    assert not list(tmp_path.glob(".snapshot*"))
+
+
+@pytest.mark.parametrize(
+    ("vector", "message"),
+    [([0.1] * DIMENSION, "not rounded to float16"), ([0.5] * 3, "length 3"), ([float("nan")] * DIMENSION, "rounded")],
+)
+def test_a_vector_that_does_not_fit_its_space_is_refused(
+    embedded: Lake, tmp_path: Path, vector: list[float], message: str
+) -> None:
+    bad = stable_hash("bad")
+    embed(embedded, [bad], np.array([vector], np.float64))
+    with pytest.raises(ContractError, match=f"{bad}.*{message}"):
+        write_snapshot(embedded, SPACE, tmp_path / "snapshot")
+    assert not (tmp_path / "snapshot").exists()
+
+
+def test_a_content_with_two_vectors_is_refused(embedded: Lake, tmp_path: Path) -> None:
+    embed(embedded, [IDS[0]], unit_rows(1))
+    with pytest.raises(ContractError, match=IDS[0]):
+        write_snapshot(embedded, SPACE, tmp_path / "snapshot")
+
+
+def test_damaged_files_are_found(embedded: Lake, tmp_path: Path) -> None:
+    file = tmp_path / "snapshot" / "vectors.arrow"
+    snapshot = write_snapshot(embedded, SPACE, tmp_path / "snapshot")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:2000] + b"x" + whole[2001:])
+    with pytest.raises(InputError, match=r"vectors\.arrow"):
+        snapshot.verify()
+    file.write_bytes(whole[:-10])
+    with pytest.raises(InputError, match=f"{len(whole)} bytes, found {len(whole) - 10}"):
+        Snapshot.open(tmp_path / "snapshot")
+
+
+def test_shuffling_deals_the_same_vectors_to_other_contents(embedded: Lake, tmp_path: Path) -> None:
+    snapshot = write_snapshot(embedded, SPACE, tmp_path / "snapshot")
+    asked = pa.array([*IDS, None])
+    dealt, true = snapshot.shuffled(1).rows_of(asked), snapshot.rows_of(asked)
+    assert sorted(dealt) == sorted(true)
+    assert np.mean(dealt[:-1] == true[:-1]) < 0.1
+    np.testing.assert_array_equal(dealt, snapshot.shuffled(1).rows_of(asked))
+    assert snapshot.shuffled(1).space_id not in (SPACE, snapshot.shuffled(2).space_id)
+    assert snapshot.shuffled(1).control == "shuffled with seed 1"
