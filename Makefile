@@ -1,0 +1,35 @@
+# moonlake: `make demo` and `make test` are all you need; both set everything up first.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format lock clean
+
+BIN := .venv/bin
+CODE := $(wildcard benchmarks cli dags feature_repo models moonlake serving sources spark_jobs studies tests)
+
+help:  ## this list
+	@sed -nE 's/^([a-z]+):.*  ## (.*)/  make \1\t\2/p' Makefile | expand -t 18
+
+setup:  ## Python packages, moonlake, Delta's jars (Python 3.11 and Java 17 must be there)
+	@./setup.sh
+
+demo: setup  ## the whole product on simulated shops: lake, encoder, features, CTR, report
+	@$(BIN)/moonlake demo
+
+test: setup  ## every test but those that need a GPU
+	@$(BIN)/pytest -m "not gpu"
+
+check: setup  ## ruff, mypy strict, import layers: the pre-commit check
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy $(filter-out tests,$(CODE))
+	$(BIN)/pytest -q tests/test_layers.py
+
+format: setup  ## let ruff put the code in order
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+lock: setup  ## requirements.lock anew from pyproject.toml; what is locked stays unless a bound moved
+	@$(BIN)/python -m uv pip compile --quiet --universal --all-extras --python-version 3.11 --no-emit-index-url \
+		--custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
+
+clean:  ## remove the environment and the caches; .moonlake, your lake, stays
+	rm -rf .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The `moonlake` command, one file a command group."""

@@ -1,0 +1,1 @@
+"""Airflow DAGs, one file a DAG: commands, dates, assets, gates."""
