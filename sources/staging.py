@@ -1,0 +1,316 @@
+"""The own-files form: what any source must lay down before ingestion, and the one writer that lays it down.
+
+A staged source is a folder `<home>/staging/<name>/` with one folder of Parquet files a kind (all kinds are there, empty
+ones too), `refused/` for records that could not even be read, and `source.json`. It appears whole or not at all.
+Types and meanings come from the table contracts; only what differs from them is said here. docs/own_files.md is the
+same contract for people, and a test keeps the two equal.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from moonlake.contracts import ColumnType, Table
+from moonlake.errors import InputError, NotFound, SchemaMismatch
+from moonlake.lake import ARROW_TYPES
+from moonlake.settings import Settings
+from moonlake.tables import TABLES
+
+SOURCE_FILE = "source.json"
+MAX_REFUSED_VALUE_CHARACTERS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One column of a kind.
+
+    Attributes:
+        default: what an absent column or empty cell means, in words; empty when the column must be there.
+    """
+
+    name: str
+    type: ColumnType
+    meaning: str
+    default: str = ""
+
+    @property
+    def required(self) -> bool:
+        """True when a file without this column is refused."""
+        return not self.default
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of file that a source has; `table` is where ingestion writes it.
+
+    Attributes:
+        required: a source without it is refused.
+    """
+
+    name: str
+    table: str
+    fields: tuple[Field, ...]
+    required: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The column names, in order."""
+        return tuple(entry.name for entry in self.fields)
+
+    def schema(self) -> pa.Schema:
+        """The Arrow schema of its staged rows; every column may be null: what null breaks is a row rule."""
+        return pa.schema([pa.field(entry.name, ARROW_TYPES[entry.type]) for entry in self.fields])
+
+
+def _like(table: Table, **defaults: str) -> tuple[Field, ...]:
+    """Fields as the contract has them, in the order named; an empty default makes a field required."""
+    return tuple(Field(name, table[name].type, table[name].meaning, default) for name, default in defaults.items())
+
+
+def _image_names(of: str) -> Field:
+    meaning = f"names in `images` of the {of}, in order; in CSV separated by |, or a JSON list"
+    return Field("image_names", "list<string>", meaning, "no images")
+
+
+ALWAYS = "1970-01-01T00:00:00Z: from the beginning"
+
+PRODUCTS = Kind(
+    "products",
+    "products",
+    (
+        *_like(TABLES["products"], product_id="", title="null"),
+        _image_names("product"),
+        *_like(
+            TABLES["products"],
+            listed_at=f"event_timestamp; without that {ALWAYS}",
+            event_timestamp=f"listed_at; without that {ALWAYS}",
+            spu_id="null",
+            merchant_id="null",
+            category="null",
+            brand="null",
+            price_cents="null",
+            attributes="no attributes",
+            deleted="false",
+        ),
+    ),
+    required=True,
+)
+IMAGES = Kind(
+    "images",
+    "product_images",
+    (
+        Field("name", "string", "name of the file, as `image_names` has it; local to the source"),
+        *_like(TABLES["product_images"], image_bytes=""),
+    ),
+)
+MERCHANTS = Kind("merchants", "merchants", _like(TABLES["merchants"], merchant_id="", tier="", event_timestamp=ALWAYS))
+USERS = Kind("users", "users", _like(TABLES["users"], user_id="", segment="null", event_timestamp=ALWAYS))
+QUERIES = Kind(
+    "queries",
+    "queries",
+    (
+        *_like(
+            TABLES["queries"],
+            query_id="",
+            modality="text, image or product (both), by what the row has",
+            text="null",
+        ),
+        _image_names("query"),
+        *_like(TABLES["queries"], event_timestamp=ALWAYS),
+    ),
+)
+IMPRESSIONS = Kind(
+    "impressions",
+    "impressions",
+    _like(
+        TABLES["impressions"],
+        impression_id="hash of the row's other cells",
+        request_id="hash of user_id, query_id and event_timestamp",
+        user_id="",
+        query_id="null",
+        product_id="",
+        position="1",
+        propensity="null",
+        clicked="",
+        event_timestamp="",
+        label_time="event_timestamp",
+    ),
+)
+BEHAVIORS = Kind(
+    "behaviors",
+    "behaviors",
+    _like(
+        TABLES["behaviors"],
+        behavior_id="hash of the row's other cells",
+        user_id="",
+        action="",
+        product_id="null",
+        query_id="null",
+        event_timestamp="",
+    ),
+)
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind for kind in (PRODUCTS, IMAGES, MERCHANTS, USERS, QUERIES, IMPRESSIONS, BEHAVIORS)
+}
+
+REFUSED_SCHEMA = pa.schema([("kind", pa.string()), ("rule", pa.string()), ("value", pa.string())])
+"""Rows of `refused/`: the kind that the record was meant for, the rule that it broke, the record as JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceInfo:
+    """What `source.json` says of a staged source.
+
+    Attributes:
+        simulated: true when behaviour was simulated; every result on it is labelled so.
+        window: first and last moment of the behaviour; None without any.
+        t1, t2: the honest protocol: encoder data < t1 <= CTR training < t2 <= test.
+        fingerprint: hash of everything that the stage was made from.
+        staged, refused: rows per kind; rows handed in = staged + refused.
+        ignored: columns of input files that have no place in the form, per kind.
+    """
+
+    name: str
+    simulated: bool
+    kind: str
+    window: tuple[datetime, datetime] | None
+    t1: datetime | None
+    t2: datetime | None
+    notes: str
+    fingerprint: str
+    staged: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)
+    ignored: dict[str, list[str]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> SourceInfo:
+        """The description of a staged source. Raises NotFound when the folder is not one."""
+        path = folder / SOURCE_FILE
+        if not path.is_file():
+            raise NotFound(f"{folder} is not a staged source: it has no {SOURCE_FILE}; stage a source first")
+        values = json.loads(path.read_text(encoding="utf-8"))
+        for name in ("t1", "t2"):
+            values[name] = values[name] and datetime.fromisoformat(values[name])
+        if values["window"]:
+            start, end = values["window"]
+            values["window"] = (datetime.fromisoformat(start), datetime.fromisoformat(end))
+        return cls(**values)
+
+    def write(self, folder: Path) -> None:
+        """Lay the description down as `source.json`."""
+        values = asdict(self)
+        for name in ("t1", "t2"):
+            values[name] = values[name] and values[name].isoformat()
+        values["window"] = self.window and [moment.isoformat() for moment in self.window]
+        (folder / SOURCE_FILE).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+class StageWriter:
+    """Takes the rows of a source, kind by kind and batch by batch, into a folder that nobody reads yet."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.staged = dict.fromkeys(KINDS, 0)
+        self.refused = dict.fromkeys(KINDS, 0)
+        self._files: dict[str, pq.ParquetWriter] = {}
+        self._info: SourceInfo | None = None
+
+    def write(self, kind: str, rows: pa.Table | pa.RecordBatch) -> None:
+        """Add rows of a kind. Raises SchemaMismatch when they do not have exactly its columns."""
+        schema = KINDS[kind].schema()
+        if set(rows.schema.names) != set(schema.names):
+            raise SchemaMismatch(f"kind {kind}: expected columns {schema.names}, found {rows.schema.names}")
+        table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
+        self._file(kind, schema).write_table(table.select(schema.names).cast(schema))
+        self.staged[kind] += len(rows)
+
+    def refuse(self, kind: str, rule: str, values: Sequence[object]) -> None:
+        """Add records that could not become rows of the kind; ingestion writes them to `rejects`."""
+        if not values:
+            return
+        texts = [json.dumps(value, ensure_ascii=False, default=str) for value in values]
+        cut = [text[:MAX_REFUSED_VALUE_CHARACTERS] for text in texts]
+        rows = pa.table([[kind] * len(cut), [rule] * len(cut), cut], schema=REFUSED_SCHEMA)
+        self._file("refused", REFUSED_SCHEMA).write_table(rows)
+        self.refused[kind] += len(cut)
+
+    def describe(self, info: SourceInfo) -> None:
+        """Say what the source is; must be called once before the stage ends."""
+        self._info = info
+
+    def finish(self) -> None:
+        """Close every file, and lay down empty ones for kinds without rows, and `source.json`."""
+        if self._info is None:
+            raise AssertionError(f"stage {self.folder} was not described")
+        for kind in KINDS.values():
+            self._file(kind.name, kind.schema())
+        self._file("refused", REFUSED_SCHEMA)
+        self.close()
+        values = {name: getattr(self._info, name) for name in self._info.__slots__}
+        SourceInfo(**{**values, "staged": self.staged, "refused": self.refused}).write(self.folder)
+
+    def close(self) -> None:
+        """Close every open file."""
+        for writer in self._files.values():
+            writer.close()
+
+    def _file(self, kind: str, schema: pa.Schema) -> pq.ParquetWriter:
+        if kind not in self._files:
+            path = self.folder / kind / "part-00000.parquet"
+            path.parent.mkdir()
+            self._files[kind] = pq.ParquetWriter(path, schema, compression="zstd")
+        return self._files[kind]
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """An empty folder to fill; takes the place of `target` at once when the block ends, or vanishes when it fails."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh, old = (target.parent / f".{target.name}.{state}" for state in ("new", "old"))
+    for rest in (fresh, old):
+        shutil.rmtree(rest, ignore_errors=True)
+    fresh.mkdir()
+    try:
+        yield fresh
+        if target.exists():
+            target.rename(old)
+        fresh.rename(target)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def new_stage(settings: Settings, name: str) -> Iterator[StageWriter]:
+    """A writer for the named source; the source appears under `settings.staging` when the block ends without error."""
+    with new_folder(stage_path(settings, name)) as folder:
+        writer = StageWriter(folder)
+        try:
+            yield writer
+            writer.finish()
+        finally:
+            writer.close()
+
+
+def stage_path(settings: Settings, name: str) -> Path:
+    """Where the named source is staged. Raises InputError for a name that is no plain folder name."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", name):
+        raise InputError(f"source name {name!r}: use up to 64 of a-z, 0-9, dot, underscore and dash, no dash first")
+    return settings.staging / name
+
+
+def is_staged(settings: Settings, name: str, fingerprint: str) -> bool:
+    """True when the named source was staged from exactly the same inputs."""
+    folder = stage_path(settings, name)
+    return (folder / SOURCE_FILE).is_file() and SourceInfo.read(folder).fingerprint == fingerprint
