@@ -49,9 +49,10 @@ check_java() {
 
 is_python_311() { "$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1; }
 
+# The first Python 3.11 on the PATH; a shim of pyenv that leads nowhere is passed over.
 python_311() {
     local candidate
-    for candidate in python3.11 python3 python /usr/bin/python3.11; do
+    for candidate in $(type -ap python3.11 python3 python); do
         if is_python_311 "$candidate"; then
             echo "$candidate"
             return
@@ -60,7 +61,7 @@ python_311() {
 }
 
 check_python() {
-    is_python_311 "$PYTHON" && return
+    is_python_311 "$PYTHON" && [ -x "$VENV/bin/pip" ] && return
     local get="get it (Debian 12: apt-get install python3.11-venv; macOS: brew install python@3.11; or pyenv, conda, uv)"
     python=$(python_311)
     if on_debian_as_root && ! "${python:-false}" -c 'import ensurepip, venv' 2>/dev/null; then
@@ -72,15 +73,15 @@ check_python() {
     VENV_IS_NEW=yes
 }
 
-# One step: what it does, then the command; its output goes to the log, and its seconds to the screen.
+# One step: what it does, then the command. Its output goes to the log, its seconds or its error to the screen.
 step() {
-    local what=$1 started=$SECONDS
+    local what=$1 started=$SECONDS reason
     shift
     echo "$what ..."
-    if ! "$@" >>"$LOG" 2>&1; then
-        tail -n 15 "$LOG" >&2
-        fail "$what failed; the whole log is $LOG. No way to the package registry? Set your mirror or proxy" \
-            "(PIP_INDEX_URL, UV_DEFAULT_INDEX, HTTPS_PROXY) and try again"
+    if ! "$@" >"$LOG" 2>&1; then
+        reason=$(grep -im 1 '^error' "$LOG" || tail -n 1 "$LOG")
+        fail "$what failed ($reason; all of it is in $LOG). Is the registry within reach? A mirror or proxy goes into" \
+            "PIP_INDEX_URL, UV_DEFAULT_INDEX or HTTPS_PROXY"
     fi
     echo "$what: $((SECONDS - started)) s"
 }
@@ -94,7 +95,7 @@ install_packages() {
     if ! "$PYTHON" -m uv --version 2>/dev/null | grep -q "^uv $UV_VERSION "; then
         step "installing uv $UV_VERSION" "$PYTHON" -m pip install --quiet --retries 1 "uv==$UV_VERSION"
     fi
-    step "installing the packages of requirements.lock (2.5 GB the first time)" uv pip sync requirements.lock
+    step "installing the packages of requirements.lock (2.5 GB down the first time)" uv pip sync requirements.lock
     step "installing moonlake" uv pip install --no-deps --editable .
 }
 
@@ -108,8 +109,7 @@ fi
 wanted=$(cat requirements.lock pyproject.toml setup.sh | cksum)
 if [ "$(cat "$STAMP" 2>/dev/null)" != "$wanted" ]; then
     rm -f "$STAMP"
-    : >"$LOG"
     install_packages
     echo "$wanted" >"$STAMP"
 fi
-"$PYTHON" -m cli.jars --present || step "fetching Delta's jars for Spark (87 MB the first time)" "$PYTHON" -m cli.jars
+"$PYTHON" -m cli.jars --present || step "fetching Delta's jars for Spark (87 MB down the first time)" "$PYTHON" -m cli.jars

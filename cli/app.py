@@ -52,3 +52,7 @@ app.command(context_settings=hands_on, add_help_option=False)(airflow)
 def main() -> None:
     """Run the command line of this process."""
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -68,7 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     if "--present" in arguments:
         return 0 if cached_jar().exists() else 1
-    fetch()
+    try:
+        fetch()
+    except MissingDependency as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
     return 0
 
 

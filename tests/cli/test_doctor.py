@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import socket
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from typer.testing import CliRunner
+
+from cli import doctor
+from cli.app import app
+from moonlake.lake import Lake, arrow_schema, contract
+from moonlake.settings import Settings
+
+
+def test_every_line_says_ok_warn_or_fail(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MOONLAKE_HOME", str(tmp_path))
+    answer = CliRunner().invoke(app, ["doctor"])
+    assert {line.split()[0] for line in answer.stdout.splitlines()} <= {"ok", "warn", "fail"}
+    assert answer.exit_code == ("\nfail" in "\n" + answer.stdout)
+
+
+def test_a_machine_without_java_fails_and_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    answer = CliRunner().invoke(app, ["doctor"])
+    assert answer.exit_code == 1
+    (line,) = [line for line in answer.stdout.splitlines() if "  Java  " in line]
+    assert line.startswith("fail")
+    assert "openjdk-17-jre-headless" in line
+
+
+def test_a_wrong_setting_fails_but_the_rest_is_still_examined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOONLAKE_WORKERS", "many")
+    answer = CliRunner().invoke(app, ["doctor"])
+    assert answer.exit_code == 1
+    assert "MOONLAKE_WORKERS" in answer.stdout
+    assert "Delta's jars" in answer.stdout
+
+
+def test_packages_that_differ_from_the_lock_are_named(tmp_path: Path) -> None:
+    lock = tmp_path / "requirements.lock"
+    lock.write_text(f"# made\ntyper==0.0.1\n    # via moonlake\npytest=={version('pytest')}\nno-such-package==1.0\n")
+    finding = doctor.check_packages(lock)
+    assert finding.status == "fail"
+    assert f"typer {version('typer')} (locked 0.0.1)" in finding.message
+    assert "no-such-package missing (locked 1.0)" in finding.message
+    assert "pytest" not in finding.message
+
+
+def test_lines_of_the_lock_for_other_platforms_do_not_count(tmp_path: Path) -> None:
+    lock = tmp_path / "requirements.lock"
+    lock.write_text('pywin32==306 ; sys_platform == "no such platform"\nlz4[test]==4.0.0\n')
+    assert doctor.locked_versions(lock) == {"lz4": "4.0.0"}
+
+
+def test_a_port_in_use_is_a_warning() -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        assert doctor.check_port(port, "Airflow").status == "warn"
+    assert doctor.check_port(port, "Airflow").status == "ok"
+
+
+def test_a_home_that_cannot_be_written_fails(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    finding = doctor.check_writable(tmp_path / "file")
+    assert finding.status == "fail"
+    assert "MOONLAKE_HOME" in finding.message
+
+
+def test_a_home_that_is_not_there_yet_is_judged_by_its_parent(tmp_path: Path) -> None:
+    assert doctor.check_writable(tmp_path / "a" / "b").status == "ok"
+    assert not (tmp_path / "a").exists()
+
+
+def test_written_tables_are_listed_with_their_version(settings: Settings, lake: Lake, written_at: datetime) -> None:
+    assert [finding.subject for finding in doctor.check_lake(settings)] == ["lake"]
+    table = contract("releases")
+    row = {
+        "use": "similar_products",
+        "space_id": "0" * 32,
+        "model_id": None,
+        "feature_service": None,
+        "snapshot": None,
+        "event_timestamp": written_at,
+    }
+    lake.append("releases", pa.Table.from_pylist([row], arrow_schema(table, table.facts)), written_at=written_at)
+    assert [(finding.subject, finding.message) for finding in doctor.check_lake(settings)] == [
+        ("table releases", "version 0")
+    ]
+
+
+def test_a_broken_table_fails_and_is_named(settings: Settings, lake: Lake) -> None:
+    log = Path(lake.path("users")) / "_delta_log"
+    log.mkdir(parents=True)
+    (log / "00000000000000000000.json").write_text("no json")
+    (finding,) = [finding for finding in doctor.check_lake(settings) if finding.subject == "table users"]
+    assert finding.status == "fail"
