@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moonlake.errors import InputError
 from sources.clicks import SEGMENTS, Catalogue, ClickModel, Doubles, Requests, Shoppers
 from sources.presets import BehaviorConfig
 from sources.styles import Floats, Ints, unit
 
+Flags = NDArray[np.bool_]
 SECOND_US = 1_000_000
 ATTRIBUTION = timedelta(hours=1)
 """A click counts for an impression this long; `label_time` is the end of it."""
@@ -31,7 +33,7 @@ class Shown:
     product: Ints
     propensity: Doubles
     click_probability: Doubles
-    clicked: np.ndarray
+    clicked: Flags
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class Actions:
     request: Ints
     product: Ints
     time_us: Ints
-    action: np.ndarray
+    action: NDArray[np.str_]
 
 
 def microseconds(moment: datetime) -> int:
@@ -50,8 +52,10 @@ def microseconds(moment: datetime) -> int:
     return (moment - epoch) // timedelta(microseconds=1)
 
 
-def sample_shoppers(catalogue: Catalogue, count: int, rng: np.random.Generator) -> Shoppers:
+def sample_shoppers(catalogue: Catalogue, config: BehaviorConfig, rng: np.random.Generator) -> Shoppers:
     """Users whose taste is a blend of a few products, and drifts towards another blend."""
+
+    count = config.users
 
     def blend() -> Floats:
         liked = rng.integers(len(catalogue.product_ids), size=(count, 3))
@@ -60,11 +64,17 @@ def sample_shoppers(catalogue: Catalogue, count: int, rng: np.random.Generator) 
 
     start = blend()
     segment = rng.choice(list(SEGMENTS), size=count, p=[0.3, 0.5, 0.2]).tolist()
-    return Shoppers([f"u{row:06d}" for row in range(count)], segment, start, unit(0.6 * start + 0.4 * blend()))
+    eagerness = (config.eagerness_spread * rng.standard_normal(count)).astype(np.float32)
+    user_ids = [f"u{row:06d}" for row in range(count)]
+    return Shoppers(user_ids, segment, eagerness, start, unit(0.6 * start + 0.4 * blend()))
 
 
 def plan_requests(
-    catalogue: Catalogue, shoppers: Shoppers, config: BehaviorConfig, window_us: tuple[int, int], rng: np.random.Generator
+    catalogue: Catalogue,
+    shoppers: Shoppers,
+    config: BehaviorConfig,
+    window_us: tuple[int, int],
+    rng: np.random.Generator,
 ) -> Requests:
     """Requests in order of time, `wanted` still the style of the target itself.
 
@@ -119,11 +129,13 @@ def act(model: ClickModel, shown: Shown, rng: np.random.Generator) -> Actions:
     count = len(request)
     clicked_at = model.requests.time_us[request] + (4 * slot + rng.integers(1, 20, size=count)) * SECOND_US
     clicked_at += rng.integers(0, SECOND_US, size=count)
-    match = 1.0 / (1.0 + np.exp(-8.0 * (model.similarity(request, product[:, None])[:, 0] - config.similarity_midpoint)))
+    similarity = model.similarity(request, product[:, None])[:, 0]
+    match = 1.0 / (1.0 + np.exp(-8.0 * (similarity - config.similarity_midpoint)))
     carted = rng.random(count) < 2.0 * config.cart_share * match
     bought = rng.random(count) < 2.0 * config.purchase_share * match
     cart_at = clicked_at + rng.integers(20 * SECOND_US, 240 * SECOND_US, size=count)
-    buy_at = cart_at + np.minimum(rng.lognormal(6.0, 1.5, size=count), 86_400.0).astype(np.int64) * SECOND_US + SECOND_US
+    hesitation = 1.0 + np.minimum(rng.lognormal(6.0, 1.5, size=count), 86_400.0)
+    buy_at = cart_at + hesitation.astype(np.int64) * SECOND_US
     parts = [("click", np.full(count, True), clicked_at), ("cart", carted, cart_at), ("purchase", bought, buy_at)]
     end = model.window_us[1]
     kept = [(name, chosen & (time < end), time) for name, chosen, time in parts]
@@ -194,7 +206,7 @@ class _LoggingPolicy:
             left_of_category = left_of_category - in_category
         return products, propensities
 
-    def _draw_unseen(self, unseen: np.ndarray, category: Ints, by_category: np.ndarray, rng: np.random.Generator) -> Ints:
+    def _draw_unseen(self, unseen: Flags, category: Ints, by_category: Flags, rng: np.random.Generator) -> Ints:
         """A product drawn evenly from those unseen, of the category where asked, by rejection: [N]."""
         picked = np.empty(len(unseen), np.int64)
         open_rows = np.arange(len(unseen))

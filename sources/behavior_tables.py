@@ -20,9 +20,7 @@ def request_ids(model: ClickModel) -> list[str]:
     return [f"r{row:08d}" for row in range(len(model.requests.user))]
 
 
-def write_log(
-    writer: StageWriter, model: ClickModel, shown: Shown, actions: Actions, query_ids: list[str]
-) -> None:
+def write_log(writer: StageWriter, model: ClickModel, shown: Shown, actions: Actions, query_ids: list[str]) -> None:
     """Stage impressions and behaviours; `query_ids` has the query of every request."""
     writer.write("impressions", _impressions(model, shown, query_ids))
     writer.write("behaviors", _behaviors(model, actions, query_ids))

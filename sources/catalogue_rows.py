@@ -56,11 +56,9 @@ def plan_changes(preset: Preset, listed_us: Ints, rng: np.random.Generator) -> l
         changes.append(Change(product, between(product, 0.1, 0.5), retitled=True))
         if place % 2 == 0:
             changes.append(Change(product, between(product, 0.55, 0.95)))
-    for product in groups[1].tolist():
-        changes.append(Change(product, between(product, 0.1, 0.9), price_factor=0.8))
-    for product in groups[2].tolist():
-        changes.append(Change(product, between(product, 0.6, 0.95), deleted=True))
-    return changes
+    repricings = [Change(product, between(product, 0.1, 0.9), price_factor=0.8) for product in groups[1].tolist()]
+    deletions = [Change(product, between(product, 0.6, 0.95), deleted=True) for product in groups[2].tolist()]
+    return [*changes, *repricings, *deletions]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """The truth behind simulated behaviour: products, shoppers, what each request wanted, and who clicks on what.
 
-The click model answers for any (request, product, position), not only for what was shown, so that an A/B simulation can
-ask it again about another ranking. It is saved apart from the lake, under `settings.truth`; nothing that learns reads it.
+The click model answers for any (request, product, position), not only for what was shown, so that an A/B simulation
+can ask it again about another ranking. It is saved apart from the lake, under `settings.truth`, and nothing that learns
+reads it.
 """
 
 from __future__ import annotations
@@ -47,10 +48,16 @@ class Catalogue:
 
 @dataclass(frozen=True, slots=True)
 class Shoppers:
-    """U users: `taste_start` drifts to `taste_end` (float32 [U, D], unit norm) over the window; `segment` [U]."""
+    """U users.
+
+    Attributes:
+        eagerness: float32 [U], log-odds of a click that is the user's own.
+        taste_start, taste_end: float32 [U, D], unit norm: the taste drifts from one to the other over the window.
+    """
 
     user_ids: list[str]
     segment: list[str]
+    eagerness: Floats
     taste_start: Floats
     taste_end: Floats
 
@@ -103,6 +110,7 @@ class ClickModel:
             + config.click_relevance * (self.similarity(request, product) - config.similarity_midpoint)
             + config.click_taste * np.einsum("rd,rkd->rk", taste, self.catalogue.vectors[product])
             + self.catalogue.quality[product]
+            + self.shoppers.eagerness[user][:, None]
             - sensitivity * self.catalogue.price[product],
             dtype=np.float64,
         )
@@ -130,6 +138,7 @@ class ClickModel:
         users = {
             "user_id": shoppers.user_ids,
             "segment": shoppers.segment,
+            "eagerness": shoppers.eagerness,
             "taste_start": _lists(shoppers.taste_start),
             "taste_end": _lists(shoppers.taste_end),
         }
@@ -153,19 +162,20 @@ class ClickModel:
         if not (folder / "model.json").is_file():
             raise NotFound(f"{folder} holds no truth of a simulation; stage a simulated source first")
         numbers = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        products, users, asked = (pq.read_table(folder / f"{name}.parquet") for name in ("products", "users", "requests"))
+        files = (folder / f"{name}.parquet" for name in ("products", "users", "requests"))
+        products, users, asked = (pq.read_table(path) for path in files)
         catalogue = Catalogue(
             products["product_id"].to_pylist(),
             _matrix(products["vector"]),
             *(products[name].to_numpy() for name in ("category", "quality", "price", "on_sale_from", "on_sale_until")),
         )
         tastes = (_matrix(users[name]) for name in ("taste_start", "taste_end"))
-        shoppers = Shoppers(users["user_id"].to_pylist(), users["segment"].to_pylist(), *tastes)
+        names, segments = (users[name].to_pylist() for name in ("user_id", "segment"))
+        shoppers = Shoppers(names, segments, users["eagerness"].to_numpy(), *tastes)
         columns = {name: asked[name].to_numpy() for name in ("user", "target", "time_us", "modality")}
         requests = Requests(**columns, wanted=_matrix(asked["wanted"]))
-        config = {key: tuple(value) if isinstance(value, list) else value for key, value in numbers["config"].items()}
         start, end = numbers["window_us"]
-        return cls(BehaviorConfig(**config), catalogue, shoppers, requests, (start, end))
+        return cls(BehaviorConfig.from_json(numbers["config"]), catalogue, shoppers, requests, (start, end))
 
 
 def _lists(vectors: Floats) -> pa.Array:

@@ -7,7 +7,6 @@ fresh drawing of the style that the shopper has in mind, never a picture of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,16 +17,23 @@ import pyarrow as pa
 from moonlake.contents import stable_hash
 from moonlake.settings import Settings
 from sources.behavior import act, microseconds, plan_requests, sample_shoppers, show
-from sources.behavior_tables import request_ids, timestamps, write_log, write_queries, write_users
+from sources.behavior_tables import request_ids, write_log, write_queries, write_users
 from sources.catalogue_rows import CatalogueRows, Change, plan_changes
 from sources.clicks import Catalogue, ClickModel, Requests
 from sources.presets import Preset, preset_named
 from sources.rendering import render
-from sources.staging import KINDS, SourceInfo, StageWriter, is_staged, new_folder, new_stage, stage_path
-from sources.styles import Ints, Styles, near_styles, sample_styles
-
-Progress = Callable[[str, int, int], None]
-"""Told (what is being made, done, total) now and then."""
+from sources.staging import (
+    KINDS,
+    Progress,
+    SourceInfo,
+    StageWriter,
+    is_staged,
+    new_folder,
+    new_stage,
+    silent,
+    stage_path,
+)
+from sources.styles import Floats, Ints, Styles, near_styles, sample_styles
 
 TIER_SHARES = (0.1, 0.3, 0.6)
 TIER_PRODUCTS = (6.0, 3.0, 1.0)
@@ -37,10 +43,6 @@ STUDIO_CLUTTER = 0.3
 SNAPSHOT_CLUTTER = 1.0
 IMAGES_PER_WRITE = 512
 QUERY_WORD_KEPT = {"colour": 0.75, "pattern": 0.4, "material": 0.25, "category": 0.9}
-
-
-def silent(step: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class World:
 
     styles: Styles
     rows: CatalogueRows
-    quality: np.ndarray
+    quality: Floats
     price_cents: Ints
     images: Ints
 
@@ -85,10 +87,8 @@ def stage_marketplace(preset_name: str, settings: Settings, *, progress: Progres
         write_log(writer, model, shown, actions, query_ids)
         _write_product_images(writer, preset, world, picture_rng, progress)
         pictured = np.flatnonzero(model.requests.modality > 0)
-        picture_names = [names[row][0] for row in pictured]
-        _write_images(
-            writer, wanted.take(pictured), picture_names, preset, SNAPSHOT_CLUTTER, picture_rng, progress, "query pictures"
-        )
+        snapshots = _Pictures("query pictures", wanted.take(pictured), [names[row][0] for row in pictured])
+        _write_images(writer, snapshots, preset.image_pixels, SNAPSHOT_CLUTTER, picture_rng, progress)
         model.save(truth, request_ids(model), query_ids)
         writer.describe(_info(preset))
     return folder
@@ -151,9 +151,7 @@ def make_world(
     return World(styles, rows, quality, price_cents, images)
 
 
-def _ask(
-    preset: Preset, world: World, changes: list[Change], rng: np.random.Generator
-) -> tuple[ClickModel, Styles]:
+def _ask(preset: Preset, world: World, changes: list[Change], rng: np.random.Generator) -> tuple[ClickModel, Styles]:
     """The click model with its requests, and the styles that they want."""
     logarithm = np.log(world.price_cents)
     gone = np.full(len(world.styles), np.iinfo(np.int64).max)
@@ -169,7 +167,7 @@ def _ask(
         world.rows.listed_us,
         gone,
     )
-    shoppers = sample_shoppers(catalogue, preset.behavior.users, rng)
+    shoppers = sample_shoppers(catalogue, preset.behavior, rng)
     window_us = (microseconds(preset.start), microseconds(preset.end))
     planned = plan_requests(catalogue, shoppers, preset.behavior, window_us, rng)
     wanted = near_styles(world.styles.take(planned.target), rng)
@@ -199,25 +197,29 @@ def _write_product_images(
 ) -> None:
     of_product = np.repeat(np.arange(len(world.images)), world.images)
     names = [name for row in range(len(world.images)) for name in world.rows.image_names(row)]
-    styles = world.styles.take(of_product)
-    _write_images(writer, styles, names, preset, STUDIO_CLUTTER, rng, progress, "product pictures")
+    pictures = _Pictures("product pictures", world.styles.take(of_product), names)
+    _write_images(writer, pictures, preset.image_pixels, STUDIO_CLUTTER, rng, progress)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pictures:
+    """Pictures to draw: what they are, a style and a name each."""
+
+    step: str
+    styles: Styles
+    names: list[str]
 
 
 def _write_images(
-    writer: StageWriter,
-    styles: Styles,
-    names: list[str],
-    preset: Preset,
-    clutter: float,
-    rng: np.random.Generator,
-    progress: Progress,
-    step: str,
+    writer: StageWriter, wanted: _Pictures, pixels: int, clutter: float, rng: np.random.Generator, progress: Progress
 ) -> None:
-    for start in range(0, len(names), IMAGES_PER_WRITE):
-        rows = np.arange(start, min(start + IMAGES_PER_WRITE, len(names)))
-        files = render(styles.take(rows), rng, pixels=preset.image_pixels, clutter=clutter)
-        writer.write("images", pa.table([[names[row] for row in rows], files], schema=KINDS["images"].schema()))
-        progress(step, int(rows[-1]) + 1, len(names))
+    total = len(wanted.names)
+    for start in range(0, total, IMAGES_PER_WRITE):
+        rows = np.arange(start, min(start + IMAGES_PER_WRITE, total))
+        files = render(wanted.styles.take(rows), rng, pixels=pixels, clutter=clutter)
+        names = wanted.names[start : start + IMAGES_PER_WRITE]
+        writer.write("images", pa.table([names, files], schema=KINDS["images"].schema()))
+        progress(wanted.step, start + len(names), total)
 
 
 def _info(preset: Preset) -> SourceInfo:

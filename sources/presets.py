@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from moonlake.contents import stable_hash
 from moonlake.errors import NotFound
@@ -31,8 +32,8 @@ class BehaviorConfig:
         category_share: probability, among the other slots, of a product of the query's category.
         examination: a shopper looks at position p with probability p ** -examination.
         click_*: log-odds of a click on an examined product: bias + relevance * (similarity - similarity_midpoint)
-            + taste * similarity to the user's taste + quality - price sensitivity * price.
-        noise: standard deviation of log-odds that nothing explains.
+            + taste * similarity to the user's taste + quality + eagerness - price sensitivity * price.
+        *_spread: standard deviation of the quality of products and of the eagerness of users.
     """
 
     users: int
@@ -45,14 +46,22 @@ class BehaviorConfig:
     category_share: float = 0.5
     intent_taste: float = 6.0
     examination: float = 0.25
-    click_bias: float = -0.9
-    click_relevance: float = 7.0
+    click_bias: float = -0.8
+    click_relevance: float = 6.0
     similarity_midpoint: float = 0.8
     click_taste: float = 2.0
-    quality_spread: float = 0.4
-    noise: float = 0.3
+    quality_spread: float = 0.7
+    eagerness_spread: float = 0.5
     cart_share: float = 0.3
     purchase_share: float = 0.25
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> BehaviorConfig:
+        """The configuration that `json` wrote; its tuples came back as lists."""
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**plain)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,20 +6,25 @@ that raw pixels compare backgrounds, and an encoder has something to learn. All 
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from sources.styles import CATEGORIES, Floats, Styles
+from sources.styles import CATEGORIES, Styles
 
 BATCH = 64
 JPEG_QUALITY = 88
 EDGE_SHARPNESS = 14.0
 GRAIN = 0.06
 
-Silhouette = Callable[[Floats, Floats, Floats, Floats], Floats]
+Reals = NDArray[np.floating[Any]]
+Pictures = NDArray[np.uint8]
+Silhouette = Callable[[Reals, Reals, Reals, Reals], Reals]
 
 
 def render(styles: Styles, rng: np.random.Generator, *, pixels: int = 64, clutter: float = 0.3) -> list[bytes]:
@@ -34,13 +39,13 @@ def render(styles: Styles, rng: np.random.Generator, *, pixels: int = 64, clutte
     return files
 
 
-def _jpeg(picture: np.ndarray) -> bytes:
+def _jpeg(picture: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
 
 
-def _draw(styles: Styles, rng: np.random.Generator, pixels: int, clutter: float) -> np.ndarray:
+def _draw(styles: Styles, rng: np.random.Generator, pixels: int, clutter: float) -> Pictures:
     """Pictures, uint8 [N, P, P, 3]: at every pixel a weighted sum of a few colours, as one matrix product."""
     count = len(styles)
     axis = np.linspace(-1.0, 1.0, pixels, dtype=np.float32)
@@ -70,7 +75,7 @@ def _draw(styles: Styles, rng: np.random.Generator, pixels: int, clutter: float)
     return np.clip(picture + 0.5, 0.0, 255.0).astype(np.uint8).reshape(count, pixels, pixels, 3)
 
 
-def _object_frame(x: Floats, y: Floats, rng: np.random.Generator, count: int) -> tuple[Floats, Floats]:
+def _object_frame(x: Reals, y: Reals, rng: np.random.Generator, count: int) -> tuple[Reals, Reals]:
     """Coordinates of every pixel as the object sees them: random angle, size, place and mirror, [N, P, P] each."""
     angle = _wide((0.28 * rng.standard_normal(count)).astype(np.float32))
     size = _wide(rng.uniform(0.55, 0.95, count).astype(np.float32))
@@ -82,11 +87,11 @@ def _object_frame(x: Floats, y: Floats, rng: np.random.Generator, count: int) ->
     return u, v
 
 
-def _wide(values: Floats) -> Floats:
+def _wide(values: Reals) -> Reals:
     return np.asarray(values, np.float32)[:, None, None]
 
 
-def _colour(hue: Floats, lightness: Floats) -> Floats:
+def _colour(hue: Reals, lightness: Reals) -> Reals:
     """RGB in [0, 1], float32 [N, 3]: full circle of hues, from dark over vivid to pale."""
     offsets = np.array([0.0, 1 / 3, 2 / 3], np.float32)
     wave = 0.5 + 0.5 * np.cos(2 * np.pi * (hue[:, None] - offsets))  # [N, 3]
@@ -95,7 +100,7 @@ def _colour(hue: Floats, lightness: Floats) -> Floats:
     return np.asarray(value * (1.0 - saturation * (1.0 - wave)), np.float32)
 
 
-def _pattern(styles: Styles, u: Floats, v: Floats) -> Floats:
+def _pattern(styles: Styles, u: Reals, v: Reals) -> Reals:
     """Share of the second colour at every pixel, float32 [N, P, P]."""
     second = np.zeros_like(u)
     for index, wave in _WAVES.items():
@@ -108,14 +113,14 @@ def _pattern(styles: Styles, u: Floats, v: Floats) -> Floats:
     return second
 
 
-_WAVES: dict[int, Callable[[Floats, Floats], Floats]] = {
-    1: lambda along, across: np.sin(along),
+_WAVES: dict[int, Callable[[Reals, Reals], Reals]] = {
+    1: lambda along, _: np.sin(along),
     2: lambda along, across: 2.0 * np.cos(along) * np.cos(across) - 1.0,
     3: lambda along, across: np.sin(along) * np.sin(across),
 }
 
 
-def _finish(styles: Styles, u: Floats, v: Floats, rng: np.random.Generator) -> Floats:
+def _finish(styles: Styles, u: Reals, v: Reals, rng: np.random.Generator) -> Reals:
     """Brightness of the surface, float32 [N, P, P]: shading, and what a material does to light."""
     side = _wide(rng.uniform(-0.25, 0.25, len(styles)).astype(np.float32))
     brightness = 1.0 + side * u - 0.12 * v
@@ -128,8 +133,8 @@ def _finish(styles: Styles, u: Floats, v: Floats, rng: np.random.Generator) -> F
 
 
 def _background(
-    x: Floats, y: Floats, rng: np.random.Generator, count: int, clutter: float
-) -> tuple[list[Floats], list[Floats]]:
+    x: Reals, y: Reals, rng: np.random.Generator, count: int, clutter: float
+) -> tuple[list[Reals], list[Reals]]:
     """Backgrounds as layers [N, P, P] and their colours [N, 3]: a gradient of two colours, and soft blobs of others."""
     plain = np.float32(0.92) - 0.06 * rng.random((count, 3), dtype=np.float32)
     wild = rng.random((4, count, 3), dtype=np.float32)
@@ -137,7 +142,8 @@ def _background(
     first, second, *blobs = (plain + strength * (colour - plain) for colour in wild)  # [N, 3] each
     turn = _wide(2 * np.pi * rng.random(count, dtype=np.float32))
     ramp = np.clip(0.5 + 0.5 * (np.cos(turn) * x + np.sin(turn) * y), 0.0, 1.0)
-    layers, colours = [np.ones_like(ramp), ramp], [first, second - first]
+    layers: list[Reals] = [np.ones_like(ramp), ramp]
+    colours: list[Reals] = [first, second - first]
     for blob in blobs:
         cx, cy = (_wide(rng.uniform(-1.0, 1.0, count).astype(np.float32)) for _ in range(2))
         layers.append(np.exp(-8.0 * (x - cx) ** 2) * np.exp(-8.0 * (y - cy) ** 2))
@@ -149,60 +155,68 @@ def _background(
 # `a` (proportion) and `b` (detail) in [0, 1] are the free parameters of the style.
 
 
-def _box(u: Floats, v: Floats, half_width: Floats | float, half_height: Floats | float) -> Floats:
-    return np.maximum(np.abs(u) - half_width, np.abs(v) - half_height)
+def _union(*parts: Reals) -> Reals:
+    return np.asarray(functools.reduce(np.minimum, parts))
 
 
-def _ring(u: Floats, v: Floats, radius: Floats | float, thickness: float) -> Floats:
+def _overlap(*parts: Reals) -> Reals:
+    return np.asarray(functools.reduce(np.maximum, parts))
+
+
+def _box(u: Reals, v: Reals, half_width: Reals | float, half_height: Reals | float) -> Reals:
+    return _overlap(np.abs(u) - half_width, np.abs(v) - half_height)
+
+
+def _ring(u: Reals, v: Reals, radius: Reals | float, thickness: float) -> Reals:
     return np.abs(np.hypot(u, v) - radius) - thickness
 
 
-def _tshirt(u: Floats, v: Floats, a: Floats, b: Floats) -> Floats:
+def _tshirt(u: Reals, v: Reals, a: Reals, b: Reals) -> Reals:
     body = _box(u, v - 0.1, 0.42, 0.5 + 0.3 * a)
-    sleeve = np.maximum(np.abs(v + 0.45 - 0.45 * np.abs(u)) - 0.2, np.abs(u) - (0.55 + 0.45 * b))
+    sleeve = _overlap(np.abs(v + 0.45 - 0.45 * np.abs(u)) - 0.2, np.abs(u) - (0.55 + 0.45 * b))
     neck = np.hypot(u, v + 0.4 + 0.3 * a) - 0.17
-    return np.maximum(np.minimum(body, sleeve), -neck)
+    return _overlap(np.minimum(body, sleeve), -neck)
 
 
-def _dress(u: Floats, v: Floats, a: Floats, b: Floats) -> Floats:
-    skirt = np.maximum(np.abs(u) - (0.18 + (0.15 + 0.5 * a) * (v + 0.2)), np.abs(v - 0.3) - 0.55)
+def _dress(u: Reals, v: Reals, a: Reals, b: Reals) -> Reals:
+    skirt = _overlap(np.abs(u) - (0.18 + (0.15 + 0.5 * a) * (v + 0.2)), np.abs(v - 0.3) - 0.55)
     top = _box(u, v + 0.5, 0.22 + 0.2 * b, 0.34)
-    return np.minimum(skirt, top)
+    return _union(skirt, top)
 
 
-def _mug(u: Floats, v: Floats, a: Floats, b: Floats) -> Floats:
+def _mug(u: Reals, v: Reals, a: Reals, b: Reals) -> Reals:
     body = _box(u + 0.12, v, 0.35 + 0.2 * a, 0.55 + 0.2 * (1 - a))
-    return np.minimum(body, _ring(u - 0.3 - 0.2 * a, v, 0.22 + 0.2 * b, 0.08))
+    return _union(body, _ring(u - 0.3 - 0.2 * a, v, 0.22 + 0.2 * b, 0.08))
 
 
-def _bag(u: Floats, v: Floats, a: Floats, b: Floats) -> Floats:
+def _bag(u: Reals, v: Reals, a: Reals, b: Reals) -> Reals:
     body = _box(u, v - 0.3, 0.5 + 0.4 * a, 0.55 - 0.2 * a)
-    handle = np.maximum(_ring(u, v + 0.1, 0.28 + 0.3 * b, 0.06), v - 0.1)
-    return np.minimum(body, handle)
+    handle = _overlap(_ring(u, v + 0.1, 0.28 + 0.3 * b, 0.06), v - 0.1)
+    return _union(body, handle)
 
 
-def _shoe(u: Floats, v: Floats, a: Floats, b: Floats) -> Floats:
-    sole = np.maximum(((u / 0.9) ** 2 + ((v - 0.3) / (0.3 + 0.12 * a)) ** 2) - 1.0, v - 0.42)
+def _shoe(u: Reals, v: Reals, a: Reals, b: Reals) -> Reals:
+    sole = _overlap(((u / 0.9) ** 2 + ((v - 0.3) / (0.3 + 0.12 * a)) ** 2) - 1.0, v - 0.42)
     ankle = _box(u + 0.5, v, 0.28, 0.3 + 0.45 * b)
-    return np.minimum(0.4 * sole, ankle)
+    return _union(0.4 * sole, ankle)
 
 
-def _lamp(u: Floats, v: Floats, a: Floats, b: Floats) -> Floats:
-    shade = np.maximum(np.abs(u) - (0.25 + 0.2 * a + (0.1 + 0.5 * b) * (v + 0.7)), np.abs(v + 0.4) - 0.38)
+def _lamp(u: Reals, v: Reals, a: Reals, b: Reals) -> Reals:
+    shade = _overlap(np.abs(u) - (0.25 + 0.2 * a + (0.1 + 0.5 * b) * (v + 0.7)), np.abs(v + 0.4) - 0.38)
     stem = _box(u, v - 0.4, 0.06, 0.5)
     foot = _box(u, v - 0.85, 0.3 + 0.2 * a, 0.07)
-    return np.minimum(np.minimum(shade, stem), foot)
+    return _union(shade, stem, foot)
 
 
-def _vase(u: Floats, v: Floats, a: Floats, b: Floats) -> Floats:
+def _vase(u: Reals, v: Reals, a: Reals, b: Reals) -> Reals:
     radius = 0.3 + 0.2 * a + (0.1 + 0.16 * b) * np.sin(3.2 * v + 0.6)
-    return np.maximum(np.abs(u) - radius, np.abs(v) - 0.85)
+    return _overlap(np.abs(u) - radius, np.abs(v) - 0.85)
 
 
-def _cushion(u: Floats, v: Floats, a: Floats, b: Floats) -> Floats:
+def _cushion(u: Reals, v: Reals, a: Reals, b: Reals) -> Reals:
     power = 1.2 + 4.0 * b
     spread = (np.abs(u) / 0.85) ** power + (np.abs(v) / (0.4 + 0.45 * a)) ** power
-    return np.asarray(0.5 * (np.minimum(spread, 16.0) ** (1.0 / power) - 1.0), np.float32)
+    return np.asarray(0.5 * (np.minimum(spread, 16.0) ** (1.0 / power) - 1.0))
 
 
 SILHOUETTES: dict[str, Silhouette] = {

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -25,6 +25,9 @@ from moonlake.errors import InputError, NotFound, SchemaMismatch
 from moonlake.lake import ARROW_TYPES
 from moonlake.settings import Settings
 from moonlake.tables import TABLES
+
+Progress = Callable[[str, int, int], None]
+"""Told (what is being made, done, total) now and then."""
 
 SOURCE_FILE = "source.json"
 MAX_REFUSED_VALUE_CHARACTERS = 2_000
@@ -214,6 +217,10 @@ class SourceInfo:
             values[name] = values[name] and values[name].isoformat()
         values["window"] = self.window and [moment.isoformat() for moment in self.window]
         (folder / SOURCE_FILE).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def silent(step: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
 
 
 class StageWriter:

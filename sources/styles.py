@@ -7,6 +7,7 @@ pictures are drawn from it, the words of titles are read off it, and shoppers co
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,12 +113,13 @@ def near_styles(styles: Styles, rng: np.random.Generator) -> Styles:
     def moved(values: Floats) -> Floats:
         return np.clip(values + 0.06 * rng.standard_normal(count), 0.0, 1.0).astype(np.float32)
 
+    linear: dict[str, Any] = {name: moved(getattr(styles, name)) for name in _LINEAR}
     other_material = rng.random(count) < 0.1
     return replace(
         styles,
         hue=_turned(styles.hue, 0.025 * rng.standard_normal(count)),
         accent_hue=_turned(styles.accent_hue, 0.03 * rng.standard_normal(count)),
-        **{name: moved(getattr(styles, name)) for name in _LINEAR},
+        **linear,
         material=np.where(other_material, rng.integers(len(MATERIALS), size=count), styles.material),
     )
 
