@@ -1,0 +1,114 @@
+"""The feature store of a home, for jobs and serving: Feast's API over our sources, at pinned versions if asked."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from feast import FeatureStore, FeatureView, RepoConfig
+from feast.errors import FeatureServiceNotFoundException
+from feast.repo_operations import apply_total
+
+from moonlake.contents import stable_hash
+from moonlake.errors import NotFound
+from moonlake.feast_delta.offline_store import snapshot_of
+from moonlake.feast_delta.plan import alias_of, delta_source
+from moonlake.settings import Settings
+
+FEATURE_REPO = Path(__file__).resolve().parents[2] / "feature_repo"
+"""The feature repository beside the package, as in a checkout."""
+
+
+def feature_store(
+    settings: Settings,
+    repo: Path = FEATURE_REPO,
+    *,
+    versions: Mapping[str, int] | None = None,
+    sequence_length: int | None = None,
+) -> FeatureStore:
+    """Feast's feature store for the repository's `feature_store.yaml`, in the home of the settings.
+
+    Args:
+        versions: Delta version to read, by table name or path; the others are read at their latest.
+        sequence_length: actions of every behaviour sequence, in place of what the sources state.
+
+    Raises: NotFound: there is no feature_store.yaml in the repository.
+    """
+    path = repo / "feature_store.yaml"
+    if not path.is_file():
+        raise NotFound(f"there is no feature repository at {repo}: {path} does not exist")
+    stated: dict[str, Any] = yaml.safe_load(os.path.expandvars(path.read_text()))
+    home = settings.feast.absolute()
+    stated["registry"]["path"] = str(home / stated["registry"]["path"])
+    stated["online_store"]["path"] = str(home / stated["online_store"]["path"])
+    stated["offline_store"] |= {
+        "lake": settings.lake,
+        "versions": dict(versions or {}),
+        "sequence_length": sequence_length,
+    }
+    config = RepoConfig(**stated)
+    config.repo_path = repo.absolute()
+    return FeatureStore(config=config)
+
+
+def apply(settings: Settings, repo: Path = FEATURE_REPO) -> FeatureStore:
+    """The feature store after the repository's definitions were registered, as `feast apply` does it."""
+    store = feature_store(settings, repo)
+    folder = str(repo.absolute())
+    # Feast imports the files of a repository by bare name from the working folder, and reports by printing.
+    with contextlib.chdir(folder), _importable(folder), contextlib.redirect_stdout(io.StringIO()):
+        apply_total(store.config, Path(folder), skip_source_validation=False)
+    store.refresh_registry()  # type: ignore[no-untyped-call]
+    return store
+
+
+def service_views(store: FeatureStore, service: str) -> list[FeatureView]:
+    """The feature views of a service, each projected to what the service takes. Raises NotFound for an unknown one."""
+    try:
+        projections = store.get_feature_service(service).feature_view_projections
+    except FeatureServiceNotFoundException:
+        known = ", ".join(sorted(found.name for found in store.list_feature_services())) or "none"
+        raise NotFound(f"no feature service {service}; registered: {known} (moonlake features apply)") from None
+    return [store.get_feature_view(projection.name).with_projection(projection) for projection in projections]
+
+
+def versions_read(store: FeatureStore, views: Sequence[FeatureView]) -> dict[str, int]:
+    """The Delta version of each table that a pull of the views would read now, by table name or path."""
+    sources = [delta_source(view) for view in views]
+    return {source.subject: snapshot_of(store.config, source).version for source in sources}
+
+
+def definition_of(view: FeatureView) -> dict[str, Any]:
+    """Everything about a view that decides what a pull gives, as JSON values."""
+    source = delta_source(view)
+    return {
+        "view": view.name,
+        "alias": alias_of(view),
+        "join_keys": {name: view.projection.join_key_map.get(name, name) for name in view.join_keys},
+        "features": {feature.name: str(feature.dtype) for feature in view.projection.features},
+        "ttl_seconds": view.ttl.total_seconds() if view.ttl else 0,
+        "source": {"class": type(source).__name__, **source.configuration()},
+        "times": [source.timestamp_field, source.created_timestamp_column],
+        "field_mapping": source.field_mapping,
+    }
+
+
+def definitions_hash(views: Sequence[FeatureView]) -> str:
+    """Hash of the definitions of views: equal hashes promise equal features from equal table versions."""
+    return stable_hash(json.dumps([definition_of(view) for view in views], sort_keys=True))
+
+
+@contextlib.contextmanager
+def _importable(folder: str) -> Iterator[None]:
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)

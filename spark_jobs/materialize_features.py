@@ -1,0 +1,47 @@
+"""Job (without Spark): register the feature repository and bring the online store up to a moment, by Feast."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from moonlake.errors import NotFound
+from moonlake.feast_delta.store import apply
+from moonlake.moments import parse_moment
+from moonlake.settings import Settings
+from moonlake.tables import TIMELESS
+
+
+def run(settings: Settings, end: datetime, views: Sequence[str] | None = None) -> list[str]:
+    """The names of the feature views that were materialised: those named, or all.
+
+    The window begins in 1970: that is the event time of a vector, and an older value that is still true must be online.
+
+    Raises: NotFound: an unknown feature view.
+    """
+    store = apply(settings)
+    known = sorted(view.name for view in store.list_feature_views())
+    if unknown := sorted(set(views or ()) - set(known)):
+        raise NotFound(f"no feature views {unknown}; registered: {', '.join(known)}")
+    names = list(views or known)
+    with contextlib.redirect_stdout(io.StringIO()):  # Feast reports by printing; its progress bars stay on stderr
+        store.materialize(TIMELESS, end, feature_views=names)
+    return names
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Materialise feature views up to `--end`, by default now."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("views", nargs="*", help="feature views; default: all")
+    parser.add_argument("--end", type=parse_moment, help="moment up to which facts are served, with its time zone")
+    arguments = parser.parse_args(argv)
+    end = arguments.end or datetime.now(UTC)
+    names = run(Settings.from_environment(), end, arguments.views or None)
+    print(f"materialised up to {end.isoformat()}: {', '.join(names)}")
+
+
+if __name__ == "__main__":
+    main()
