@@ -1,0 +1,1 @@
+"""Learning and measuring: no Spark, no Airflow, no Feast."""

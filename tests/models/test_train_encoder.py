@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from models.artifacts import read_artifact
+from models.backbone import TinyConfig
+from models.encoder import EncoderConfig
+from models.inference import ENCODER, Embedder
+from models.train_encoder import TrainingConfig, train_encoder
+from moonlake.contents import Content, content_of, stable_hash
+from moonlake.errors import InputError, NotFound
+from moonlake.lake import Lake, arrow_schema
+from moonlake.tables import TABLES
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "yellow": (220, 220, 30)}
+TINY = EncoderConfig(
+    tiny=TinyConfig(tower="resnet10t", tower_weights="random", vocabulary=300, hidden=32, layers=1, heads=2),
+    image_height=32,
+    image_width=32,
+    dimension=16,
+)
+CONFIG = TrainingConfig(TINY, steps=2, batch_size=4)
+
+
+def picture(colour: tuple[int, int, int], seed: int) -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 40, (40, 30, 3))
+    out = io.BytesIO()
+    Image.fromarray((np.array(colour) * 0.8 + noise).clip(0, 255).astype(np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+def write(lake: Lake, name: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Put rows into any table, with a plain Delta write: the jobs that write these tables need Spark."""
+    from deltalake import write_deltalake
+
+    schema = arrow_schema(TABLES[name])
+    whole = [{column.name: None for column in TABLES[name]} | {"created_at": T0} | row for row in rows]
+    write_deltalake(lake.path(name), pa.Table.from_pylist(whole, schema), mode="append")
+
+
+@pytest.fixture
+def stocked(lake: Lake) -> Lake:
+    """A lake with a product of each colour and image queries that led to it, one a day."""
+    images: dict[str, bytes] = {}
+    products: list[Content] = []
+    pairs: list[dict[str, Any]] = []
+    queries: list[Content] = []
+
+    def keep(file: bytes) -> str:
+        images[stable_hash(file)] = file
+        return stable_hash(file)
+
+    for at, (name, colour) in enumerate(COLOURS.items()):
+        products.append(content_of(f"{name} shirt", [keep(picture(colour, 10 * at)), keep(picture(colour, 10 * at + 1))]))
+        for day in range(2):
+            queries.append(content_of(None, [keep(picture(colour, 10 * at + 2 + day))]))
+            pairs.append(
+                {
+                    "pair_id": stable_hash(f"{name} {day}"),
+                    "anchor_content_id": queries[-1].content_id,
+                    "positive_content_id": products[-1].content_id,
+                    "positive_product_id": name,
+                    "hard_negative_content_ids": [],
+                    "action": "purchase",
+                    "stage": 1,
+                    "pair_type": "image_query_to_product",
+                    "event_timestamp": T0 + timedelta(days=day),
+                }
+            )
+    write(
+        lake,
+        "products",
+        [
+            {
+                "product_id": str(content.text).split()[0],
+                "title": content.text,
+                "attributes": [],
+                "image_ids": list(content.image_ids),
+                "listed_at": T0,
+                "deleted": False,
+                "content_id": content.content_id,
+                "source": "test",
+                "event_timestamp": T0,
+            }
+            for content in products
+        ],
+    )
+    write(
+        lake,
+        "queries",
+        [
+            {
+                "query_id": content.content_id,
+                "modality": "image",
+                "image_ids": list(content.image_ids),
+                "content_id": content.content_id,
+                "source": "test",
+                "event_timestamp": T0,
+            }
+            for content in queries
+        ],
+    )
+    write(
+        lake,
+        "product_images",
+        [
+            {
+                "image_id": name,
+                "image_bytes": file,
+                "format": "PNG",
+                "width": 30,
+                "height": 40,
+                "perceptual_hash": "0" * 16,
+                "source": "test",
+            }
+            for name, file in images.items()
+        ],
+    )
+    write(lake, "contrastive_pairs", pairs)
+    return lake
+
+
+def test_an_artifact_embeds_texts_and_images_into_unit_vectors_of_the_storage_type(stocked: Lake, tmp_path: Path) -> None:
+    train_encoder(stocked, CONFIG, tmp_path / "encoder", before=T0 + timedelta(days=9))
+    embedder = Embedder.open(tmp_path / "encoder")
+    red = picture(COLOURS["red"], 1)
+    vectors = embedder.embed(["red shirt", None, "red shirt"], [[red, red], [red], []])
+    assert vectors.shape == (3, 16)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=2e-3)
+    np.testing.assert_array_equal(vectors, vectors.astype(np.float16).astype(np.float32))
+
+
+def test_the_same_seed_and_data_give_the_same_space_and_another_seed_another(stocked: Lake, tmp_path: Path) -> None:
+    before = T0 + timedelta(days=9)
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train_encoder(stocked, replace(CONFIG, seed=seed), tmp_path / name, before=before)
+    a, b, c = (Embedder.open(tmp_path / name).space.space_id for name in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_pairs_from_before_on_are_not_read(stocked: Lake, tmp_path: Path) -> None:
+    artifact = train_encoder(stocked, CONFIG, tmp_path / "encoder", before=T0 + timedelta(days=1))
+    assert artifact.trained_until == T0
+    assert artifact.metrics["pairs"] == 4
+
+
+def test_the_artifact_names_the_table_versions_that_it_was_made_from(stocked: Lake, tmp_path: Path) -> None:
+    train_encoder(stocked, CONFIG, tmp_path / "encoder", before=T0 + timedelta(days=9))
+    artifact = read_artifact(tmp_path / "encoder", ENCODER)
+    assert artifact.tables == {"contrastive_pairs": 0, "products": 0, "queries": 0, "product_images": 0}
+
+
+def test_no_steps_leave_an_untrained_baseline(stocked: Lake, tmp_path: Path) -> None:
+    artifact = train_encoder(stocked, replace(CONFIG, steps=0), tmp_path / "encoder", before=T0 + timedelta(days=9))
+    assert "loss" not in artifact.metrics
+    assert Embedder.open(tmp_path / "encoder").embed(["red"], [[]]).shape == (1, 16)
+
+
+def test_training_brings_queries_to_their_products(stocked: Lake, tmp_path: Path) -> None:
+    def hits(name: str, steps: int) -> int:
+        config = replace(CONFIG, steps=steps, augment=False, tower_rate=1.0)
+        train_encoder(stocked, config, tmp_path / name, before=T0 + timedelta(days=9))
+        embedder = Embedder.open(tmp_path / name)
+        fresh = [picture(colour, 90 + at) for at, colour in enumerate(COLOURS.values())]
+        queries = embedder.embed([None] * 4, [[file] for file in fresh])
+        products = embedder.embed([f"{name} shirt" for name in COLOURS], [[]] * 4)
+        return int(((queries @ products.T).argmax(1) == np.arange(4)).sum())
+
+    assert hits("trained", 60) == 4
+    assert hits("untrained", 0) < 4
+
+
+def test_training_without_pairs_says_what_to_do_and_leaves_nothing(lake: Lake, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="0 readable pairs .* build pairs first"):
+        train_encoder(lake, CONFIG, tmp_path / "encoder", before=T0)
+    assert not (tmp_path / "encoder").exists()
+
+
+def test_a_changed_file_of_an_artifact_is_refused(stocked: Lake, tmp_path: Path) -> None:
+    train_encoder(stocked, replace(CONFIG, steps=0), tmp_path / "encoder", before=T0 + timedelta(days=9))
+    (tmp_path / "encoder" / "head.safetensors").write_bytes(b"other")
+    with pytest.raises(InputError, match=r"head.safetensors is missing or was changed"):
+        Embedder.open(tmp_path / "encoder")
+    with pytest.raises(NotFound, match="no encoder artifact"):
+        Embedder.open(tmp_path)
+
+
+def test_a_hostile_image_is_left_out_and_the_batch_lives_on(stocked: Lake, tmp_path: Path) -> None:
+    train_encoder(stocked, replace(CONFIG, steps=0), tmp_path / "encoder", before=T0 + timedelta(days=9))
+    embedder = Embedder.open(tmp_path / "encoder")
+    good = picture(COLOURS["blue"], 5)
+    vectors, readable = embedder.embed_readable([None, None, "x"], [[b"not an image", good], [b"\x89PNG"], [b""]])
+    assert readable.tolist() == [True, False, True]
+    np.testing.assert_allclose(vectors[[0]], embedder.embed([None], [[good]]), atol=2e-3)
+    assert not vectors[1].any()
+    with pytest.raises(InputError, match=r"1 of 2 rows hold no text and no readable image: rows \[1\]"):
+        embedder.embed(["x", None], [[], [b"not an image"]])
+
+
+def test_a_vector_does_not_depend_on_its_batch(stocked: Lake, tmp_path: Path) -> None:
+    train_encoder(stocked, CONFIG, tmp_path / "encoder", before=T0 + timedelta(days=9))
+    embedder = Embedder.open(tmp_path / "encoder")
+    texts = ["red", "a much longer title of a product in red and blue", None, "blue"]
+    images = [[], [picture(COLOURS["red"], 1)], [picture(COLOURS["blue"], 2)] * 3, []]
+    together = embedder.embed(texts, images)
+    alone = np.concatenate([embedder.embed([text], [row]) for text, row in zip(texts, images, strict=True)])
+    np.testing.assert_allclose(together, alone, atol=2e-3)
+
+
+def test_only_as_many_images_are_read_as_the_space_says(stocked: Lake, tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=0, encoder=replace(TINY, max_images=1))
+    train_encoder(stocked, config, tmp_path / "encoder", before=T0 + timedelta(days=9))
+    embedder = Embedder.open(tmp_path / "encoder")
+    red, blue = picture(COLOURS["red"], 1), picture(COLOURS["blue"], 1)
+    first, second = embedder.embed([None, None], [[red], [red, blue]])
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> None:
+    torch.set_num_threads(2)
