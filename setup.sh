@@ -61,6 +61,8 @@ python_311() {
 }
 
 check_python() {
+    # The programs of an environment name its folder: one that was moved is made anew.
+    if [ -e "$STAMP" ] && [ "$(head -n 1 "$STAMP")" != "$PWD" ]; then rm -rf "$VENV"; fi
     is_python_311 "$PYTHON" && [ -x "$VENV/bin/pip" ] && return
     local get="get it (Debian 12: apt-get install python3.11-venv; macOS: brew install python@3.11; or pyenv, conda, uv)"
     python=$(python_311)
@@ -106,7 +108,7 @@ if [ "${VENV_IS_NEW:-}" ]; then
     rm -rf "$VENV"
     "$python" -m venv "$VENV"
 fi
-wanted=$(cat requirements.lock pyproject.toml setup.sh | cksum)
+wanted=$PWD$'\n'$(cat requirements.lock pyproject.toml setup.sh | cksum)
 if [ "$(cat "$STAMP" 2>/dev/null)" != "$wanted" ]; then
     rm -f "$STAMP"
     install_packages

@@ -53,6 +53,7 @@ def airflow_environment(settings: Settings, inherited: Mapping[str, str]) -> dic
         "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",
         # A cluster is another connection: {"conn_type": "spark", "host": "spark://master:7077"}.
         "AIRFLOW_CONN_MOONLAKE_SPARK": json.dumps({"conn_type": "spark", "host": settings.spark_master}),
+        **({"SPARK_LOCAL_IP": "127.0.0.1"} if settings.spark_master.startswith("local") else {}),
         # What spark-submit brings along; empty for a cluster that has Delta itself.
         "AIRFLOW_VAR_MOONLAKE_SPARK_PACKAGES": jars.coordinates(),
     }
