@@ -15,7 +15,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -48,6 +48,7 @@ class Snapshot:
         trained_until: latest event that the encoder of the space learnt from; None if it learnt from no behaviour.
         versions: Delta version of each table that was read.
         control: what was broken on purpose, for a control experiment; None in a true snapshot.
+        dealt_from: the space whose vectors a control holds.
     """
 
     folder: Path
@@ -57,6 +58,7 @@ class Snapshot:
     versions: dict[str, int]
     _index: _ContentIndex
     control: str | None = None
+    dealt_from: str | None = None
     _order: Rows | None = None
 
     @classmethod
@@ -121,10 +123,13 @@ class Snapshot:
 
     def shuffled(self, seed: int) -> Snapshot:
         """A control: the same vectors dealt to other contents; a space of its own, so that nothing mixes the two."""
-        order = np.random.default_rng(seed).permutation(len(self))
-        values = {**self.__dict__, "_order": order, "control": f"shuffled with seed {seed}"}
-        values.pop("products", None)
-        return Snapshot(**{**values, "space_id": stable_hash(f"{self.space_id} shuffled {seed}")})
+        return replace(
+            self,
+            space_id=stable_hash(f"{self.space_id} shuffled {seed}"),
+            control=f"shuffled with seed {seed}",
+            dealt_from=self.space_id,
+            _order=np.random.default_rng(seed).permutation(len(self)),
+        )
 
     def verify(self) -> None:
         """Nothing, if every file is what was written. Raises InputError, naming the file, if not. Reads everything."""

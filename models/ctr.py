@@ -1,0 +1,289 @@
+"""The click model: a network over ids, statistics and, if asked, the content streams of CUBE; and its artifact.
+
+With `content` off it is the baseline that knows ids alone. Everything else about the two is equal, so that what they
+differ by is what the embedding is worth.
+
+Source:  MOON (arXiv 2511.11305), figure 5; DIN (arXiv 1706.06978) for the attention over ids.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from models import cube
+from models.artifacts import config_from, publishing, read_artifact, write_artifact
+from models.ctr_features import GAP_BUCKETS, PADDING, Batch, Content, EncodedRows, FeatureEncoder, column_reader
+from moonlake.contents import stable_hash
+from moonlake.errors import InputError, PointInTimeError, SpaceMismatch
+from moonlake.snapshots import Snapshot
+from moonlake.tables import ACTIONS
+
+KIND = "ctr"
+WEIGHTS, LINEAGE = "weights.safetensors", "lineage.json"
+NEVER_FEATURES = {
+    "position": "the place in the answer is not known before ranking",
+    "propensity": "it follows from the place in the answer",
+    "clicked": "it is the label",
+    "label_time": "it follows the impression",
+    "created_at": "it is about the write",
+    "event_timestamp": "it is the time of the impression itself",
+    "impression_id": "it names one impression",
+    "request_id": "it names one answer",
+}
+WINDOW_COUNTS = ("impressions_7d", "clicks_7d", "purchases_7d", "ctr_7d")
+PREDICTION_ROWS = 2_048
+
+
+@dataclass(frozen=True, kw_only=True)
+class CtrConfig:
+    """One experiment. Unknown keys and columns that could know the label are errors.
+
+    Attributes:
+        content: whether the content streams of CUBE are there.
+        behavior_length: how many of the latest actions are looked at.
+        min_count: an id seen less often in training shares the row of unknown ids.
+        id_dropout: share of ids that training replaces by the unknown id, so that it is learnt what a new id is worth.
+        validation_share: the last part of the training window, by time, which tells when to stop.
+        patience: epochs without a better validation loss before training stops.
+    """
+
+    content: bool = False
+    id_features: tuple[str, ...] = (
+        "user_id", "product_id", "query_id", "category", "brand", "merchant_id", "segment",
+    )  # fmt: skip
+    dense_features: tuple[str, ...] = (
+        "price_cents", *(f"{who}_{what}" for who in ("product", "user") for what in WINDOW_COUNTS),
+    )  # fmt: skip
+    behavior_length: int = 50
+    min_count: int = 2
+    id_dimension: int = 16
+    content_dimension: int = 32
+    hidden: tuple[int, ...] = (128, 64)
+    dropout: float = 0.1
+    id_dropout: float = 0.1
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-5
+    batch_size: int = 1024
+    max_epochs: int = 10
+    patience: int = 1
+    validation_share: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in (*self.id_features, *self.dense_features):
+            if name in NEVER_FEATURES:
+                raise PointInTimeError(f"column {name} can never be a feature of a click model: {NEVER_FEATURES[name]}")
+        if "product_id" not in self.id_features:
+            raise InputError("id_features must hold product_id: the behaviours share its ids")
+        if not 0 < self.validation_share < 1:
+            raise InputError(f"validation_share must be between 0 and 1, found {self.validation_share}")
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What a model was made from.
+
+    Attributes:
+        window: [T1, T2) of the training rows.
+        labels: what is unusual about the model and must stand beside its figures; empty for an honest one.
+    """
+
+    training_set_id: str
+    space_id: str | None
+    dimension: int | None
+    window: tuple[datetime, datetime]
+    labels: tuple[str, ...] = ()
+
+
+class CtrNetwork(nn.Module):
+    """Logits of clicks from batches of impressions; the streams are those of MOON's figure 5.
+
+    Args:
+        sizes: rows of each id embedding.   product: place of product_id among them.   dense_width: F of a batch.
+        dimension: length D of a vector, or None for a network without content.
+    """
+
+    def __init__(
+        self, config: CtrConfig, sizes: tuple[int, ...], dense_width: int, dimension: int | None = None
+    ) -> None:
+        super().__init__()
+        wide = config.id_dimension
+        self.product = config.id_features.index("product_id")
+        self.embeddings = nn.ModuleList(nn.Embedding(size, wide, padding_idx=PADDING) for size in sizes)
+        for embedding in self.embeddings:
+            nn.init.normal_(embedding.weight, std=0.05)  # type: ignore[arg-type]
+        self.attention = IdInterest(wide)
+        width = len(sizes) * wide + dense_width + wide
+        self.content = None
+        if dimension is not None:
+            self.content = ContentStreams(dimension, config.content_dimension, config.behavior_length)
+            width += self.content.width + wide
+        layers: list[nn.Module] = []
+        for size in config.hidden:
+            layers += [nn.Linear(width, size), nn.ReLU(), nn.Dropout(config.dropout)]
+            width = size
+        self.predictor = nn.Sequential(*layers, nn.Linear(width, 1))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits, float32 [B]."""
+        of_id = [embed(ids) for embed, ids in zip(self.embeddings, batch.ids.unbind(1), strict=True)]  # I x [B, E]
+        behaviors = self.embeddings[self.product](batch.behavior_ids)  # [B, L, E]
+        streams = [*of_id, batch.dense, self.attention(of_id[self.product], behaviors, batch)]  # [B, I*E + F + E]
+        if self.content is not None and batch.content is not None:
+            weights, content = self.content(batch.content)  # [B, L], [B, W]
+            streams += [content, cube.pool(weights, behaviors)]  # fusion-interest [B, E]
+        logits: Tensor = self.predictor(torch.cat(streams, -1)).squeeze(-1)  # [B]
+        return logits
+
+
+class IdInterest(nn.Module):
+    """ID-interest: what the behaviours' ids say about the target's id, by learned attention (DIN)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.action = nn.Embedding(len(ACTIONS) + 1, width)
+        self.gap = nn.Embedding(GAP_BUCKETS, width)
+        self.score = nn.Sequential(nn.Linear(3 * width, 32), nn.ReLU(), nn.Linear(32, 1))
+        for embedding in (self.action, self.gap):
+            nn.init.normal_(embedding.weight, std=0.05)
+
+    def forward(self, target: Tensor, behaviors: Tensor, batch: Batch) -> Tensor:
+        """float32 [B, E]; zeros for a user without behaviours.
+
+        Args:    target: float32 [B, E].   behaviors: float32 [B, L, E].
+        """
+        known = batch.behavior_ids != PADDING  # [B, L]
+        keys = behaviors + self.action(batch.behavior_actions) + self.gap(batch.behavior_gaps)  # [B, L, E]
+        wanted = target[:, None].expand_as(keys)  # [B, L, E]
+        scores = self.score(torch.cat([wanted, keys, wanted * behaviors], -1)).squeeze(-1)  # [B, L]
+        return cube.pool(cube.similarity_weights(scores, known, 1.0), keys)  # [B, E]
+
+
+class ContentStreams(nn.Module):
+    """The streams that read vectors: similarities, content-interest, target and query."""
+
+    def __init__(self, dimension: int, projected: int, length: int) -> None:
+        super().__init__()
+        self.target, self.query, self.interest = (nn.Linear(dimension, projected, bias=False) for _ in range(3))
+        self.log_temperature = nn.Parameter(torch.tensor(-2.0))
+        self.width = 3 * projected + length + cube.HISTOGRAM_BINS + 6
+
+    def forward(self, content: Content) -> tuple[Tensor, Tensor]:
+        """Weights of the behaviours, float32 [B, L], and the streams side by side, float32 [B, width]."""
+        found = cube.similarities(**content._asdict())
+        cosines, known = found.behaviors, found.behaviors_known  # [B, L], [B, L]
+        weights = cube.similarity_weights(cosines, known, self.log_temperature.exp())  # [B, L]
+        summary = [
+            found.target_query, found.target_query_known, content.target_known, known.any(-1),
+            cube.largest(cosines, known), cube.mean(cosines, known),
+        ]  # fmt: skip
+        streams = [
+            cosines,  # the similarity vector [B, L]
+            cube.histogram(cosines, known),  # [B, bins]
+            torch.stack([one.float() for one in summary], -1),  # [B, 6]
+            self.interest(cube.pool(weights, content.behaviors)),  # content-interest [B, P]
+            self.target(content.target * content.target_known[:, None]),  # [B, P]
+            self.query(content.query * content.query_known[:, None]),  # [B, P]
+        ]
+        return weights, torch.cat(streams, -1)
+
+
+@dataclass(frozen=True)
+class CtrModel:
+    """A trained click model: rows in the layout of a training set in, click probabilities out."""
+
+    config: CtrConfig
+    features: FeatureEncoder
+    network: CtrNetwork
+    lineage: Lineage
+    metrics: Mapping[str, float]
+    model_id: str | None = None
+
+    @property
+    def space_id(self) -> str | None:
+        """The embedding space that the model reads; None if it reads none."""
+        return self.lineage.space_id
+
+    def predict(self, rows: pa.Table, snapshot: Snapshot | None = None) -> NDArray[np.float64]:
+        """Click probabilities [n] of rows in the layout of a training set.
+
+        Raises:
+            SpaceMismatch: the snapshot is of another space than the model.
+            SchemaMismatch: a column is missing or has another type.
+        """
+        self.require_snapshot(snapshot)
+        encoded = self.features.encode(column_reader(rows.select), snapshot)
+        return predict_encoded(self.network, encoded, self.config, snapshot)
+
+    def require_snapshot(self, snapshot: Snapshot | None) -> None:
+        """Nothing, if the snapshot is the one that the model reads. Raises SpaceMismatch, naming both, if not."""
+        reader = f"CTR model {self.model_id or '(not saved yet)'}"
+        if snapshot is not None:
+            snapshot.require_space(self.space_id, reader)
+        elif self.space_id is not None:
+            raise SpaceMismatch(
+                f"{reader} reads space {self.space_id}, but was given no snapshot; open one of that space"
+            )
+
+    def save(self, folder: Path) -> CtrModel:
+        """The model as it lies in the folder from now on: weights, vocabularies, configuration, lineage, metrics."""
+        with publishing(folder) as staging:
+            save_file(self.network.state_dict(), staging / WEIGHTS)
+            self.features.save(staging)
+            lineage = {**asdict(self.lineage), "window": [edge.isoformat() for edge in self.lineage.window]}
+            (staging / LINEAGE).write_text(json.dumps(lineage, indent=2) + "\n")
+            until = self.lineage.window[1]
+            write_artifact(staging, KIND, self.config, tables={}, trained_until=until, metrics=self.metrics)
+        return CtrModel.open(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> CtrModel:
+        """The model in an artifact folder. Raises NotFound or InputError, naming the file, if it is not whole."""
+        artifact = read_artifact(folder, KIND)
+        config = ctr_config(artifact.config, where=str(folder))
+        document = json.loads((folder / LINEAGE).read_text())
+        start, end = (datetime.fromisoformat(edge) for edge in document["window"])
+        lineage = Lineage(**{**document, "window": (start, end), "labels": tuple(document["labels"])})
+        features = FeatureEncoder.open(folder)
+        network = CtrNetwork(config, features.sizes, features.dense_width, lineage.dimension)
+        network.load_state_dict(load_file(folder / WEIGHTS))
+        exact = json.dumps([artifact.files_hash("*"), asdict(config)], sort_keys=True)
+        return cls(config, features, network.eval(), lineage, artifact.metrics, stable_hash(exact))
+
+
+def ctr_config(values: Mapping[str, Any], *, where: str) -> CtrConfig:
+    """The configuration from plain values. Raises InputError for an unknown key, named with `where`."""
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return config_from(CtrConfig, plain, where=where)
+
+
+def predict_encoded(
+    network: CtrNetwork,
+    rows: EncodedRows,
+    config: CtrConfig,
+    snapshot: Snapshot | None,
+    chosen: NDArray[np.int64] | None = None,
+) -> NDArray[np.float64]:
+    """Click probabilities [n] of encoded rows, or of the `chosen` [n] among them. The network is left in eval mode."""
+    vectors = None if snapshot is None else snapshot.vectors
+    places = np.arange(len(rows)) if chosen is None else chosen
+    probabilities = np.empty(len(places))
+    network.eval()
+    with torch.inference_mode():
+        for start in range(0, len(places), PREDICTION_ROWS):
+            part = slice(start, start + PREDICTION_ROWS)
+            logits = network(rows.batch(places[part], config.behavior_length, vectors))
+            probabilities[part] = torch.sigmoid(logits.double()).numpy()
+    return probabilities

@@ -1,0 +1,279 @@
+"""Rows of a training set as arrays, and batches of them as tensors.
+
+Columns are read and encoded one by one, whole: ids become numbers, content ids become row pointers into the snapshot,
+and behaviour lists become flat arrays with offsets. No vector is read until a batch is made (dynamic loading), so the
+memory of a training set grows with its ids and not with the width of the vectors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moonlake.errors import ContractError, SchemaMismatch
+from moonlake.snapshots import Snapshot
+from moonlake.tables import ACTIONS
+
+PADDING, UNKNOWN = 0, 1
+"""Numbers of ids that are no ids: an empty place in a list; an id that is null or was not seen in training."""
+FIRST_ID = 2
+GAP_BUCKETS = 32
+"""Time from a behaviour to the impression: bucket k holds [2^k - 1, 2^(k+1) - 1) seconds."""
+
+TARGET_CONTENT, QUERY_CONTENT = "content_id", "query_content_id"
+BEHAVIOR_PRODUCTS, BEHAVIOR_CONTENTS = "behavior_product_ids", "behavior_content_ids"
+BEHAVIOR_ACTIONS, BEHAVIOR_TIMES = "behavior_actions", "behavior_times_us"
+
+ReadColumn = Callable[[str], pa.ChunkedArray]
+Ints = NDArray[np.int32]
+
+
+class Content(NamedTuple):
+    """Vectors of a batch, and which are there; what stands in the place of a missing one means nothing."""
+
+    target: Tensor  # float32 [B, D]
+    query: Tensor  # float32 [B, D]
+    behaviors: Tensor  # float32 [B, L, D]
+    target_known: Tensor  # bool [B]
+    query_known: Tensor  # bool [B]
+    behaviors_known: Tensor  # bool [B, L]
+
+
+class Batch(NamedTuple):
+    """Impressions as the network reads them; behaviours end at the last place, the latest is at L - 1."""
+
+    ids: Tensor  # int64 [B, I]
+    dense: Tensor  # float32 [B, F]
+    behavior_ids: Tensor  # int64 [B, L]; PADDING where there is no behaviour on a product
+    behavior_actions: Tensor  # int64 [B, L]
+    behavior_gaps: Tensor  # int64 [B, L]
+    content: Content | None
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """n impressions with m behaviours in all; row pointers are -1 where a content has no vector, or none is read."""
+
+    ids: Ints  # [n, I]
+    dense: NDArray[np.float32]  # [n, F]
+    offsets: NDArray[np.int64]  # [n + 1]: behaviours of impression i are [offsets[i], offsets[i + 1]), oldest first
+    behavior_ids: Ints  # [m + 1], as the next three; the last element stands for an empty place
+    behavior_actions: NDArray[np.int8]
+    behavior_gaps: NDArray[np.int8]
+    behavior_rows: Ints
+    target_rows: Ints  # [n]
+    query_rows: Ints  # [n]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batch(self, chosen: NDArray[np.int64], length: int, vectors: NDArray[Any] | None) -> Batch:
+        """The impressions `chosen` [B] with their last `length` behaviours, vectors gathered now if there are any."""
+        stop = self.offsets[chosen + 1][:, None]  # [B, 1]
+        place = stop - length + np.arange(length)  # [B, L]
+        place = np.where(place >= self.offsets[chosen][:, None], place, len(self.behavior_ids) - 1)  # [B, L]
+        content = None
+        if vectors is not None:
+            target, target_known = _gather(vectors, self.target_rows[chosen])  # [B, D], [B]
+            query, query_known = _gather(vectors, self.query_rows[chosen])  # [B, D], [B]
+            behaviors, behaviors_known = _gather(vectors, self.behavior_rows[place])  # [B, L, D], [B, L]
+            content = Content(target, query, behaviors, target_known, query_known, behaviors_known)
+        return Batch(
+            torch.from_numpy(self.ids[chosen]).long(),
+            torch.from_numpy(self.dense[chosen]),
+            torch.from_numpy(self.behavior_ids[place]).long(),
+            torch.from_numpy(self.behavior_actions[place]).long(),
+            torch.from_numpy(self.behavior_gaps[place]).long(),
+            content,
+        )
+
+
+@dataclass(frozen=True)
+class FeatureEncoder:
+    """Columns to arrays, as fitted on training rows.
+
+    Attributes:
+        id_features, dense_features: columns that enter; `product_id` shares its vocabulary with the behaviours.
+        vocabularies: known ids of each id feature; the k-th has number FIRST_ID + k, all others are UNKNOWN.
+        centre, scale: [len(dense_features)], after the logarithm that counts and prices are taken of.
+    """
+
+    id_features: tuple[str, ...]
+    dense_features: tuple[str, ...]
+    vocabularies: dict[str, pa.Array]
+    centre: NDArray[np.float32]
+    scale: NDArray[np.float32]
+
+    @classmethod
+    def fit(
+        cls, read: ReadColumn, fitted: NDArray[np.bool_], id_features: Sequence[str], dense_features: Sequence[str],
+        *, min_count: int,
+    ) -> FeatureEncoder:  # fmt: skip
+        """The encoder of the rows where `fitted` [n] is true; an id seen less than `min_count` times is unknown."""
+        rows = pa.array(fitted)
+        vocabularies = {}
+        for name in id_features:
+            seen = [read(name).cast(pa.string()).filter(rows)]
+            if name == "product_id":
+                seen.append(pc.list_flatten(read(BEHAVIOR_PRODUCTS).filter(rows)))
+            vocabularies[name] = _vocabulary(seen, min_count)
+        columns = [_numbers(read(name), name)[fitted] for name in dense_features]
+        stacked = np.stack(columns, axis=1) if columns else np.zeros((int(fitted.sum()), 0), np.float32)  # [n, F]
+        present = ~np.isnan(stacked)
+        count = np.maximum(present.sum(0), 1)
+        centre = np.where(present, stacked, 0).sum(0) / count
+        spread = np.sqrt(np.where(present, (stacked - centre) ** 2, 0).sum(0) / count)
+        scale = np.where(spread > 1e-6 * (1 + np.abs(centre)), spread, 1)  # a constant column must not be blown up
+        names = tuple(id_features), tuple(dense_features)
+        return cls(*names, vocabularies, centre.astype(np.float32), scale.astype(np.float32))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many numbers each id feature uses."""
+        return tuple(FIRST_ID + len(self.vocabularies[name]) for name in self.id_features)
+
+    @property
+    def dense_width(self) -> int:
+        """F of a batch: each dense feature and whether it is there."""
+        return 2 * len(self.dense_features)
+
+    def encode(self, read: ReadColumn, snapshot: Snapshot | None) -> EncodedRows:
+        """All rows of a table that is read column by column.
+
+        Raises: SchemaMismatch: a column is missing or has another type.   ContractError: lists that are not parallel.
+        """
+        ids = np.stack([self._numbered(name, read(name)) for name in self.id_features], axis=1)
+        products = read(BEHAVIOR_PRODUCTS)
+        lengths = pc.fill_null(pc.list_value_length(products), 0).to_numpy().astype(np.int64)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        each = pc.list_flatten(products)
+        behavior_ids = np.where(_is_null(each), PADDING, self._numbered("product_id", each))
+        times = _flat(read(BEHAVIOR_TIMES), BEHAVIOR_TIMES, lengths).to_numpy()
+        seen_at = np.repeat(
+            read("event_timestamp").cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy(), lengths
+        )
+        actions = pc.index_in(_flat(read(BEHAVIOR_ACTIONS), BEHAVIOR_ACTIONS, lengths), pa.array(ACTIONS))
+        gaps = np.log2(1 + np.maximum(seen_at - times, 0) / 1e6)
+        if snapshot is None:
+            target = query = np.full(len(ids), -1, np.int32)
+            behavior_rows = np.full(offsets[-1], -1, np.int32)
+        else:
+            target = snapshot.rows_of(read(TARGET_CONTENT)).astype(np.int32)
+            query = snapshot.rows_of(read(QUERY_CONTENT)).astype(np.int32)
+            contents = _flat(read(BEHAVIOR_CONTENTS), BEHAVIOR_CONTENTS, lengths)
+            behavior_rows = snapshot.rows_of(contents).astype(np.int32)
+        return EncodedRows(
+            ids=ids,
+            dense=self._standardised(read, len(ids)),
+            offsets=offsets,
+            behavior_ids=np.append(behavior_ids, PADDING).astype(np.int32),
+            behavior_actions=np.append(actions.fill_null(-1).to_numpy() + 1, 0).astype(np.int8),
+            behavior_gaps=np.append(np.minimum(gaps, GAP_BUCKETS - 1), 0).astype(np.int8),
+            behavior_rows=np.append(behavior_rows, -1).astype(np.int32),
+            target_rows=target,
+            query_rows=query,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write vocabularies and statistics into an artifact folder."""
+        names = np.repeat(list(self.vocabularies), [len(known) for known in self.vocabularies.values()])
+        known = pa.chunked_array(list(self.vocabularies.values()), pa.string())
+        pq.write_table(pa.table({"feature": pa.array(names, pa.string()), "id": known}), folder / "vocabulary.parquet")
+        dense = {"features": self.dense_features, "centre": self.centre.tolist(), "scale": self.scale.tolist()}
+        document = {"id_features": self.id_features, "dense": dense}
+        (folder / "features.json").write_text(json.dumps(document, indent=2) + "\n")
+
+    @classmethod
+    def open(cls, folder: Path) -> FeatureEncoder:
+        """The encoder that `save` wrote."""
+        document = json.loads((folder / "features.json").read_text())
+        rows = pq.read_table(folder / "vocabulary.parquet")
+        ids, dense = tuple(document["id_features"]), document["dense"]
+        return cls(
+            id_features=ids,
+            dense_features=tuple(dense["features"]),
+            vocabularies={name: rows.filter(pc.field("feature") == name)["id"].combine_chunks() for name in ids},
+            centre=np.array(dense["centre"], np.float32),
+            scale=np.array(dense["scale"], np.float32),
+        )
+
+    def _numbered(self, name: str, column: pa.ChunkedArray) -> Ints:
+        found = pc.index_in(column.cast(pa.string()), self.vocabularies[name], skip_nulls=True)
+        numbers: Ints = found.fill_null(UNKNOWN - FIRST_ID).to_numpy().astype(np.int32) + FIRST_ID
+        return numbers
+
+    def _standardised(self, read: ReadColumn, count: int) -> NDArray[np.float32]:
+        """float32 [n, F]: standardised values with 0 for null, then 1 where the value is there."""
+        dense = np.zeros((count, self.dense_width), np.float32)
+        for place, name in enumerate(self.dense_features):
+            values = (_numbers(read(name), name) - self.centre[place]) / self.scale[place]
+            dense[:, place] = np.nan_to_num(values, nan=0.0)
+            dense[:, len(self.dense_features) + place] = ~np.isnan(values)
+        return dense
+
+
+def column_reader(read: Callable[[list[str]], pa.Table]) -> ReadColumn:
+    """A reader of one column, from a reader of several. Its error for a missing column is SchemaMismatch."""
+
+    def column(name: str) -> pa.ChunkedArray:
+        try:
+            return read([name])[name]
+        except KeyError:
+            raise SchemaMismatch(f"rows have no column {name}, which the model reads") from None
+
+    return column
+
+
+def _gather(vectors: NDArray[Any], rows: Ints) -> tuple[Tensor, Tensor]:
+    """Vectors of rows [...] as float32 [..., D], and which are there, bool [...]."""
+    gathered = np.take(vectors, np.maximum(rows, 0), axis=0)
+    return torch.from_numpy(gathered).float(), torch.from_numpy(rows >= 0)
+
+
+def _vocabulary(columns: Iterable[pa.ChunkedArray], min_count: int) -> pa.Array:
+    """Ids seen at least `min_count` times, sorted, so that the order of rows changes nothing."""
+    counts = pc.value_counts(
+        pa.chunked_array([chunk for c in columns for chunk in _chunks(c)], pa.string()).drop_null()
+    )
+    known = counts.filter(pc.greater_equal(counts.field("counts"), min_count)).field("values")
+    return known.take(pc.array_sort_indices(known))
+
+
+def _chunks(column: pa.ChunkedArray | pa.Array) -> list[pa.Array]:
+    return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+
+
+def _numbers(column: pa.ChunkedArray, name: str) -> NDArray[np.float64]:
+    """float64 [n], NaN for null; whole numbers (counts, cents) as log(1 + x), since they span magnitudes."""
+    kind = column.type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise SchemaMismatch(f"dense feature {name} should be a number, found {kind}")
+    values: NDArray[np.float64] = column.cast(pa.float64()).to_numpy()
+    return np.sign(values) * np.log1p(np.abs(values)) if pa.types.is_integer(kind) else values
+
+
+def _flat(column: pa.ChunkedArray, name: str, lengths: NDArray[np.int64]) -> pa.ChunkedArray:
+    """The elements of all lists. Raises ContractError if a list is not as long as the one that it is parallel to."""
+    found = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+    if (wrong := np.flatnonzero(found != lengths)).size:
+        row = int(wrong[0])
+        raise ContractError(
+            f"row {row}: {name} holds {found[row]} behaviours, {BEHAVIOR_PRODUCTS} holds {lengths[row]}; build it again"
+        )
+    return pc.list_flatten(column)
+
+
+def _is_null(column: pa.ChunkedArray) -> NDArray[np.bool_]:
+    nulls: NDArray[np.bool_] = pc.is_null(column).to_numpy()
+    return nulls

@@ -1,0 +1,233 @@
+"""Train a click model on one window of a training set, and measure it on a later one.
+
+The honest protocol (DESIGN.md, section 3): encoder data < T1 <= training rows < T2 <= test rows. What breaks it is an
+error unless it is asked for by name, and then the model carries a label that says so.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.ctr import CtrConfig, CtrModel, CtrNetwork, Lineage, predict_encoded
+from models.ctr_features import PADDING, UNKNOWN, EncodedRows, FeatureEncoder, column_reader
+from models.metrics import ClickMetrics, click_metrics, log_loss
+from moonlake.errors import InputError, PointInTimeError
+from moonlake.lake import Lake, WriteReport, arrow_schema
+from moonlake.snapshots import Snapshot
+from moonlake.tables import MODEL_VERSIONS
+from moonlake.training_sets import TrainingSet
+
+SAW_THE_ROWS = "the embedding space was trained on events of the training window or later"
+IN_SAMPLE = "rows before the end of the training window were scored"
+
+Booleans = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """Where a training run stands after a batch; `total` counts the samples of all epochs that may come."""
+
+    epoch: int
+    samples: int
+    total: int
+    loss: float
+    samples_per_second: float
+
+
+def train_ctr(
+    training_set: TrainingSet,
+    snapshot: Snapshot | None,
+    config: CtrConfig,
+    *,
+    window: tuple[datetime, datetime],
+    allow_seen_rows: bool = False,
+    report: Callable[[BatchReport], None] | None = None,
+) -> CtrModel:
+    """A click model of the rows in window = [T1, T2). The same rows, seed and machine give the same weights.
+
+    Args: allow_seen_rows: accept a space whose encoder learnt from events at or after the first row; it is labelled.
+
+    Raises:
+        InputError: no rows in the window, or a content model without a snapshot, or the other way round.
+        SpaceMismatch: the training set was declared for another space than the snapshot's.
+        PointInTimeError: the encoder of the snapshot's space knows the window.
+    """
+    if config.content != (snapshot is not None):
+        raise InputError(f"a model with content={config.content} needs {'a' if config.content else 'no'} snapshot")
+    if snapshot and training_set.manifest.space_id not in (None, snapshot.space_id, snapshot.dealt_from):
+        snapshot.require_space(training_set.manifest.space_id, f"training set {training_set.folder}")
+    read = column_reader(lambda columns: training_set.read(columns, *window))
+    times = read("event_timestamp").cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
+    if len(times) < 2:
+        raise InputError(f"training set {training_set.folder} has {len(times)} rows in {_span(window)}")
+    labels = _protocol_labels(snapshot, read("event_timestamp"), allow_seen_rows)
+    fitted = times < np.quantile(times, 1 - config.validation_share, method="higher")
+    if not fitted.any():
+        raise InputError(f"all {len(times)} rows in {_span(window)} have one time: nothing is left to stop by")
+    features = FeatureEncoder.fit(read, fitted, config.id_features, config.dense_features, min_count=config.min_count)
+    rows = features.encode(read, snapshot)
+    clicked = read("clicked").to_numpy().astype(np.float32)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        dimension = snapshot.dimension if snapshot else None
+        network = CtrNetwork(config, features.sizes, features.dense_width, dimension)
+        metrics = _fit(network, rows, clicked, fitted, config, snapshot, report)
+    space_id = snapshot.space_id if snapshot else None
+    metrics["contents_missing"] = _missing_share(rows) if snapshot else 0.0
+    lineage = Lineage(training_set.manifest.training_set_id, space_id, dimension, window, labels)
+    return CtrModel(config, features, network, lineage, metrics)
+
+
+def score(
+    model: CtrModel,
+    training_set: TrainingSet,
+    snapshot: Snapshot | None = None,
+    *,
+    start: datetime,
+    end: datetime | None = None,
+    allow_trained_rows: bool = False,
+) -> pa.Table:
+    """impression_id, user_id, product_id, event_timestamp, clicked and score of the rows in [start, end).
+
+    Args: allow_trained_rows: score rows that the model was trained on; the table's metadata carries a label then.
+
+    Raises: PointInTimeError: the model was trained on rows at or after `start`.
+    """
+    in_sample = start < model.lineage.window[1]
+    if in_sample and not allow_trained_rows:
+        raise PointInTimeError(
+            f"test rows start at {start}, but the model was trained on rows until {model.lineage.window[1]}: "
+            "test on later rows, or ask for it by name (allow_trained_rows)"
+        )
+    model.require_snapshot(snapshot)
+    read = column_reader(lambda columns: training_set.read(columns, start, end))
+    encoded = model.features.encode(read, snapshot)
+    scores = predict_encoded(model.network, encoded, model.config, snapshot)
+    names = ["impression_id", "user_id", "product_id", "event_timestamp", "clicked"]
+    scored = pa.table({**{name: read(name) for name in names}, "score": scores})
+    return scored.replace_schema_metadata({"label": IN_SAMPLE} if in_sample else None)
+
+
+def evaluate(scored: pa.Table, segment: Booleans | None = None) -> ClickMetrics:
+    """AUC, GAUC, log loss and calibration of what `score` returned, or of the rows where `segment` [n] is true."""
+    users = scored["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    return click_metrics(scored["clicked"].to_numpy(), scored["score"].to_numpy(), users, segment=segment)
+
+
+def record_model(
+    lake: Lake, model: CtrModel, test: ClickMetrics, *, name: str, artifact: Path, written_at: datetime
+) -> WriteReport:
+    """Enter a saved model with its test metrics in `model_versions`; recording it again changes nothing.
+
+    Its event time is the end of its training window: that is how far it knows the world.
+    """
+    if model.model_id is None:
+        raise InputError(f"CTR model {name} has no id yet: save it first")
+    row = {
+        "model_id": model.model_id,
+        "name": name,
+        "space_id": model.space_id,
+        "training_set_id": model.lineage.training_set_id,
+        "artifact": str(artifact),
+        "metrics": json.dumps(
+            {"test": test.as_json(), "training": dict(model.metrics), "labels": model.lineage.labels}
+        ),
+        "event_timestamp": model.lineage.window[1],
+    }
+    rows = pa.Table.from_pylist([row], schema=arrow_schema(MODEL_VERSIONS, MODEL_VERSIONS.facts))
+    return lake.append("model_versions", rows, written_at=written_at)
+
+
+def _protocol_labels(snapshot: Snapshot | None, times: pa.ChunkedArray, allow_seen_rows: bool) -> tuple[str, ...]:
+    if snapshot is None:
+        return ()
+    labels = [f"control: {snapshot.control}"] if snapshot.control else []
+    first = pc.min(times).as_py()
+    if snapshot.trained_until is not None and snapshot.trained_until >= first:
+        if not allow_seen_rows:
+            raise PointInTimeError(
+                f"space {snapshot.space_id} was trained on events until {snapshot.trained_until}, the first training "
+                f"row is of {first}: train the encoder on earlier events, or ask for it by name (allow_seen_rows)"
+            )
+        labels.append(SAW_THE_ROWS)
+    return tuple(labels)
+
+
+def _fit(
+    network: CtrNetwork,
+    rows: EncodedRows,
+    clicked: NDArray[np.float32],
+    fitted: Booleans,
+    config: CtrConfig,
+    snapshot: Snapshot | None,
+    report: Callable[[BatchReport], None] | None,
+) -> dict[str, float]:
+    """Train the network in place until the validation loss grows, leave its best state in it, and say how it went."""
+    vectors = None if snapshot is None else snapshot.vectors
+    rng = np.random.default_rng(config.seed)
+    optimizer = torch.optim.Adam(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    training, validation = np.flatnonzero(fitted), np.flatnonzero(~fitted)
+    best, best_loss, best_epoch, epoch = network.state_dict(), math.inf, 0, 0
+    started, samples = time.monotonic(), 0
+    while epoch < config.max_epochs and epoch - best_epoch <= config.patience:
+        epoch += 1
+        network.train()
+        for chosen in _shuffled(training, config.batch_size, rng):
+            batch = rows.batch(chosen, config.behavior_length, vectors)
+            batch = batch._replace(ids=_drop_ids(batch.ids, config.id_dropout, rng))
+            loss = nn.functional.binary_cross_entropy_with_logits(network(batch), torch.from_numpy(clicked[chosen]))
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            samples += len(chosen)
+            if report:
+                rate = samples / (time.monotonic() - started)
+                report(BatchReport(epoch, samples, config.max_epochs * len(training), loss.item(), rate))
+        if not math.isfinite(loss.item()):
+            raise InputError(f"training diverged in epoch {epoch}: lower learning_rate, now {config.learning_rate}")
+        found = log_loss(clicked[validation], predict_encoded(network, rows, config, snapshot, validation))
+        if found < best_loss:
+            best, best_loss, best_epoch = copy.deepcopy(network.state_dict()), found, epoch
+    network.load_state_dict(best)
+    network.eval()
+    return {
+        "validation_log_loss": best_loss,
+        "epochs": float(best_epoch),
+        "training_rows": float(len(training)),
+        "validation_rows": float(len(validation)),
+    }
+
+
+def _shuffled(rows: NDArray[np.int64], size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    order = rng.permutation(rows)
+    yield from (order[start : start + size] for start in range(0, len(order), size))
+
+
+def _drop_ids(ids: Tensor, share: float, rng: np.random.Generator) -> Tensor:
+    """The ids [B, I] with a share of them replaced by the unknown id."""
+    return ids.masked_fill(torch.from_numpy(rng.random(ids.shape) < share), UNKNOWN)
+
+
+def _missing_share(rows: EncodedRows) -> float:
+    """The share of targets, queries and behaviours on products for which the snapshot has no vector."""
+    on_product = rows.behavior_ids != PADDING
+    pointers = (rows.target_rows, rows.query_rows, rows.behavior_rows[on_product])
+    return float(np.mean(np.concatenate(pointers) < 0))
+
+
+def _span(window: tuple[datetime, datetime]) -> str:
+    return f"[{window[0]}, {window[1]})"

@@ -1,0 +1,146 @@
+"""Training and measuring by the protocol, on clicks that content decides."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import torch
+
+from models.ctr import CtrConfig
+from models.metrics import paired_bootstrap
+from models.train_ctr import IN_SAMPLE, SAW_THE_ROWS, BatchReport, evaluate, record_model, score, train_ctr
+from moonlake.errors import InputError, PointInTimeError, SpaceMismatch
+from moonlake.lake import Lake
+from moonlake.training_sets import TrainingSet
+
+CONFIG = CtrConfig(behavior_length=10, batch_size=512, max_epochs=4)
+CONTENT = replace(CONFIG, content=True)
+BRIEF = replace(CONFIG, max_epochs=1, hidden=(8,))
+
+
+def test_content_beats_ids_when_content_decides_and_shuffled_vectors_do_not(world: Any) -> None:
+    scores = {}
+    for name, snapshot, config in (
+        ("ids", None, CONFIG), ("content", world.snapshot, CONTENT), ("shuffled", world.snapshot.shuffled(0), CONTENT),
+    ):  # fmt: skip
+        model = train_ctr(world.training_set, snapshot, config, window=world.window)
+        scores[name] = score(model, world.training_set, snapshot, start=world.window[1])
+    found = {name: evaluate(rows).auc for name, rows in scores.items()}
+    assert found["content"] > found["ids"] + 0.15
+    assert abs(found["shuffled"] - found["ids"]) < 0.03
+    table = scores["content"]
+    gain = paired_bootstrap(
+        table["clicked"].to_numpy(), table["score"].to_numpy(), scores["ids"]["score"].to_numpy(),
+        table["user_id"].to_numpy(), samples=50,
+    )  # fmt: skip
+    assert gain.low > 0.1
+
+
+def test_the_same_seed_gives_the_same_model_and_leaves_the_callers_randomness_alone(world: Any) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    models = [train_ctr(world.training_set, None, BRIEF, window=world.window) for _ in range(2)]
+    assert torch.rand(1) == expected
+    rows = world.training_set.read().slice(0, 100)
+    np.testing.assert_array_equal(models[0].predict(rows), models[1].predict(rows))
+    assert not np.array_equal(
+        train_ctr(world.training_set, None, replace(BRIEF, seed=1), window=world.window).predict(rows),
+        models[0].predict(rows),
+    )
+
+
+def test_rows_outside_the_window_are_not_trained_on(world: Any, make_training_set: Callable[..., TrainingSet]) -> None:
+    rows = world.training_set.read()
+    later = pc.greater_equal(rows["event_timestamp"], pa.scalar(world.window[1], rows["event_timestamp"].type))
+    flipped = pc.if_else(later, pc.invert(rows["clicked"]), rows["clicked"])
+    other = make_training_set(rows.set_column(rows.column_names.index("clicked"), "clicked", flipped))
+    first, second = (train_ctr(one, None, BRIEF, window=world.window) for one in (world.training_set, other))
+    np.testing.assert_array_equal(first.predict(rows.slice(0, 100)), second.predict(rows.slice(0, 100)))
+
+
+def test_a_space_that_knows_the_window_is_refused_unless_asked_for_by_name(world: Any) -> None:
+    first = pc.min(world.training_set.read(["event_timestamp"])["event_timestamp"]).as_py()
+    knowing = replace(world.snapshot, trained_until=first)
+    config = replace(BRIEF, content=True)
+    with pytest.raises(PointInTimeError, match=knowing.space_id):
+        train_ctr(world.training_set, knowing, config, window=world.window)
+    labelled = train_ctr(world.training_set, knowing, config, window=world.window, allow_seen_rows=True)
+    assert labelled.lineage.labels == (SAW_THE_ROWS,)
+    just_before = replace(world.snapshot, trained_until=first - timedelta(microseconds=1))
+    assert train_ctr(world.training_set, just_before, config, window=world.window).lineage.labels == ()
+
+
+def test_a_control_is_labelled(world: Any) -> None:
+    config = replace(BRIEF, content=True)
+    model = train_ctr(world.training_set, world.snapshot.shuffled(4), config, window=world.window)
+    assert model.lineage.labels == ("control: shuffled with seed 4",)
+
+
+def test_test_rows_before_the_end_of_training_are_refused_unless_asked_for_by_name(world: Any) -> None:
+    model = train_ctr(world.training_set, None, BRIEF, window=world.window)
+    early = world.window[1] - timedelta(hours=1)
+    with pytest.raises(PointInTimeError, match="trained on rows until"):
+        score(model, world.training_set, start=early)
+    scored = score(model, world.training_set, start=early, allow_trained_rows=True)
+    assert scored.schema.metadata == {b"label": IN_SAMPLE.encode()}
+    assert score(model, world.training_set, start=world.window[1]).schema.metadata is None
+
+
+def test_a_training_set_of_another_space_is_refused(world: Any) -> None:
+    declaration = replace(world.training_set.manifest.declaration, space_id="f" * 32)
+    other = replace(world.training_set, manifest=replace(world.training_set.manifest, declaration=declaration))
+    with pytest.raises(SpaceMismatch, match="f" * 32):
+        train_ctr(other, world.snapshot, replace(BRIEF, content=True), window=world.window)
+
+
+def test_content_and_snapshot_go_together(world: Any) -> None:
+    with pytest.raises(InputError, match="content=True needs a snapshot"):
+        train_ctr(world.training_set, None, CONTENT, window=world.window)
+    with pytest.raises(InputError, match="content=False needs no snapshot"):
+        train_ctr(world.training_set, world.snapshot, CONFIG, window=world.window)
+
+
+def test_a_window_without_rows_is_named(world: Any) -> None:
+    year = timedelta(days=365)
+    window = tuple(edge + year for edge in world.window)
+    with pytest.raises(InputError, match="2027"):
+        train_ctr(world.training_set, None, BRIEF, window=window)  # type: ignore[arg-type]
+
+
+def test_training_stops_when_the_last_part_of_the_window_gets_worse(world: Any) -> None:
+    config = replace(CONFIG, max_epochs=50, learning_rate=0.02, patience=1)
+    reports: list[BatchReport] = []
+    model = train_ctr(world.training_set, None, config, window=world.window, report=reports.append)
+    assert reports[-1].epoch == model.metrics["epochs"] + 2 < 50
+    assert reports[-1].samples == reports[-1].epoch * model.metrics["training_rows"]
+
+
+def test_recording_a_model_enters_one_row_and_a_second_time_nothing(world: Any, lake: Lake, tmp_path: Path) -> None:
+    model = train_ctr(world.training_set, None, BRIEF, window=world.window).save(tmp_path / "model")
+    test = evaluate(score(model, world.training_set, start=world.window[1]))
+    facts: dict[str, Any] = {"name": "ids", "artifact": tmp_path / "model"}
+    written_at = datetime.fromisoformat("2026-02-01T00:00+00:00")
+    assert record_model(lake, model, test, **facts, written_at=written_at).written == 1
+    assert record_model(lake, model, test, **facts, written_at=written_at + timedelta(days=1)).written == 0
+    row = lake.read("model_versions").to_pylist()[0]
+    assert (row["model_id"], row["space_id"], row["name"]) == (model.model_id, None, "ids")
+    assert json.loads(row["metrics"])["test"]["auc"] == pytest.approx(test.auc)
+    assert row["training_set_id"] == world.training_set.manifest.training_set_id
+
+
+def test_evaluate_measures_a_segment(world: Any) -> None:
+    model = train_ctr(world.training_set, None, BRIEF, window=world.window)
+    scored = score(model, world.training_set, start=world.window[1])
+    first = np.arange(len(scored)) < 500
+    assert evaluate(scored, first) == evaluate(scored.slice(0, 500))
+    assert evaluate(scored).impressions == len(scored)
