@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 from moonlake.tables import MODALITIES
 from sources.behavior import ATTRIBUTION, Actions, Shown
 from sources.clicks import ClickModel
-from sources.staging import KINDS, StageWriter
+from sources.form import KINDS
+from sources.staging import StageWriter
 from sources.styles import Ints
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")

@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from sources.behavior import microseconds
 from sources.behavior_tables import timestamps
+from sources.form import KINDS
 from sources.presets import Preset
-from sources.staging import KINDS
 from sources.styles import Ints, Styles
 
 SYLLABLES = ("ka", "lo", "mi", "ren", "to", "sa", "vel", "no", "ri", "du", "fen", "ga", "zu", "pe", "hol", "wy")

@@ -20,10 +20,10 @@ from sources.behavior import act, microseconds, plan_requests, sample_shoppers, 
 from sources.behavior_tables import request_ids, write_log, write_queries, write_users
 from sources.catalogue_rows import CatalogueRows, Change, plan_changes
 from sources.clicks import Catalogue, ClickModel, Requests
+from sources.form import KINDS
 from sources.presets import Preset, preset_named
 from sources.rendering import render
 from sources.staging import (
-    KINDS,
     Progress,
     SourceInfo,
     StageWriter,
