@@ -7,14 +7,14 @@ catalogue, without showing a product twice; the propensity recorded is exact, gi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moonlake.errors import InputError
 from sources.clicks import SEGMENTS, Catalogue, ClickModel, Doubles, Requests, Shoppers
-from sources.presets import BehaviorConfig
+from sources.presets import BehaviorConfig, Window
 from sources.styles import Floats, Ints, unit
 
 Flags = NDArray[np.bool_]
@@ -46,10 +46,12 @@ class Actions:
     action: NDArray[np.str_]
 
 
-def microseconds(moment: datetime) -> int:
-    """Microseconds since 1970 UTC, exact."""
-    epoch = datetime(1970, 1, 1, tzinfo=moment.tzinfo)
-    return (moment - epoch) // timedelta(microseconds=1)
+def listing_times(window: Window, late_share: float, count: int, rng: np.random.Generator) -> Ints:
+    """When products are first on sale, int64 [count] microseconds: some inside the window, the others long before."""
+    start, end = window.span_us
+    late = rng.random(count) < late_share
+    offset = np.where(late, rng.random(count), -6.0 * rng.random(count))
+    return np.asarray(start + (offset * (end - start)).astype(np.int64))
 
 
 def sample_shoppers(catalogue: Catalogue, config: BehaviorConfig, rng: np.random.Generator) -> Shoppers:

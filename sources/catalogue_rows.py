@@ -8,10 +8,9 @@ from datetime import datetime
 import numpy as np
 import pyarrow as pa
 
-from sources.behavior import microseconds
 from sources.behavior_tables import timestamps
 from sources.form import KINDS
-from sources.presets import Preset
+from sources.presets import Preset, microseconds
 from sources.styles import Ints, Styles
 
 SYLLABLES = ("ka", "lo", "mi", "ren", "to", "sa", "vel", "no", "ri", "du", "fen", "ga", "zu", "pe", "hol", "wy")
@@ -40,7 +39,7 @@ class Change:
 
 def plan_changes(preset: Preset, listed_us: Ints, rng: np.random.Generator) -> list[Change]:
     """States that follow the first ones: content A, B and often A again; new prices; deletions."""
-    start, end = microseconds(preset.start), microseconds(preset.end)
+    start, end = preset.window.span_us
     order = rng.permutation(len(listed_us))
     retitled = max(2, round(len(order) * preset.changing_share))
     repriced = max(1, round(len(order) * preset.changing_share))

@@ -16,12 +16,12 @@ import pyarrow as pa
 
 from moonlake.contents import stable_hash
 from moonlake.settings import Settings
-from sources.behavior import act, microseconds, plan_requests, sample_shoppers, show
+from sources.behavior import act, listing_times, plan_requests, sample_shoppers, show
 from sources.behavior_tables import request_ids, write_log, write_queries, write_users
 from sources.catalogue_rows import CatalogueRows, Change, plan_changes
 from sources.clicks import Catalogue, ClickModel, Requests
 from sources.form import KINDS
-from sources.presets import Preset, preset_named
+from sources.presets import Preset, microseconds, preset_named
 from sources.rendering import render
 from sources.staging import (
     Progress,
@@ -81,8 +81,8 @@ def stage_marketplace(preset_name: str, settings: Settings, *, progress: Progres
 
     with new_folder(settings.truth / preset.name) as truth, new_stage(settings, preset.name) as writer:
         writer.write("products", world.rows.products(changes))
-        writer.write("merchants", world.rows.merchants(preset.start - timedelta(days=365)))
-        write_users(writer, model, microseconds(preset.start - timedelta(days=30)))
+        writer.write("merchants", world.rows.merchants(preset.window.start - timedelta(days=365)))
+        write_users(writer, model, microseconds(preset.window.start - timedelta(days=30)))
         write_queries(writer, model, query_ids, texts, names)
         write_log(writer, model, shown, actions, query_ids)
         _write_product_images(writer, preset, world, picture_rng, progress)
@@ -105,7 +105,7 @@ def stage_arrivals(preset_name: str, settings: Settings, *, count: int = 5, batc
     if is_staged(settings, name, fingerprint):
         return stage_path(settings, name)
     rng = np.random.default_rng([preset.seed, 1_000 + batch])
-    arrived = preset.end + timedelta(days=batch)
+    arrived = preset.window.end + timedelta(days=batch)
     world = make_world(preset, rng, count=count, prefix=f"new{batch}-", listed_at=arrived)
     with new_stage(settings, name) as writer:
         writer.write("products", world.rows.products([]))
@@ -139,11 +139,7 @@ def make_world(
     price_cents = np.exp(spu_price[spu] + rng.normal(0.0, 0.08, total)).astype(np.int64)
     images = rng.choice([1, 2, 3, 4], size=total, p=IMAGES_PER_PRODUCT)
 
-    start = microseconds(preset.start)
-    window = microseconds(preset.end) - start
-    late = rng.random(total) < preset.late_share
-    offset = np.where(late, rng.random(total), -6.0 * rng.random(total))
-    listed = start + (offset * window).astype(np.int64)
+    listed = listing_times(preset.window, preset.late_share, total, rng)
     if listed_at is not None:
         listed = np.full(total, microseconds(listed_at))
     rows = CatalogueRows.make(prefix, styles, spu, brand[spu], merchant, tier, price_cents, images, listed, preset, rng)
@@ -168,7 +164,7 @@ def _ask(preset: Preset, world: World, changes: list[Change], rng: np.random.Gen
         gone,
     )
     shoppers = sample_shoppers(catalogue, preset.behavior, rng)
-    window_us = (microseconds(preset.start), microseconds(preset.end))
+    window_us = preset.window.span_us
     planned = plan_requests(catalogue, shoppers, preset.behavior, window_us, rng)
     wanted = near_styles(world.styles.take(planned.target), rng)
     requests = Requests(planned.user, planned.target, planned.time_us, planned.modality, wanted.vectors())
@@ -224,7 +220,14 @@ def _write_images(
 
 def _info(preset: Preset) -> SourceInfo:
     notes = f"simulated marketplace, preset {preset.name}: products, pictures and behaviour are simulated"
-    window = (preset.start, preset.end)
+    window = preset.window
     return SourceInfo(
-        preset.name, True, "simulated marketplace", window, preset.t1, preset.t2, notes, preset.fingerprint
+        preset.name,
+        True,
+        "simulated marketplace",
+        (window.start, window.end),
+        window.t1,
+        window.t2,
+        notes,
+        preset.fingerprint,
     )

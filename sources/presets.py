@@ -65,32 +65,13 @@ class BehaviorConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Preset:
-    """Every number of a simulated marketplace.
+class Window:
+    """The time that is simulated, and where the honest protocol cuts it, in days from its start."""
 
-    Attributes:
-        spus_per_product: distinct things per product: below 1, merchants sell the same thing.
-        late_share: share of products that are listed inside the window.
-        changing_share: share of products whose content changes; half of them change back.
-        image_pixels: side of the square images.
-        t1_day, t2_day: encoder data < t1 <= CTR training < t2 <= test, in days from the start of the window.
-    """
-
-    name: str
-    seed: int
-    products: int
-    merchants: int
-    brands: int
-    behavior: BehaviorConfig
-    spus_per_product: float = 0.8
-    late_share: float = 0.35
-    changing_share: float = 0.04
-    deleted_share: float = 0.02
-    image_pixels: int = 64
+    end: datetime = datetime(2026, 3, 1, tzinfo=UTC)
     days: int = 28
     t1_day: int = 14
     t2_day: int = 23
-    end: datetime = field(default=datetime(2026, 3, 1, tzinfo=UTC))
 
     @property
     def start(self) -> datetime:
@@ -106,6 +87,41 @@ class Preset:
     def t2(self) -> datetime:
         """The test starts here."""
         return self.start + timedelta(days=self.t2_day)
+
+    @property
+    def span_us(self) -> tuple[int, int]:
+        """Start and end in microseconds since 1970 UTC."""
+        return microseconds(self.start), microseconds(self.end)
+
+
+def microseconds(moment: datetime) -> int:
+    """Microseconds since 1970 UTC, exact."""
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """Every number of a simulated marketplace.
+
+    Attributes:
+        spus_per_product: distinct things per product: below 1, merchants sell the same thing.
+        late_share: share of products that are listed inside the window.
+        changing_share: share of products whose content changes; half of them change back.
+        image_pixels: side of the square images.
+    """
+
+    name: str
+    seed: int
+    products: int
+    merchants: int
+    brands: int
+    behavior: BehaviorConfig
+    spus_per_product: float = 0.8
+    late_share: float = 0.35
+    changing_share: float = 0.04
+    deleted_share: float = 0.02
+    image_pixels: int = 64
+    window: Window = field(default_factory=Window)
 
     @property
     def fingerprint(self) -> str:
