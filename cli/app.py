@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from cli.airflow import airflow
 from cli.doctor import doctor
+from cli.features import features_app, training_set_app
 from cli.jobs import job
 from moonlake.errors import MoonlakeError
 
@@ -42,6 +43,8 @@ def moonlake(
     """A feature store for multimodal product representations in e-commerce search advertising."""
 
 
+app.add_typer(features_app, name="features")
+app.add_typer(training_set_app, name="training-set")
 app.command()(doctor)
 # These two hand their arguments on, --help among them.
 hands_on = {"allow_extra_args": True, "ignore_unknown_options": True}
