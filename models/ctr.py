@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from models import cube
 from models.artifacts import config_from, publishing, read_artifact, write_artifact
-from models.ctr_features import GAP_BUCKETS, PADDING, Batch, Content, EncodedRows, FeatureEncoder, column_reader
+from models.ctr_features import GAP_BUCKETS, PADDING, Batch, EncodedRows, FeatureEncoder, column_reader
 from moonlake.contents import stable_hash
 from moonlake.errors import InputError, PointInTimeError, SpaceMismatch
 from moonlake.snapshots import Snapshot
@@ -180,9 +180,9 @@ class ContentStreams(nn.Module):
         self.log_temperature = nn.Parameter(torch.tensor(-2.0))
         self.width = 3 * projected + length + cube.HISTOGRAM_BINS + 6
 
-    def forward(self, content: Content) -> tuple[Tensor, Tensor]:
+    def forward(self, content: cube.Content) -> tuple[Tensor, Tensor]:
         """Weights of the behaviours, float32 [B, L], and the streams side by side, float32 [B, width]."""
-        found = cube.similarities(**content._asdict())
+        found = cube.similarities(content)
         cosines, known = found.behaviors, found.behaviors_known  # [B, L], [B, L]
         weights = cube.similarity_weights(cosines, known, self.log_temperature.exp())  # [B, L]
         summary = [

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models import cube
 from moonlake.errors import ContractError, SchemaMismatch
 from moonlake.snapshots import Snapshot
 from moonlake.tables import ACTIONS
@@ -39,17 +40,6 @@ ReadColumn = Callable[[str], pa.ChunkedArray]
 Ints = NDArray[np.int32]
 
 
-class Content(NamedTuple):
-    """Vectors of a batch, and which are there; what stands in the place of a missing one means nothing."""
-
-    target: Tensor  # float32 [B, D]
-    query: Tensor  # float32 [B, D]
-    behaviors: Tensor  # float32 [B, L, D]
-    target_known: Tensor  # bool [B]
-    query_known: Tensor  # bool [B]
-    behaviors_known: Tensor  # bool [B, L]
-
-
 class Batch(NamedTuple):
     """Impressions as the network reads them; behaviours end at the last place, the latest is at L - 1."""
 
@@ -58,7 +48,7 @@ class Batch(NamedTuple):
     behavior_ids: Tensor  # int64 [B, L]; PADDING where there is no behaviour on a product
     behavior_actions: Tensor  # int64 [B, L]
     behavior_gaps: Tensor  # int64 [B, L]
-    content: Content | None
+    content: cube.Content | None
 
 
 @dataclass(frozen=True)
@@ -80,15 +70,11 @@ class EncodedRows:
 
     def batch(self, chosen: NDArray[np.int64], length: int, vectors: NDArray[Any] | None) -> Batch:
         """The impressions `chosen` [B] with their last `length` behaviours, vectors gathered now if there are any."""
-        stop = self.offsets[chosen + 1][:, None]  # [B, 1]
-        place = stop - length + np.arange(length)  # [B, L]
-        place = np.where(place >= self.offsets[chosen][:, None], place, len(self.behavior_ids) - 1)  # [B, L]
+        place = cube.last_places(self.offsets, chosen, length, empty=len(self.behavior_ids) - 1)  # [B, L]
         content = None
         if vectors is not None:
-            target, target_known = _gather(vectors, self.target_rows[chosen])  # [B, D], [B]
-            query, query_known = _gather(vectors, self.query_rows[chosen])  # [B, D], [B]
-            behaviors, behaviors_known = _gather(vectors, self.behavior_rows[place])  # [B, L, D], [B, L]
-            content = Content(target, query, behaviors, target_known, query_known, behaviors_known)
+            rows = self.target_rows[chosen], self.query_rows[chosen], self.behavior_rows[place]  # [B], [B], [B, L]
+            content = cube.gather(vectors, *rows)
         return Batch(
             torch.from_numpy(self.ids[chosen]).long(),
             torch.from_numpy(self.dense[chosen]),
@@ -126,7 +112,7 @@ class FeatureEncoder:
         for name in id_features:
             seen = [read(name).cast(pa.string()).filter(rows)]
             if name == "product_id":
-                seen.append(pc.list_flatten(read(BEHAVIOR_PRODUCTS).filter(rows)))
+                seen.append(_elements(read(BEHAVIOR_PRODUCTS).filter(rows)))
             vocabularies[name] = _vocabulary(seen, min_count)
         columns = [_numbers(read(name), name)[fitted] for name in dense_features]
         stacked = np.stack(columns, axis=1) if columns else np.zeros((int(fitted.sum()), 0), np.float32)  # [n, F]
@@ -157,7 +143,7 @@ class FeatureEncoder:
         products = read(BEHAVIOR_PRODUCTS)
         lengths = pc.fill_null(pc.list_value_length(products), 0).to_numpy().astype(np.int64)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        each = pc.list_flatten(products)
+        each = _elements(products)
         behavior_ids = np.where(_is_null(each), PADDING, self._numbered("product_id", each))
         times = _flat(read(BEHAVIOR_TIMES), BEHAVIOR_TIMES, lengths).to_numpy()
         seen_at = np.repeat(
@@ -235,12 +221,6 @@ def column_reader(read: Callable[[list[str]], pa.Table]) -> ReadColumn:
     return column
 
 
-def _gather(vectors: NDArray[Any], rows: Ints) -> tuple[Tensor, Tensor]:
-    """Vectors of rows [...] as float32 [..., D], and which are there, bool [...]."""
-    gathered = np.take(vectors, np.maximum(rows, 0), axis=0)
-    return torch.from_numpy(gathered).float(), torch.from_numpy(rows >= 0)
-
-
 def _vocabulary(columns: Iterable[pa.ChunkedArray], min_count: int) -> pa.Array:
     """Ids seen at least `min_count` times, sorted, so that the order of rows changes nothing."""
     counts = pc.value_counts(
@@ -271,7 +251,13 @@ def _flat(column: pa.ChunkedArray, name: str, lengths: NDArray[np.int64]) -> pa.
         raise ContractError(
             f"row {row}: {name} holds {found[row]} behaviours, {BEHAVIOR_PRODUCTS} holds {lengths[row]}; build it again"
         )
-    return pc.list_flatten(column)
+    return _elements(column)
+
+
+def _elements(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The elements of all lists. A missing string is "" in them, as Feast's online lists hold no null."""
+    flat = pc.list_flatten(column)
+    return pc.if_else(pc.equal(flat, ""), None, flat) if pa.types.is_string(flat.type) else flat
 
 
 def _is_null(column: pa.ChunkedArray) -> NDArray[np.bool_]:

@@ -9,12 +9,25 @@ Source:  MOON (arXiv 2511.11305), figure 5; SimTier (arXiv 2407.19467), section 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 HISTOGRAM_BINS = 20
+
+
+class Content(NamedTuple):
+    """Vectors of a batch, and which are there; what stands in the place of a missing one means nothing."""
+
+    target: Tensor  # float32 [B, D], unit rows of one embedding space, as the next two
+    query: Tensor  # float32 [B, D]
+    behaviors: Tensor  # float32 [B, L, D]
+    target_known: Tensor  # bool [B]
+    query_known: Tensor  # bool [B]
+    behaviors_known: Tensor  # bool [B, L]; false for padding and for missing vectors
 
 
 class Similarities(NamedTuple):
@@ -26,25 +39,40 @@ class Similarities(NamedTuple):
     behaviors_known: Tensor  # bool [B, L]
 
 
-def similarities(
-    target: Tensor,
-    query: Tensor,
-    behaviors: Tensor,
-    *,
-    target_known: Tensor,
-    query_known: Tensor,
-    behaviors_known: Tensor,
-) -> Similarities:
-    """The cosines of each impression's target with its query and with its user's behaviours.
+def last_places(offsets: NDArray[np.int64], chosen: NDArray[np.int64], length: int, empty: int) -> NDArray[np.int64]:
+    """Where the last `length` elements of each chosen list lie, int64 [B, L]; the latest is at L - 1.
 
     Args:
-        target, query: float32 [B, D], unit rows of one embedding space.   behaviors: float32 [B, L, D].
-        target_known, query_known: bool [B].   behaviors_known: bool [B, L]; false for padding and for missing vectors.
+        offsets: int64 [n + 1]; list i is [offsets[i], offsets[i + 1]).   chosen: int64 [B].
+        empty: the place that stands in front of a list that is shorter.
     """
-    pair_known = target_known & query_known  # [B]
-    each_known = target_known[:, None] & behaviors_known  # [B, L]
-    with_query = (target * query).sum(-1)  # [B, D] -> [B]
-    with_each = torch.einsum("bd,bld->bl", target, behaviors)  # [B, L]
+    places = offsets[chosen + 1][:, None] - length + np.arange(length)  # [B, L]
+    return np.where(places >= offsets[chosen][:, None], places, empty)  # [B, L]
+
+
+def gather(
+    vectors: NDArray[Any], target_rows: NDArray[Any], query_rows: NDArray[Any], behavior_rows: NDArray[Any]
+) -> Content:
+    """The vectors of a batch, read now.
+
+    Args:
+        vectors: [N, D], memory-mapped.
+        target_rows, query_rows: integers [B], -1 where there is no vector.   behavior_rows: integers [B, L].
+    """
+    target, query, behaviors = (
+        torch.from_numpy(np.take(vectors, np.maximum(rows, 0), axis=0)).float()  # [..., D]
+        for rows in (target_rows, query_rows, behavior_rows)
+    )
+    known = (torch.from_numpy(rows >= 0) for rows in (target_rows, query_rows, behavior_rows))
+    return Content(target, query, behaviors, *known)
+
+
+def similarities(content: Content) -> Similarities:
+    """The cosines of each impression's target with its query and with its user's behaviours."""
+    pair_known = content.target_known & content.query_known  # [B]
+    each_known = content.target_known[:, None] & content.behaviors_known  # [B, L]
+    with_query = (content.target * content.query).sum(-1)  # [B, D] -> [B]
+    with_each = torch.einsum("bd,bld->bl", content.target, content.behaviors)  # [B, L]
     return Similarities(
         torch.where(pair_known, with_query, 0.0),  # [B]
         pair_known,

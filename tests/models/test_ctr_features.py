@@ -68,13 +68,13 @@ def test_batches_hold_what_the_rows_say(
         assert batch.behavior_ids[b, :free].tolist() == [PADDING] * free
         assert not batch.content.behaviors_known[b, :free].any()
         for place, (product, action, content, time) in enumerate(behaviors, free):
-            wanted = PADDING if product is None else numbers["product_id"].get(product, UNKNOWN)
+            wanted = PADDING if not product else numbers["product_id"].get(product, UNKNOWN)
             assert batch.behavior_ids[b, place] == wanted
             assert batch.behavior_actions[b, place] == 1 + ACTIONS.index(action)
             seconds = row["event_timestamp"].timestamp() - time / 1e6
             assert batch.behavior_gaps[b, place] == int(math.log2(1 + seconds))
-            assert batch.content.behaviors_known[b, place] == (content is not None)
-            if content is not None:
+            assert batch.content.behaviors_known[b, place] == bool(content)
+            if content:
                 vector = world.snapshot.vectors[world.snapshot.rows_of(pa.array([content]))[0]]
                 np.testing.assert_array_equal(batch.content.behaviors[b, place], vector.astype(np.float32))
         assert batch.content.target_known[b] == (row["content_id"] is not None)
@@ -116,6 +116,17 @@ def test_lists_that_are_not_parallel_are_refused(rows: pa.Table, encoder: Featur
     short = rows.set_column(place, "behavior_actions", pa.array([["click"]] * len(rows)))
     with pytest.raises(ContractError, match="behavior_actions"):
         encoder.encode(column_reader(short.select), None)
+
+
+def test_a_null_in_a_list_is_the_empty_string_that_feast_makes_of_it(
+    rows: pa.Table, encoder: FeatureEncoder, encoded: EncodedRows, world: Any
+) -> None:
+    nulls = rows
+    for name in ("behavior_product_ids", "behavior_content_ids"):
+        lists = [None if one is None else [text or None for text in one] for one in rows[name].to_pylist()]
+        nulls = nulls.set_column(rows.column_names.index(name), name, pa.array(lists, pa.list_(pa.string())))
+    for name, array in vars(encoder.encode(column_reader(nulls.select), world.snapshot)).items():
+        np.testing.assert_array_equal(array, getattr(encoded, name))
 
 
 def test_rows_without_any_behavior_make_batches(rows: pa.Table, encoder: FeatureEncoder, world: Any) -> None:
