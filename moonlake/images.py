@@ -75,6 +75,8 @@ def _open(image_bytes: bytes, largest_side: int | None) -> tuple[str, Image.Imag
             return form, _upright_rgb(picture)
     except ImageRefused:
         raise
+    except Image.DecompressionBombError as error:
+        raise ImageRefused("image_too_many_pixels", str(error)) from None
     except Exception as error:  # Pillow's decoders raise almost anything on a hostile file
         raise ImageRefused("image_unreadable", f"not a readable {', '.join(FORMATS)} image: {error}") from None
 

@@ -5,8 +5,9 @@ Spark writes the rest (`moonlake.writes`). Both sides derive their schema from t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -60,6 +61,10 @@ class WriteReport:
     def __post_init__(self) -> None:
         if self.rows_in != self.written + self.rejected + self.duplicates + self.unchanged:
             raise AssertionError(f"{self}: rows went missing")
+
+    def as_json(self) -> str:
+        """The report as one line of JSON: what a job prints when it is done."""
+        return json.dumps(asdict(self))
 
 
 def arrow_schema(table: Table, columns: Sequence[str] | None = None) -> pa.Schema:

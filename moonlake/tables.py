@@ -164,7 +164,7 @@ QUERIES = Table(
     name="queries",
     grain="One row per distinct query: a text, an image, or a product (text and image).",
     key=("query_id",),
-    writer="ingest_behaviors",
+    writer="ingest_catalogue",
     writing="merge",
     cluster_by=("query_id",),
     columns=(
@@ -271,9 +271,9 @@ BEHAVIOR_SEQUENCES = Table(
 
 def _window_counts(who: str) -> tuple[Column, ...]:
     return (
-        _count("impressions_7d", f"impressions of the {who} in the 7 days before event_timestamp"),
-        _count("clicks_7d", f"clicks of the {who} in the 7 days before event_timestamp"),
-        _count("purchases_7d", f"purchases of the {who} in the 7 days before event_timestamp"),
+        _count("impressions_7d", f"impressions of the {who} whose label was settled in the window"),
+        _count("clicks_7d", "how many of these were clicked"),
+        _count("purchases_7d", f"purchases of the {who} in the window"),
         _share("ctr_7d", "clicks_7d / impressions_7d; null without impressions", nullable=True),
         Column("event_timestamp", "timestamp", "end of the window, exclusive: the window is [end - 7 days, end)"),
         CREATED_AT,

@@ -7,10 +7,9 @@ there is no commit. A batch that is refused leaves the table as it was.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
 from delta.tables import DeltaTable
 from pyspark import StorageLevel
@@ -109,8 +108,9 @@ def _write(
         counts = {row["_fate"]: row["count"] for row in rows.groupBy("_fate").count().collect()}
         total = sum(counts.values())
         _check_batch(table, rows, counts.get(_REJECTED, 0), total)
-        if table.name != REJECTS.name and counts.get(_REJECTED, 0):
-            _keep_rejects(spark, settings, table, rows, source, written_at)
+        if counts.get(_REJECTED, 0):
+            refused = rows.where(f.col("_fate") == _REJECTED)
+            keep_rejects(spark, settings, table.name, refused, source=source, written_at=written_at)
         kept = counts.get(_UNCHANGED, 0)
         if counts.get(_NEW, 0) or (within is not None and kept != present.count()):
             stamp = f.coalesce(f.col("_created_at"), f.lit(written_at)) if within is not None else f.lit(written_at)
@@ -219,29 +219,58 @@ def _check_batch(table: Table, rows: DataFrame, rejected: int, total: int) -> No
     )
 
 
-def _keep_rejects(
-    spark: SparkSession, settings: Settings, table: Table, rows: DataFrame, source: str, written_at: datetime
+def keep_rejects(
+    spark: SparkSession, settings: Settings, name: str, refused: DataFrame, *, source: str, written_at: datetime
 ) -> None:
-    refused = rows.where(f.col("_fate") == _REJECTED)
-    merge(spark, settings, REJECTS.name, as_rejects(table, refused, source), source=source, written_at=written_at)
+    """Write refused records to `rejects`, each once however often it is handed in.
+
+    Arguments as for `as_rejects` and `append`.
+    """
+    known = read_table(spark, settings, REJECTS.name).select("reject_id")
+    rejects = as_rejects(name, refused, source).dropDuplicates(["reject_id"])
+    fresh = rejects.join(known, on="reject_id", how="left_anti").withColumn("created_at", f.lit(written_at))
+    if not fresh.isEmpty():
+        _append(spark, settings, REJECTS, fresh.select(*REJECTS.names))
 
 
-def as_rejects(table: Table, refused: DataFrame, source: str) -> DataFrame:
-    """Refused rows, with the rule they broke in `_rule`, in the form of the `rejects` table; long values are cut."""
+def with_refused(
+    spark: SparkSession,
+    settings: Settings,
+    report: WriteReport,
+    refused: DataFrame,
+    *,
+    source: str,
+    written_at: datetime,
+) -> WriteReport:
+    """The report of a write with the records that never became rows of its frame: they go to `rejects` and count.
+
+    Arguments as for `as_rejects` and `append`.
+    """
+    count = refused.count()
+    if count:
+        keep_rejects(spark, settings, report.table, refused, source=source, written_at=written_at)
+    return replace(report, rows_in=report.rows_in + count, rejected=report.rejected + count)
+
+
+def as_rejects(name: str, refused: DataFrame, source: str) -> DataFrame:
+    """Refused records in the form of the `rejects` table; binary and long values are cut.
+
+    Args:
+        name: table that the records were meant for.
+        refused: the records, with the rule that they broke in `_rule`; other columns named `_...` are left out.
+    """
     shown = [
-        f.concat(f.lit("binary of "), f.octet_length(column.name), f.lit(" bytes, md5 "), f.md5(column.name)).alias(
-            column.name
-        )
-        if column.type == "binary"
-        else f.col(column.name)
-        for column in table
-        if column.name in refused.columns and column.name != "created_at"
+        f.concat(f.octet_length(field.name), f.lit(" bytes, md5 "), f.md5(field.name)).alias(field.name)
+        if isinstance(field.dataType, t.BinaryType)
+        else f.col(field.name)
+        for field in refused.schema
+        if not field.name.startswith("_")
     ]
     value = f.to_json(f.struct(*shown))
-    identity = f.concat_ws("\0", f.lit(table.name), f.col("_rule"), value, f.lit(source))
+    identity = f.concat_ws("\0", f.lit(name), f.col("_rule"), value, f.lit(source))
     return refused.select(
         f.md5(identity).alias("reject_id"),
-        f.lit(table.name).alias("table"),
+        f.lit(name).alias("table"),
         f.col("_rule").alias("rule"),
         f.substring(value, 1, MAX_REJECT_VALUE_CHARACTERS).alias("value"),
         f.lit(source).alias("source"),
@@ -288,9 +317,3 @@ def _replacing(start: datetime, end: datetime) -> _Commit:
         writer.save(Lake(settings).path(table.name))
 
     return commit
-
-
-def as_json(report: WriteReport) -> str:
-    """A report as one line of JSON: what a job prints when it is done."""
-    fields: dict[str, Any] = {name: getattr(report, name) for name in WriteReport.__dataclass_fields__}
-    return json.dumps(fields)

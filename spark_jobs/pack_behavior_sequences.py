@@ -1,0 +1,66 @@
+"""Job: the behaviour log packed into one row per user and month, as arrays sorted by time."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as f
+
+from moonlake import writes
+from moonlake.lake import WriteReport
+from moonlake.settings import Settings
+from moonlake.spark import current_rows, read_table, spark_session
+from moonlake.tables import BEHAVIOR_SEQUENCES, BEHAVIORS
+
+
+def transform(behaviors: DataFrame) -> DataFrame:
+    """Packed sequences: one row per user and month, actions in order of time, at one time in order of behavior_id.
+
+    Args:
+        behaviors: rows of `behaviors`; of a restated action the one written last counts.
+    """
+    action = f.struct(
+        f.unix_micros("event_timestamp").alias("time_us"),
+        "behavior_id",
+        "action",
+        "product_id",
+        "content_id",
+        "query_content_id",
+    )
+    packed = (
+        current_rows(behaviors, BEHAVIORS)
+        .groupBy("user_id", f.date_format("event_timestamp", "yyyy-MM").alias("month"))
+        .agg(f.array_sort(f.collect_list(action)).alias("log"), f.max("event_timestamp").alias("event_timestamp"))
+    )
+    return packed.select(
+        "user_id",
+        "month",
+        f.col("log.time_us").alias("times_us"),
+        f.col("log.action").alias("actions"),
+        f.col("log.product_id").alias("product_ids"),
+        f.col("log.content_id").alias("content_ids"),
+        f.col("log.query_content_id").alias("query_content_ids"),
+        "event_timestamp",
+    ).select(*BEHAVIOR_SEQUENCES.facts)
+
+
+def run(spark: SparkSession, settings: Settings, *, written_at: datetime) -> WriteReport:
+    """Pack the whole log; users and months that did not change are not written again."""
+    packed = transform(read_table(spark, settings, "behaviors"))
+    source = "pack_behavior_sequences"
+    return writes.merge(spark, settings, "behavior_sequences", packed, source=source, written_at=written_at)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Pack behaviour sequences."""
+    argparse.ArgumentParser(description=__doc__).parse_args(argv)
+    settings = Settings.from_environment()
+    spark = spark_session(settings, "pack_behavior_sequences")
+    print(run(spark, settings, written_at=datetime.now(UTC)).as_json())
+
+
+if __name__ == "__main__":
+    main()
