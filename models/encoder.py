@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,45 +14,11 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from models.artifacts import Artifact
-from models.backbone import Attention, Backbone, TinyConfig, load_backbone, tiny_backbone
-from moonlake.contents import PROMPT_ATTRIBUTES
-from moonlake.spaces import SpaceDefinition, StorageType
+from models.backbone import Backbone, load_backbone, tiny_backbone
+from models.encoder_config import TINY, EncoderConfig
 
-TINY = "tiny"
 MODEL_FOLDER = "model"
 HEAD_FILE = "head.safetensors"
-
-
-@dataclass(frozen=True, slots=True)
-class EncoderConfig:
-    """What an encoder is.
-
-    Attributes:
-        backbone: "tiny", or the name or folder of a Hugging Face image-text-to-text model.
-        tiny: shape of the tiny backbone; not read for another.
-        image_height, image_width: every image is resized to this, in pixels.
-        max_images: images of one product or query that are read, from the first.
-        max_text_tokens: tokens of the text that are read, from the first.
-        pooling: "mean" over the prompt, or the state of its "last" token.
-        dimension: length of a vector.
-    """
-
-    backbone: str = TINY
-    tiny: TinyConfig = field(default_factory=TinyConfig)
-    image_height: int = 64
-    image_width: int = 64
-    max_images: int = 4
-    max_text_tokens: int = 32
-    pooling: Literal["mean", "last"] = "mean"
-    attention: Attention = "bidirectional"
-    dimension: int = 128
-    storage_type: StorageType = "float16"
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.image_height, self.image_width
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,21 +114,6 @@ def load_encoder(config: EncoderConfig, folder: Path) -> Encoder:
     encoder = Encoder(config, load_backbone(folder / MODEL_FOLDER, config.image_size))
     encoder.head.load_state_dict(load_file(folder / HEAD_FILE))
     return encoder.eval()
-
-
-def space_definition(config: EncoderConfig, artifact: Artifact) -> SpaceDefinition:
-    """The embedding space of an encoder's vectors."""
-    return SpaceDefinition(
-        weights=artifact.files_hash("*.safetensors", "config.json", "*_config.json"),
-        tokenizer=artifact.files_hash("tokenizer*"),
-        preprocessing=f"rgb, bicubic resize to {config.image_height}x{config.image_width}, {config.max_images} images",
-        prompt=f"images, text of {config.max_text_tokens} tokens, end; {config.attention} attention",
-        content_fields=("title", *(f"attributes.{name}" for name in PROMPT_ATTRIBUTES), "image_ids"),
-        pooling=config.pooling,
-        normalisation="l2",
-        storage_type=config.storage_type,
-        dimension=config.dimension,
-    )
 
 
 def to_float(images: Tensor) -> Tensor:

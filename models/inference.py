@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
-from models.artifacts import Artifact, config_from, read_artifact
-from models.encoder import Encoder, EncoderConfig, load_encoder, space_definition
-from moonlake.errors import ImageRefused, InputError
-from moonlake.images import decode
-from moonlake.spaces import SpaceDefinition
+from models.encoder import Encoder, load_encoder
+from models.encoder_config import EncoderArtifact, read_encoder_artifact
+from models.pictures import try_pixels
+from moonlake.errors import InputError
 
-ENCODER = "encoder"
 IMAGES_PER_BATCH = 64
 TEXTS_PER_BATCH = 256
 
@@ -31,11 +29,11 @@ class Embedder:
         artifact: what the artifact's JSON file says.
     """
 
-    def __init__(self, encoder: Encoder, artifact: Artifact) -> None:
+    def __init__(self, encoder: Encoder, described: EncoderArtifact) -> None:
         self.encoder = encoder.eval()
-        self.config = encoder.config
-        self.artifact = artifact
-        self.space: SpaceDefinition = space_definition(encoder.config, artifact)
+        self.config = described.config
+        self.artifact = described.artifact
+        self.space = described.space
 
     @classmethod
     def open(cls, artifact_folder: Path | str) -> Embedder:
@@ -43,12 +41,9 @@ class Embedder:
 
         Raises: NotFound, InputError: no encoder artifact there, or one that was changed.
         """
-        folder = Path(artifact_folder)
-        artifact = read_artifact(folder, ENCODER)
-        where = str(folder / f"{ENCODER}.json")
-        config = config_from(EncoderConfig, artifact.config["encoder"], where=where)
+        described = read_encoder_artifact(artifact_folder)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(load_encoder(config, folder).to(device), artifact)
+        return cls(load_encoder(described.config, Path(artifact_folder)).to(device), described)
 
     @property
     def dimension(self) -> int:
@@ -98,19 +93,11 @@ class Embedder:
         return [np.stack(found) if (found := [one for one in row if one is not None]) else empty for row in readable]
 
 
-def try_pixels(file: bytes, image_size: tuple[int, int]) -> NDArray[np.uint8] | None:
-    """`to_pixels`, or None for a file that is refused."""
-    try:
-        return to_pixels(file, image_size)
-    except ImageRefused:
-        return None
-
-
-def to_pixels(file: bytes, image_size: tuple[int, int]) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3]: the picture, resized whole. Raises ImageRefused for a file that is not a picture."""
-    height, width = image_size
-    picture = decode(file, largest_side=2 * max(image_size))
-    return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC), dtype=np.uint8)
+@cache
+def shared_embedder(artifact_folder: str, threads: int) -> Embedder:
+    """The one embedder of an artifact in this process, which computes on `threads` CPU threads from now on."""
+    torch.set_num_threads(threads)
+    return Embedder.open(artifact_folder)
 
 
 def _buckets(

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from models.inference import try_pixels
+from models.pictures import try_pixels
 from moonlake.contents import Content, read_contents, read_images
 from moonlake.lake import Lake
 

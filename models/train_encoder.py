@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from models.artifacts import Artifact, publishing, write_artifact
 from models.augmentation import augment
-from models.encoder import Encoder, EncoderConfig, new_encoder, to_float
-from models.inference import ENCODER
+from models.encoder import Encoder, new_encoder, to_float
+from models.encoder_config import ENCODER, EncoderConfig
 from models.losses import InfoNCE, in_batch_negatives
 from models.pairs import Pairs, read_pairs
 from moonlake.errors import InputError
@@ -33,7 +33,9 @@ class TrainingConfig:
 
     Attributes:
         steps: 0 leaves the encoder untrained: the baseline.
-        tower_rate: learning rate of the vision tower over that of the rest; 0 leaves the tower as it is.
+        tower_rate: learning rate of the vision tower over that of the rest.
+        frozen_tower: share of the tower's parameter tensors, from its input on, that stay as they are: the early
+            layers of a pretrained tower cost most of a step and change least.
         warmup: share of the steps over which the rate rises; it then falls to zero along a cosine.
         item_images: most images of a product in one step; evaluation reads up to `encoder.max_images`.
         precision: "auto" is bfloat16 where the CPU has the instructions for it (or on a GPU), else float32.
@@ -45,6 +47,7 @@ class TrainingConfig:
     batch_size: int = 64
     learning_rate: float = 1e-3
     tower_rate: float = 0.3
+    frozen_tower: float = 0.0
     weight_decay: float = 0.01
     warmup: float = 0.1
     temperature: float = 0.07
@@ -54,8 +57,8 @@ class TrainingConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or self.batch_size < 2 or self.item_images < 1:
-            raise ValueError("steps is at least 0, batch_size 2, item_images 1")
+        if self.steps < 0 or self.batch_size < 2 or self.item_images < 1 or not 0 <= self.frozen_tower <= 1:
+            raise ValueError("steps is at least 0, batch_size 2, item_images 1, frozen_tower from 0 to 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,7 @@ def fit(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loss_of = InfoNCE(config.temperature, learn_temperature=config.learn_temperature).to(device)
     encoder.to(device).train()
+    freeze(encoder.backbone.tower(), config.frozen_tower)
     optimizer, schedule = _optimizer(encoder, loss_of, config)
     rng, generator = np.random.default_rng(config.seed), torch.Generator().manual_seed(config.seed)
     dtype = training_dtype(config.precision, device)
@@ -141,6 +145,17 @@ def fit(
         "temperature": float(torch.exp(-loss_of.log_scale.detach())),
         "samples_per_second": seen / (time.monotonic() - started),
     }
+
+
+def freeze(tower: nn.Module, share: float) -> None:
+    """Hold a share of the tower's parameter tensors, from its input on, and the statistics of their normalisation."""
+    parameters = list(tower.parameters())
+    for at, parameter in enumerate(parameters):
+        parameter.requires_grad_(at >= round(share * len(parameters)))
+    for module in tower.modules():
+        own = list(module.parameters(recurse=False))
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not any(one.requires_grad for one in own):
+            module.eval()
 
 
 def training_dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -180,8 +195,6 @@ def _optimizer(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     tower = list(encoder.backbone.tower().parameters())
     ids = {id(one) for one in tower}
-    for parameter in tower:
-        parameter.requires_grad_(config.tower_rate > 0)
     rest: list[Tensor] = [one for one in (*encoder.parameters(), *loss_of.parameters()) if id(one) not in ids]
     groups: list[dict[str, Any]] = [{"params": rest}, {"params": tower, "lr": config.learning_rate * config.tower_rate}]
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)

