@@ -32,19 +32,25 @@ def snapshot(picture: Picture, rng: np.random.Generator, *, size: tuple[int, int
     return buffer.getvalue()
 
 
+def darkest_channel(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The smallest of the three channels of every pixel, float32 [...] from [..., 3]."""
+    return np.minimum(np.minimum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
+
+
 def _on_background(picture: Picture, rng: np.random.Generator) -> Picture:
     """The thing cut out by its white background and laid on a gradient of two random colours, with a colour cast."""
     pixels = np.asarray(picture, np.float32)  # [H, W, 3]
-    thing = Image.fromarray(((pixels.min(axis=2) < STUDIO_WHITE) * np.uint8(255)).astype(np.uint8))
+    thing = Image.fromarray(((darkest_channel(pixels) < STUDIO_WHITE) * np.uint8(255)).astype(np.uint8))
     mask = np.asarray(thing.filter(ImageFilter.GaussianBlur(0.7)), np.float32)[..., None] / 255.0
     height, width = pixels.shape[:2]
-    first, second = rng.uniform(30.0, 255.0, (2, 3))
-    turn = rng.uniform(0.0, 2.0 * np.pi)
-    y, x = np.mgrid[-1.0 : 1.0 : height * 1j, -1.0 : 1.0 : width * 1j]
+    first, second = rng.uniform(30.0, 255.0, (2, 3)).astype(np.float32)
+    turn = float(rng.uniform(0.0, 2.0 * np.pi))
+    y = np.linspace(-1.0, 1.0, height, dtype=np.float32)[:, None]
+    x = np.linspace(-1.0, 1.0, width, dtype=np.float32)
     ramp = np.clip(0.5 + 0.5 * (np.cos(turn) * x + np.sin(turn) * y), 0.0, 1.0)[..., None]
     background = first + ramp * (second - first)
-    cast = rng.uniform(0.92, 1.08, 3)
-    mixed: NDArray[np.float64] = (mask * pixels + (1.0 - mask) * background) * cast
+    cast = rng.uniform(0.92, 1.08, 3).astype(np.float32)
+    mixed: NDArray[np.float32] = (mask * pixels + (1.0 - mask) * background) * cast
     return Image.fromarray(np.clip(mixed, 0.0, 255.0).astype(np.uint8))
 
 

@@ -63,7 +63,7 @@ def _like(table: Table, **defaults: str) -> tuple[Field, ...]:
 
 
 def _image_names(of: str) -> Field:
-    meaning = f"names in `images` of the {of}, in order; in CSV separated by |, or a JSON list"
+    meaning = f"names in `images` of the {of}, in order; in a text cell separated by vertical bars, or a JSON list"
     return Field("image_names", "list<string>", meaning, "no images")
 
 

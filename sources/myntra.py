@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from PIL import Image
 
 from moonlake.contents import stable_hash
@@ -37,6 +38,8 @@ from sources.presets import BehaviorConfig, Window, microseconds
 from sources.staging import Progress, SourceInfo, StageWriter, is_staged, new_folder, new_stage, silent, stage_path
 from sources.styles import Floats, Ints
 
+Hashes = NDArray[np.uint64]
+
 NAME = "myntra"
 KIND = "real catalogue, simulated behaviour"
 MYNTRA_VERSION = 1
@@ -49,7 +52,10 @@ SEARCH_WORDS = {"baseColour": 0.75, "gender": 0.5, "usage": 0.2, "articleType": 
 NEAREST_HELD_OUT = 3
 MIN_HASH_DISTANCE = 6
 ATTEMPTS = 50
+SNAPSHOTS_PER_WRITE = 512
 TOP_SIMILARITY_RANK = 20
+"""Shoppers are as choosy as makes about this many products of the catalogue attractive to a request."""
+CALIBRATION_REQUESTS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,17 +154,26 @@ def _ask(shop: _Shop, window: Window, rng: np.random.Generator) -> tuple[ClickMo
     )
     shoppers = sample_shoppers(catalogue, config, rng)
     planned = plan_requests(catalogue, shoppers, config, window.span_us, rng)
-    similarity = shop.vectors[planned.target] @ shop.held_out_vectors.T
-    same_type = shop.article[planned.target][:, None] == shop.held_out_article
-    similarity += 2.0 * same_type  # another type only where none of the same was held out
-    depth = min(NEAREST_HELD_OUT, similarity.shape[1])
-    nearest = np.argpartition(-similarity, depth - 1, axis=1)[:, :depth]
-    seen = nearest[np.arange(len(nearest)), rng.integers(depth, size=len(nearest))]
+    nearest = _nearest_held_out(shop)
+    seen = nearest[planned.target, rng.integers(nearest.shape[1], size=len(planned.target))]
     requests = replace(planned, wanted=shop.held_out_vectors[seen])
     place = count - min(TOP_SIMILARITY_RANK, count)
-    midpoint = float(np.partition(requests.wanted @ shop.vectors.T, place, axis=1)[:, place].mean())
+    ranked = np.partition(requests.wanted[:CALIBRATION_REQUESTS] @ shop.vectors.T, place, axis=1)
+    midpoint = float(ranked[:, place].mean())
     config = replace(config, similarity_midpoint=round(midpoint, 4))
     return ClickModel(config, catalogue, shoppers, requests, window.span_us), seen
+
+
+def _nearest_held_out(shop: _Shop) -> Ints:
+    """For each product the nearest held-out ones, int64 [P, up to NEAREST_HELD_OUT], of its own type if there are."""
+    depth = min(NEAREST_HELD_OUT, len(shop.held_out))
+    parts = []
+    for start in range(0, len(shop.products), 512):
+        rows = slice(start, start + 512)
+        similarity = shop.vectors[rows] @ shop.held_out_vectors.T
+        similarity += 2.0 * (shop.article[rows, None] == shop.held_out_article)
+        parts.append(np.argpartition(-similarity, depth - 1, axis=1)[:, :depth])
+    return np.concatenate(parts)
 
 
 def _phrase(
@@ -215,20 +230,26 @@ def _write_snapshots(
     ids = [str(row["id"]) for row in shop.products]
     known = np.array([_bits(shop.pictures[name]) for name in ids if name in shop.pictures], np.uint64)
     pictured = np.flatnonzero(model.requests.modality > 0)
-    taken: list[tuple[str, bytes]] = []
-    for row in pictured:
-        source = shop.pictures[str(shop.held_out[seen[row]]["id"])]
-        for _ in range(ATTEMPTS):
-            image_bytes = snapshot(source, rng)
-            if np.bitwise_count(known ^ _bits(decode(image_bytes))).min() >= MIN_HASH_DISTANCE:
-                taken.append((names[row][0], image_bytes))
-                break
-    for start in range(0, len(taken), 512):
-        part = taken[start : start + 512]
-        columns = [[name for name, _ in part], [image_bytes for _, image_bytes in part]]
+    left_out = 0
+    for start in range(0, len(pictured), SNAPSHOTS_PER_WRITE):
+        rows = pictured[start : start + SNAPSHOTS_PER_WRITE]
+        sources = [shop.pictures[str(shop.held_out[seen[row]]["id"])] for row in rows]
+        files = [_fresh_snapshot(source, known, rng) for source in sources]
+        taken = [(names[row][0], file) for row, file in zip(rows, files, strict=True) if file is not None]
+        columns = [[name for name, _ in taken], [file for _, file in taken]]
         writer.write("images", pa.table(columns, schema=KINDS["images"].schema()))
-        progress("query pictures", start + len(part), len(taken))
-    return len(pictured) - len(taken)
+        left_out += len(rows) - len(taken)
+        progress("query pictures", start + len(rows), len(pictured))
+    return left_out
+
+
+def _fresh_snapshot(source: Image.Image, known: Hashes, rng: np.random.Generator) -> bytes | None:
+    """A snapshot that is no near-duplicate of a known picture; None when ATTEMPTS of them were."""
+    for _ in range(ATTEMPTS):
+        image_bytes = snapshot(source, rng)
+        if np.bitwise_count(known ^ _bits(decode(image_bytes))).min() >= MIN_HASH_DISTANCE:
+            return image_bytes
+    return None
 
 
 def _bits(picture: Image.Image) -> np.uint64:

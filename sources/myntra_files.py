@@ -14,6 +14,7 @@ from PIL import Image
 
 from moonlake.errors import ImageRefused, InputError, SchemaMismatch
 from moonlake.images import decode
+from sources.augmentation import darkest_channel
 from sources.image_files import find_image_files, image_file_names, read_image_files
 from sources.styles import Floats, Ints, unit
 
@@ -121,7 +122,7 @@ def style_vectors(rows: list[dict[str, str | None]], pictures: dict[str, Image.I
 def _measure(picture: Image.Image) -> tuple[Floats, Floats]:
     """Mean colour of what is not white, and a thumbnail, both in [0, 1]."""
     pixels = np.asarray(picture, np.float32).reshape(-1, 3) / 255.0
-    thing = pixels[pixels.min(axis=1) < 0.92]
+    thing = pixels[darkest_channel(pixels) < 0.92]
     small = np.asarray(picture.resize(THUMBNAIL, Image.Resampling.BOX), np.float32).ravel() / 255.0
     return (thing if len(thing) else pixels).mean(axis=0), small
 
