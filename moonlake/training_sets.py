@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -257,7 +257,7 @@ def manifest_of(folder: Path) -> Manifest | None:
         return None
 
 
-def describe(manifest: Manifest) -> Mapping[str, Any]:
+def describe(manifest: Manifest) -> dict[str, Any]:
     """What a person wants to know of a training set, by name."""
     declared = manifest.declaration
     return {

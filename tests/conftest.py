@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 
-from moonlake.lake import Lake
+from moonlake.contracts import ColumnType
+from moonlake.lake import Lake, arrow_schema, contract
 from moonlake.settings import Settings
+from moonlake.tables import TIMELESS
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -55,3 +59,35 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("real public extracts are not on this machine")
     return SHARED_DATA
+
+
+NEUTRAL: dict[ColumnType, Any] = {
+    "string": "x",
+    "bool": False,
+    "int32": 1,
+    "int64": 0,
+    "float32": 0.0,
+    "float64": 0.0,
+    "timestamp": TIMELESS,
+    "binary": b"x",
+    "list<string>": [],
+    "list<int64>": [],
+    "list<float32>": [],
+    "map<string,string>": {},
+}
+
+
+@pytest.fixture(scope="session")
+def write_rows() -> Callable[[Settings, str, Sequence[Mapping[str, Any]]], None]:
+    """A function that appends rows to a lake table without Spark (unclustered).
+
+    Columns that a row does not state are null, or a neutral value where the contract does not allow null.
+    """
+
+    def write(settings: Settings, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        columns = contract(table).columns
+        unstated = {column.name: None if column.nullable else NEUTRAL[column.type] for column in columns}
+        filled = pa.Table.from_pylist([{**unstated, **row} for row in rows], schema=arrow_schema(contract(table)))
+        write_deltalake(f"{settings.lake}/{table}", filled, mode="append")
+
+    return write

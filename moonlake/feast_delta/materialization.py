@@ -1,25 +1,32 @@
-"""The engine that Feast materialises with: the latest rows go from Delta to the online store in Arrow, never in pandas.
+"""The engine that Feast materialises with: the latest row of each key goes from Delta to the online store.
 
-Feast's own local engine reads every row of the window and turns it into a pandas frame, in which an integer with a
-null becomes a float.
+Feast's own local engine reads every row of the window and hands it on in pandas and numpy, where an integer column with
+a null becomes floats and ids beyond 2**53 change.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
-from feast import FeatureView
+import pyarrow as pa
+from feast import FeatureView, ValueType
 from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.local.compute import LocalComputeEngine
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.registry.base_registry import BaseRegistry
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel
-from feast.utils import _convert_arrow_to_proto, _get_column_names
+from feast.type_map import python_values_to_proto_values
+from feast.utils import _get_column_names
 
 from moonlake.feast_delta.plan import delta_source
 
 ROWS_PER_WRITE = 10_000
+
+OnlineRow: TypeAlias = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 
 
 class DeltaEngineConfig(FeastConfigBaseModel):
@@ -58,12 +65,34 @@ class DeltaEngine(LocalComputeEngine):
         key_types = {column.name: column.dtype.to_value_type() for column in view.entity_columns}
         progress = task.tqdm_builder(len(rows)) if task.tqdm_builder else None
         for batch in rows.to_batches(max_chunksize=ROWS_PER_WRITE):
-            written = _convert_arrow_to_proto(batch, view, key_types)
+            written = online_rows(batch, view, key_types)
             self.online_store.online_write_batch(self.repo_config, view, written, progress.update if progress else None)
         if progress:
             progress.close()
         job_id = f"{view.name}-{task.start_time}-{task.end_time}"
         return LocalMaterializationJob(job_id=job_id, status=MaterializationJobStatus.SUCCEEDED)
+
+
+def online_rows(rows: pa.RecordBatch, view: FeatureView, key_types: Mapping[str, ValueType]) -> list[OnlineRow]:
+    """The rows as online stores take them: entity key, features by name, event time, created time.
+
+    Args: rows: columns named as the view's features, join keys and times.
+    """
+    types = {**key_types, **{feature.name: feature.dtype.to_value_type() for feature in view.features}}
+    values = {
+        name: python_values_to_proto_values(rows[name].to_pylist(maps_as_pydicts="strict"), of_type)
+        for name, of_type in types.items()
+    }
+    source = delta_source(view)
+    created = source.created_timestamp_column
+    keys = [
+        EntityKey(join_keys=list(key_types), entity_values=parts)
+        for parts in zip(*(values[name] for name in key_types), strict=True)
+    ]
+    names = [feature.name for feature in view.features]
+    features = [dict(zip(names, row, strict=True)) for row in zip(*(values[name] for name in names), strict=True)]
+    written = rows[created].to_pylist() if created else [None] * rows.num_rows
+    return list(zip(keys, features, rows[source.timestamp_field].to_pylist(), written, strict=True))
 
 
 def _still_valid(view: FeatureView, start: datetime, end: datetime) -> datetime:
