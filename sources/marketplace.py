@@ -94,19 +94,19 @@ def stage_marketplace(preset_name: str, settings: Settings, *, progress: Progres
     return folder
 
 
-def stage_arrivals(preset_name: str, settings: Settings, *, count: int = 5, batch: int = 1) -> Path:
-    """The staged folder of new products of a preset that arrive `batch` days after its window; no behaviour.
+def stage_arrivals(preset_name: str, settings: Settings, *, count: int = 5, day: int = 1) -> Path:
+    """The staged folder of new products of a preset that arrive `day` days after its window; no behaviour.
 
-    Source name: `<preset>-arrivals-<batch>`; product ids start with `new<batch>-`.
+    Source name: `<preset>-arrivals-<day>`; product ids start with `new<day>-`.
     """
     preset = preset_named(preset_name)
-    name = f"{preset.name}-arrivals-{batch}"
-    fingerprint = stable_hash(f"{preset.fingerprint} {count} {batch}")
+    name = f"{preset.name}-arrivals-{day}"
+    fingerprint = stable_hash(f"{preset.fingerprint} {count} {day}")
     if is_staged(settings, name, fingerprint):
         return stage_path(settings, name)
-    rng = np.random.default_rng([preset.seed, 1_000 + batch])
-    arrived = preset.window.end + timedelta(days=batch)
-    world = make_world(preset, rng, count=count, prefix=f"new{batch}-", listed_at=arrived)
+    rng = np.random.default_rng([preset.seed, 1_000 + day])
+    arrived = preset.window.end + timedelta(days=day)
+    world = make_world(preset, rng, count=count, prefix=f"new{day}-", listed_at=arrived)
     with new_stage(settings, name) as writer:
         writer.write("products", world.rows.products([]))
         _write_product_images(writer, preset, world, rng, silent)

@@ -7,6 +7,7 @@ batches, so that memory does not grow with the files. docs/own_files.md is the c
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from moonlake.errors import BatchRejected, InputError, SchemaMismatch
+from moonlake.moments import parse_moment
 from moonlake.settings import Settings
 from moonlake.tables import TABLES
 from sources.cells import is_readable_as
@@ -21,6 +23,7 @@ from sources.conform import conform, fill, has_place, raw_record, repeated_names
 from sources.form import KINDS, Kind
 from sources.image_files import ImageFile, find_image_files, read_image_files
 from sources.staging import (
+    SOURCE_FILE,
     Progress,
     SourceInfo,
     StageWriter,
@@ -49,7 +52,8 @@ def stage_own_files(
 ) -> Path:
     """The staged folder of the files in `folder`, made now unless these very files were staged before.
 
-    Args: t1, t2: of the honest protocol; by default 50% and 80% of the time that the impressions span.
+    Args: t1, t2: of the honest protocol; by default what the folder's own `source.json` says, else 50% and 80% of the
+        time that the impressions span.
 
     Raises:
         InputError: no such folder, no products, a file that is not what its name says, a kind that is there twice.
@@ -58,15 +62,15 @@ def stage_own_files(
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; name a folder that holds products.parquet, .csv or .jsonl")
-    if t1 and t2 and t1 >= t2:
-        raise InputError(f"t1 {t1.isoformat()} must be before t2 {t2.isoformat()}")
+    said = _said(folder)
+    t1, t2 = t1 or said.get("t1"), t2 or said.get("t2")
     files = {kind: path for kind in KINDS if (path := find_table(folder, kind))}
     images = None if files.get("images") == folder / "images" else find_image_files(folder)
     if images and "images" in files:
         raise InputError(f"{folder} holds images twice: {files['images'].name} and {images.name}; keep one")
     if "products" not in files:
-        known = ", ".join(f"products{ending}" for ending in TABLE_ENDINGS)
-        raise InputError(f"{folder} holds no products; expected one of {known} or a folder products/")
+        endings = ", ".join(f"products{ending}" for ending in TABLE_ENDINGS)
+        raise InputError(f"{folder} holds no products; expected one of {endings} or a folder products/")
     used = [*files.values(), *([images] if images else [])]
     fingerprint = _fingerprint(used, name, t1, t2)
     if is_staged(settings, name, fingerprint):
@@ -78,7 +82,9 @@ def stage_own_files(
             stage_images(writer, read_image_files(images), progress)
         if not writer.staged["products"]:
             raise InputError(f"{files['products']}: the catalogue is empty; it needs at least one product")
-        ignored["files"] = sorted(path.name for path in folder.iterdir() if path not in used)
+        ignored["files"] = sorted(
+            {path.name for path in folder.iterdir()} - {path.name for path in used} - {SOURCE_FILE}
+        )
         writer.describe(_info(writer, name, fingerprint, (t1, t2), ignored))
     return stage_path(settings, name)
 
@@ -169,10 +175,24 @@ def _info(
     if window:
         start, end = window
         t1, t2 = t1 or start + T1_SHARE * (end - start), t2 or start + T2_SHARE * (end - start)
-        if t1 >= t2 and start < end:
-            raise InputError(f"t1 {t1.isoformat()} must be before t2 {t2.isoformat()}; give both")
+    if t1 and t2 and t1 > t2:
+        raise InputError(f"t1 {t1.isoformat()} must be before t2 {t2.isoformat()}; give both")
     kept = {kind: names for kind, names in ignored.items() if names}
     return SourceInfo(name, False, "own files", window, t1, t2, "", fingerprint, ignored=kept)
+
+
+def _said(folder: Path) -> dict[str, datetime]:
+    """T1 and T2 where the folder's own `source.json` gives them."""
+    path = folder / SOURCE_FILE
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise InputError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(values, dict) or not set(values) <= {"t1", "t2"}:
+        raise InputError(f'{path}: expected {{"t1": "...", "t2": "..."}}, found {json.dumps(values)[:200]}')
+    return {name: parse_moment(str(value)) for name, value in values.items()}
 
 
 def _fingerprint(paths: Sequence[Path], name: str, t1: datetime | None, t2: datetime | None) -> str:

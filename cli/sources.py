@@ -1,0 +1,70 @@
+"""`moonlake stage`: lay a source down in the own-files form, to be looked at or ingested later."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.lake import SourceName, stage
+from moonlake.settings import Settings
+
+stage_app = typer.Typer(no_args_is_help=True, help="Sources in the own-files form (docs/own_files.md).")
+
+
+@stage_app.command()
+def marketplace(preset: Annotated[str, typer.Argument(help="Frozen preset.")] = "demo") -> None:
+    """Simulate a marketplace."""
+    _stage(SourceName.MARKETPLACE, preset=preset)
+
+
+@stage_app.command()
+def myntra(
+    data: Annotated[Path, typer.Argument(help="Folder with styles.csv and images.zip or images/.")],
+    products: Annotated[int, typer.Option(help="Products to take.")] = 3000,
+) -> None:
+    """Take a sample of the Myntra fashion catalogue; behaviour is simulated on it."""
+    _stage(SourceName.MYNTRA, data=data, products=products)
+
+
+@stage_app.command()
+def files(
+    data: Annotated[Path, typer.Argument(help="Folder that holds products, images, impressions, ...")],
+    name: Annotated[str, typer.Option(help="Name of the source.")] = "files",
+) -> None:
+    """Take your own files."""
+    _stage(SourceName.FILES, data=data, name=name)
+
+
+@stage_app.command()
+def arrivals(
+    preset: Annotated[str, typer.Argument(help="Preset whose merchants list the products.")] = "demo",
+    count: Annotated[int, typer.Option(help="New products.")] = 5,
+    day: Annotated[int, typer.Option(help="Days after the end of the preset's window.")] = 1,
+) -> None:
+    """Simulate products that arrive after the window of a preset."""
+    from sources.marketplace import stage_arrivals
+
+    _report(stage_arrivals(preset, Settings.from_environment(), count=count, day=day))
+
+
+def _stage(
+    source: SourceName, *, preset: str = "", data: Path | None = None, products: int = 0, name: str = "files"
+) -> None:
+    from rich.console import Console
+
+    settings = Settings.from_environment()
+    _report(stage(settings, source, preset=preset, data=data, products=products, name=name, console=Console()))
+
+
+def _report(folder: Path) -> None:
+    from sources.staging import SourceInfo
+
+    info = SourceInfo.read(folder)
+    typer.echo(f"{folder}{' (simulated)' if info.simulated else ''}")
+    for kind, staged in info.staged.items():
+        refused = info.refused[kind]
+        typer.echo(f"  {kind:<12} {staged:>9,}" + (f"   refused {refused:,}" if refused else ""))
+    for kind, names in info.ignored.items():
+        typer.echo(f"  ignored in {kind}: {', '.join(names)}")
