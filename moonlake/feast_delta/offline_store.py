@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureView, OnDemandFeatureView, RepoConfig
 from feast.data_source import DataSource
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
 from feast.infra.offline_stores.offline_utils import DEFAULT_ENTITY_DF_EVENT_TIMESTAMP_COL
 from feast.infra.registry.base_registry import BaseRegistry
@@ -134,9 +135,14 @@ class DeltaOfflineStore(OfflineStore):
             created_timestamp_column,
             sequence_length=config.offline_store.sequence_length,
         )
-        return DeltaRetrievalJob(
-            lambda: embedded.latest_features(join, start_date, end_date), {source.subject: join.snapshot.version}
-        )
+
+        def evaluate() -> pa.Table:
+            latest = embedded.latest_features(join, start_date, end_date)
+            if join_key_columns:
+                return latest
+            return latest.append_column(DUMMY_ENTITY_ID, pa.array([DUMMY_ENTITY_VAL] * len(latest), pa.string()))
+
+        return DeltaRetrievalJob(evaluate, {source.subject: join.snapshot.version})
 
     @staticmethod
     def pull_all_from_table_or_query(

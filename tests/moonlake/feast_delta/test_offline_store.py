@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, RepoConfig, RequestSource, ValueType
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, Float64, Int64, String
 
@@ -223,6 +224,19 @@ def test_full_names_aliases_and_field_mappings(store: FeatureStore, prices: Call
     store.apply([service])
     both = store.get_historical_features(labels, service, full_feature_names=True).to_arrow()
     assert (both["own__cents"].to_pylist(), both["other__cents"].to_pylist()) == ([10], [40])
+
+
+def test_a_view_without_entities_has_one_row_for_all(store: FeatureStore, prices: Callable[..., str]) -> None:
+    path = prices([("s", "i", 10, 1, 1), ("t", "j", 20, 3, 3)])
+    view = FeatureView(
+        name="prices",
+        source=DeltaSource(name="prices_source", path=path),
+        schema=[Field(name="price", dtype=Int64)],
+    )
+    store.apply([view])
+    assert joined(store, label_table([("s", "i", at(2)), ("s", "i", at(3))])) == [10, 20]
+    store.materialize(datetime(1970, 1, 1, tzinfo=UTC), at(2))
+    assert store.get_online_features(["prices:price"], [{DUMMY_ENTITY_ID: DUMMY_ENTITY_VAL}]).to_dict()["price"] == [10]
 
 
 def test_an_on_demand_view_sees_features_and_request_data(store: FeatureStore, prices: Callable[..., str]) -> None:
