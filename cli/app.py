@@ -1,25 +1,72 @@
-"""The root of the `moonlake` command: its groups, and how errors look.
+"""The root of the `moonlake` command: its commands, where each one is, and how errors look.
 
-Command files import only typer, moonlake's light modules and the standard library at their top; a room (models,
-sources, spark_jobs, ...) is imported inside the command that uses it, so that `moonlake --help` is there at once.
+A command's file is imported when the command is asked for, and a room (models, sources, spark_jobs, ...) inside the
+command that uses it, so that `moonlake --help` and `moonlake doctor` answer at once.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+from typer.main import get_group
 
-from cli.airflow import airflow
-from cli.doctor import doctor
-from cli.features import features_app, training_set_app
-from cli.jobs import job
 from moonlake.errors import MoonlakeError
 
 
-class OneLineErrors(TyperGroup):
-    """The command group that turns an error raised on purpose into one line and exit code 1."""
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One command or group of commands.
+
+    Attributes:
+        where: "module:function", or "module:app" for a group.
+        line: what it does, for `moonlake --help`.
+        hands_on: true when its arguments belong to another program, --help among them.
+    """
+
+    where: str
+    line: str
+    hands_on: bool = False
+
+
+COMMANDS = {
+    "demo": Entry("cli.demo:demo", "Run everything on one source: lake, encoder, features, CTR models, report."),
+    "doctor": Entry("cli.doctor:doctor", "Check what moonlake needs on this machine, and say what to do."),
+    "stage": Entry("cli.sources:stage_app", "Lay a source down in the own-files form."),
+    "ingest": Entry("cli.lake:ingest", "Bring a source into the lake; what is bad is kept with its reason."),
+    "features": Entry("cli.features:features_app", "Register feature definitions; fill and read the online store."),
+    "training-set": Entry("cli.features:training_set_app", "Build point-in-time training sets."),
+    "job": Entry("cli.jobs:job", "Run a job of spark_jobs by name.", hands_on=True),
+    "airflow": Entry("cli.airflow:airflow", "Run Airflow with moonlake's DAGs.", hands_on=True),
+}
+
+
+class Root(TyperGroup):
+    """The group that imports a command when it is asked for, and turns an error raised on purpose into one line."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        entry = COMMANDS[cmd_name]
+        module, _, name = entry.where.partition(":")
+        found = getattr(import_module(module), name)
+        one = typer.Typer(rich_markup_mode=None)
+        if isinstance(found, typer.Typer):
+            one.add_typer(found, name=cmd_name)
+        else:
+            context = {"allow_extra_args": True, "ignore_unknown_options": True} if entry.hands_on else {}
+            one.command(cmd_name, context_settings=context, add_help_option=not entry.hands_on)(found)
+        return get_group(one).commands[cmd_name]
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.line) for name, entry in COMMANDS.items()])
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -32,7 +79,7 @@ class OneLineErrors(TyperGroup):
 
 
 app = typer.Typer(
-    cls=OneLineErrors, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False
+    cls=Root, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False
 )
 
 
@@ -41,15 +88,6 @@ def moonlake(
     debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
 ) -> None:
     """A feature store for multimodal product representations in e-commerce search advertising."""
-
-
-app.add_typer(features_app, name="features")
-app.add_typer(training_set_app, name="training-set")
-app.command()(doctor)
-# These two hand their arguments on, --help among them.
-hands_on = {"allow_extra_args": True, "ignore_unknown_options": True}
-app.command(context_settings=hands_on, add_help_option=False)(job)
-app.command(context_settings=hands_on, add_help_option=False)(airflow)
 
 
 def main() -> None:

@@ -7,14 +7,29 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from cli.app import app
+from cli.app import COMMANDS, app
 from moonlake.errors import NotFound
 
 
-def test_help_lists_the_commands() -> None:
+def test_help_lists_every_command_with_its_line() -> None:
     answer = CliRunner().invoke(app, ["--help"])
     assert answer.exit_code == 0
-    assert {"doctor", "job", "airflow"} <= {line.split()[0] for line in answer.stdout.splitlines() if line.strip()}
+    for name, entry in COMMANDS.items():
+        assert f"  {name} " in answer.stdout
+        assert " ".join(entry.line.split()[:3]) in answer.stdout
+
+
+@pytest.mark.parametrize("name", [name for name, entry in COMMANDS.items() if not entry.hands_on])
+def test_every_command_is_where_the_list_says(name: str) -> None:
+    answer = CliRunner().invoke(app, [name, "--help"])
+    assert answer.exit_code == 0, answer.output
+    assert f" {name} [OPTIONS]" in answer.output
+
+
+def test_an_unknown_command_is_refused() -> None:
+    answer = CliRunner().invoke(app, ["dmeo"])
+    assert answer.exit_code == 2
+    assert "No such command 'dmeo'" in answer.stderr
 
 
 def test_an_error_raised_on_purpose_is_one_line_and_exit_code_1() -> None:
