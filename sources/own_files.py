@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -118,21 +119,21 @@ _IMAGES = KINDS["images"].schema()
 def _stage_table(writer: StageWriter, kind: Kind, path: Path, progress: Progress) -> list[str]:
     """Stage the rows of a kind; gives the columns that the form has no place for."""
     ignored: dict[str, None] = {}
-    broken: dict[str, int] = {}
+    broken: Counter[str] = Counter()
     seen_names: set[str] = set()
     for number, batch in enumerate(read_batches(path)):
         if batch.rows or number == 0:
             _check_columns(kind, path, batch)
-        for rule, values in batch.refused.items():
-            broken[rule] = broken.get(rule, 0) + len(values)
-            writer.refuse(kind.name, rule, values)
         ignored |= dict.fromkeys(name for name in batch.columns if not has_place(kind, name))
         rows, unreadable = conform(kind, batch)
         if kind.name == "images":
             unreadable |= repeated_names(rows["name"], unreadable, seen_names)
+        refused = {rule: list(values) for rule, values in batch.refused.items()}
         for row, rule in unreadable.items():
-            broken[rule] = broken.get(rule, 0) + 1
-            writer.refuse(kind.name, rule, [raw_record(kind, batch, row)])
+            refused.setdefault(rule, []).append(raw_record(kind, batch, row))
+        for rule, values in refused.items():
+            broken[rule] += len(values)
+            writer.refuse(kind.name, rule, values)
         kept = rows.filter(pa.array([row not in unreadable for row in range(batch.rows)], pa.bool_()))
         writer.write(kind.name, fill(kind, kept))
         progress(kind.name, writer.staged[kind.name], 0)
@@ -152,12 +153,11 @@ def _check_columns(kind: Kind, path: Path, batch: Batch) -> None:
             raise SchemaMismatch(f"{path}: column {entry.name} must be {entry.type}; found {cells.type}")
 
 
-def _check_share(writer: StageWriter, kind: Kind, path: Path, broken: dict[str, int]) -> None:
+def _check_share(writer: StageWriter, kind: Kind, path: Path, broken: Counter[str]) -> None:
     staged, refused = writer.staged[kind.name], writer.refused[kind.name]
     limit = TABLES[kind.table].max_reject_share
     if refused > limit * (staged + refused):
-        worst = max(broken, key=lambda rule: broken[rule])
-        total = staged + refused
+        worst, total = broken.most_common(1)[0][0], staged + refused
         raise BatchRejected(
             f"{path}: {refused} of {total} rows cannot be read (most by rule {worst}); nothing was staged"
         )

@@ -115,7 +115,8 @@ class StageWriter:
         if not values:
             return
         texts = [json.dumps(value, ensure_ascii=False, default=str) for value in values]
-        cut = [text[:MAX_REFUSED_VALUE_CHARACTERS] for text in texts]
+        # A byte that was not UTF-8 is a lone surrogate by now; as an escape it can be stored.
+        cut = [text.encode(errors="backslashreplace").decode()[:MAX_REFUSED_VALUE_CHARACTERS] for text in texts]
         rows = pa.table([[kind] * len(cut), [rule] * len(cut), cut], schema=REFUSED_SCHEMA)
         self._file("refused", REFUSED_SCHEMA).write_table(rows)
         self.refused[kind] += len(cut)

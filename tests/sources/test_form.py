@@ -19,7 +19,9 @@ FOUND_BY_DECODING = {"format", "width", "height", "perceptual_hash"}
 def test_the_page_states_the_columns_of_every_kind(kind):
     section = PAGE.read_text(encoding="utf-8").split(f"\n### {kind.name}\n")[1].split("\n### ")[0]
     rows = re.findall(r"^\| `(.+?)` \| `(.+?)` \| (.+?) \| (.+?) \|$", section, re.MULTILINE)
-    stated = [(name, type_, "" if default == "**refused**" else default, meaning) for name, type_, default, meaning in rows]
+    stated = [
+        (name, type_, "" if default == "**refused**" else default, meaning) for name, type_, default, meaning in rows
+    ]
     assert stated == [(field.name, field.type, field.default, field.meaning) for field in kind.fields]
 
 

@@ -52,9 +52,14 @@ def test_a_stage_that_fails_leaves_the_one_before_untouched(settings):
     with new_stage(settings, "shop") as writer:
         writer.write("merchants", merchants("old"))
         writer.describe(info())
-    with pytest.raises(RuntimeError), new_stage(settings, "shop") as writer:
-        writer.write("merchants", merchants("new"))
-        raise RuntimeError("the source went away")
+
+    def fail() -> None:
+        with new_stage(settings, "shop") as writer:
+            writer.write("merchants", merchants("new"))
+            raise RuntimeError("the source went away")
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert pq.read_table(stage_path(settings, "shop") / "merchants")["merchant_id"].to_pylist() == ["old"]
     assert [path.name for path in settings.staging.iterdir()] == ["shop"]
 
