@@ -1,0 +1,1 @@
+"""Answers in milliseconds: candidates scored with online features and a representation snapshot."""

@@ -1,0 +1,187 @@
+"""Job: for each impression of a window the content similarities of target, query and behaviours, in one space."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as f
+
+from models import cube
+from moonlake import spaces, writes
+from moonlake.lake import Lake, WriteReport, arrow_schema
+from moonlake.moments import parse_moment
+from moonlake.point_in_time import as_of_slices, encode_keys, microseconds
+from moonlake.settings import Settings
+from moonlake.snapshots import Snapshot, write_snapshot
+from moonlake.spark import current_rows, read_table, spark_schema, spark_session
+from moonlake.tables import CUBE_FEATURES, IMPRESSIONS
+
+LENGTH = 50
+IMPRESSIONS_PER_SHARD = 50_000
+IMPRESSIONS_PER_BATCH = 2_048
+
+OF_IMPRESSION = ("impression_id", "user_id", "content_id", "query_content_id", "event_timestamp")
+OF_SEQUENCE = ("user_id", "month", "times_us", "product_ids", "content_ids")
+
+
+def transform(
+    impressions: DataFrame, sequences: DataFrame, folder: Path, space_id: str, *, length: int, shards: int
+) -> DataFrame:
+    """The rows of `cube_features` of impressions, one each.
+
+    Users are spread over shards by hash, and one Python call joins a shard: impressions to the user's last `length`
+    actions strictly before, by the kernel that joins training sets; then vectors gathered from the snapshot.
+
+    Args:
+        impressions: OF_IMPRESSION of rows of `impressions`.   sequences: OF_SEQUENCE of rows of `behavior_sequences`.
+        folder: the snapshot of the space, where every worker can read it.
+    """
+    shard = f.pmod(f.hash("user_id"), f.lit(shards)).alias("_shard")
+    left = impressions.select(*OF_IMPRESSION, shard).groupBy("_shard")
+    right = sequences.select(*OF_SEQUENCE, shard).groupBy("_shard")
+    features = left.cogroup(right).applyInArrow(
+        _of_shard(str(folder), space_id, length), spark_schema(CUBE_FEATURES, CUBE_FEATURES.facts)
+    )
+    return features.select(*CUBE_FEATURES.facts)
+
+
+def similarity_rows(impressions: pa.Table, sequences: pa.Table, snapshot: Snapshot, length: int) -> pa.Table:
+    """The rows of `cube_features` of impressions, in their order; the arguments hold what `transform` selects."""
+    log = sequences.sort_by([("user_id", "ascending"), ("month", "ascending")])
+    lengths = pc.list_value_length(log["times_us"]).to_numpy()
+    of_label, of_row = encode_keys(impressions.select(["user_id"]), log.select(["user_id"]))
+    times = microseconds(impressions["event_timestamp"], "event_timestamp")
+    actions = pc.list_flatten(log["times_us"]).to_numpy()
+    slices = as_of_slices(of_label, times, np.repeat(of_row, lengths), actions, length=length)
+    chosen = slices.rows()
+    # One more element stands for an empty place in front of a short sequence.
+    on_product = np.append(pc.is_valid(pc.list_flatten(log["product_ids"])).to_numpy()[chosen], False)
+    behaviors = np.append(snapshot.rows_of(pc.list_flatten(log["content_ids"]))[chosen], -1)
+    targets, queries = (snapshot.rows_of(impressions[name]) for name in ("content_id", "query_content_id"))
+    offsets = slices.offsets()
+    parts = []
+    for start in range(0, len(impressions), IMPRESSIONS_PER_BATCH):
+        batch = np.arange(start, min(start + IMPRESSIONS_PER_BATCH, len(impressions)))
+        places = cube.last_places(offsets, batch, length, empty=len(chosen))  # [B, L]
+        content = cube.gather(snapshot.vectors, targets[batch], queries[batch], behaviors[places])
+        parts.append(_features(content, on_product[places]))
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+    return _as_contract(impressions, columns, snapshot.space_id)
+
+
+def _features(content: cube.Content, on_product: np.ndarray) -> dict[str, np.ndarray]:
+    """Columns of `cube_features` of a batch; NaN where a similarity is not known.
+
+    Args: on_product: bool [B, L], true for an action on a product, with or without a vector.
+    """
+    found = cube.similarities(content)
+    cosines, known = found.behaviors, found.behaviors_known  # [B, L], [B, L]
+    some, used = known.any(-1), content.behaviors_known.sum(-1)  # [B], [B]
+    return {
+        "target_query_similarity": torch.where(found.target_query_known, found.target_query, torch.nan).numpy(),
+        "behavior_similarity_max": torch.where(some, cube.largest(cosines, known), torch.nan).numpy(),
+        "behavior_similarity_mean": torch.where(some, cube.mean(cosines, known), torch.nan).numpy(),
+        "behavior_similarity_histogram": cube.histogram(cosines, known).numpy(),  # [B, bins]
+        "behaviors_used": used.numpy(),
+        "behaviors_missing": on_product.sum(-1) - used.numpy(),
+    }
+
+
+def _as_contract(impressions: pa.Table, columns: dict[str, np.ndarray], space_id: str) -> pa.Table:
+    schema = arrow_schema(CUBE_FEATURES, CUBE_FEATURES.facts)
+    if not columns:
+        return schema.empty_table()
+    histogram = columns.pop("behavior_similarity_histogram")
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(histogram.ravel()), histogram.shape[1])
+    arrays = {
+        **{name: pa.array(values, from_pandas=True) for name, values in columns.items()},  # NaN becomes null
+        "behavior_similarity_histogram": lists.cast(schema.field("behavior_similarity_histogram").type),
+        "impression_id": impressions["impression_id"],
+        "space_id": pa.array([space_id] * len(impressions)),
+        "event_timestamp": impressions["event_timestamp"],
+    }
+    return pa.table({name: arrays[name] for name in schema.names}).cast(schema)
+
+
+def _of_shard(folder: str, space_id: str, length: int) -> Callable[[pa.Table, pa.Table], pa.Table]:
+    def joined(impressions: pa.Table, sequences: pa.Table) -> pa.Table:
+        torch.set_num_threads(1)  # Spark runs one worker a core
+        snapshot = Snapshot.open(Path(folder))  # maps the file: cheap enough for every shard
+        snapshot.require_space(space_id, "build_cube_features")
+        return similarity_rows(impressions, sequences, snapshot, length)
+
+    return joined
+
+
+def run(
+    spark: SparkSession,
+    settings: Settings,
+    space: str,
+    *,
+    start: datetime,
+    end: datetime,
+    length: int = LENGTH,
+    written_at: datetime,
+) -> WriteReport:
+    """Compute the similarities of every impression in [start, end) in a space, by name, id or "live".
+
+    The window is replaced for this space; the rows of other spaces stay as they are.
+    """
+    lake = Lake(settings)
+    space_id = spaces.find(lake, space).space_id
+    folder = (settings.snapshots / f"cube-{space_id}").absolute()
+    write_snapshot(lake, space_id, folder)
+    within = (f.col("event_timestamp") >= f.lit(start)) & (f.col("event_timestamp") < f.lit(end))
+    impressions = current_rows(read_table(spark, settings, "impressions").where(within), IMPRESSIONS)
+    last_month = f"{end.astimezone(UTC):%Y-%m}"
+    sequences = read_table(spark, settings, "behavior_sequences").where(f.col("month") <= last_month)
+    shards = settings.spark_shuffle_partitions + impressions.count() // IMPRESSIONS_PER_SHARD
+    features = transform(impressions, sequences, folder, space_id, length=length, shards=shards).persist()
+    others = read_table(spark, settings, "cube_features").where(within & (f.col("space_id") != space_id))
+    try:
+        return writes.replace_window(
+            spark,
+            settings,
+            "cube_features",
+            features.unionByName(others.select(*CUBE_FEATURES.facts)),
+            start=start,
+            end=end,
+            source="build_cube_features",
+            written_at=written_at,
+        )
+    finally:
+        features.unpersist()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Build the similarities of the impressions in [--start, --end)."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--start", required=True, type=parse_moment, help="first moment of the window, with time zone")
+    parser.add_argument("--end", required=True, type=parse_moment, help="moment behind the window")
+    parser.add_argument("--space", default=spaces.LIVE, help="embedding space, by name or id; default: the live one")
+    parser.add_argument("--length", type=int, default=LENGTH, help="latest actions that are looked at")
+    asked = parser.parse_args(argv)
+    settings = Settings.from_environment()
+    spark = spark_session(settings, "build_cube_features")
+    report = run(
+        spark,
+        settings,
+        asked.space,
+        start=asked.start,
+        end=asked.end,
+        length=asked.length,
+        written_at=datetime.now(UTC),
+    )
+    print(report.as_json())
+
+
+if __name__ == "__main__":
+    main()
