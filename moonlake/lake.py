@@ -62,9 +62,13 @@ class WriteReport:
         if self.rows_in != self.written + self.rejected + self.duplicates + self.unchanged:
             raise AssertionError(f"{self}: rows went missing")
 
+    def as_dict(self) -> dict[str, str | int]:
+        """The fields by name."""
+        return asdict(self)
+
     def as_json(self) -> str:
         """The report as one line of JSON: what a job prints when it is done."""
-        return json.dumps(asdict(self))
+        return json.dumps(self.as_dict())
 
 
 def arrow_schema(table: Table, columns: Sequence[str] | None = None) -> pa.Schema:

@@ -1,0 +1,446 @@
+"""`moonlake demo`: the whole product once, from a catalogue to ranked candidates and a page to look at."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table as Grid
+
+from cli.lake import SourceName, stage
+from cli.steps import Found, Steps
+from moonlake.errors import InputError
+from moonlake.lake import Lake
+from moonlake.settings import Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    import pyarrow as pa
+
+    from models.metrics import Metric
+    from models.train_ctr import BatchReport
+    from serving.scorer import Scorer
+    from sources.staging import SourceInfo
+
+SPACE = "demo"
+SERVICE = "ctr_ranking_v1"
+IDS_ONLY, WITH_CONTENT, SHUFFLED = "IDs only", "with content", "shuffled content"
+METRICS: tuple[Metric, ...] = ("auc", "gauc")
+SHUFFLE_SEED = 1
+CANDIDATES = 200
+SHOWN_CANDIDATES = 10
+
+
+def demo(
+    source: Annotated[SourceName, typer.Option(help="Where the catalogue comes from.")] = SourceName.MARKETPLACE,
+    preset: Annotated[str, typer.Option(help="Preset of the simulated marketplace.")] = "demo",
+    data: Annotated[Path | None, typer.Option(help="Folder of the data set, or of your own files.")] = None,
+    products: Annotated[int, typer.Option(help="Products to take of the Myntra catalogue.")] = 3000,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps of the encoder; default: its configuration.")] = None,
+) -> None:
+    """Run everything on one source: lake, encoder, features, CTR models, ranking, report. Unchanged steps are skipped.
+
+    The simulated marketplace fills MOONLAKE_HOME itself; another source gets a folder of its own inside it.
+    """
+    settings = Settings.from_environment()
+    if source is not SourceName.MARKETPLACE:
+        settings = settings.model_copy(update={"home": settings.home / f"demo-{source.value}"})
+    started = time.monotonic()
+    console = Console()
+    staged = Steps(settings.home / "demo" / "steps.json", console)
+    folder = stage(settings, source, preset=preset, data=data, products=products, console=console)
+    run = Demo(settings, folder, staged, console, encoder_steps=steps)
+    try:
+        run.everything()
+    finally:
+        run.stop_spark()
+    console.print(f"\nDone in {time.monotonic() - started:.0f} s. Open {run.report_path} in a browser.")
+
+
+@dataclass
+class Demo:
+    """One run of the demo on a staged source."""
+
+    settings: Settings
+    folder: Path
+    steps: Steps
+    console: Console
+    encoder_steps: int | None = None
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    _spark: SparkSession | None = None
+
+    @cached_property
+    def lake(self) -> Lake:
+        """The lake of the settings."""
+        return Lake(self.settings)
+
+    @cached_property
+    def info(self) -> SourceInfo:
+        """What the staged source says of itself."""
+        from sources.staging import SourceInfo
+
+        return SourceInfo.read(self.folder)
+
+    @cached_property
+    def window(self) -> tuple[datetime, datetime, datetime, datetime]:
+        """Start, T1, T2 and end: encoder data < T1 <= CTR training < T2 <= test."""
+        if self.info.window is None or self.info.t1 is None or self.info.t2 is None:
+            raise InputError(f"source {self.info.name} has no behaviour: the demo needs impressions to learn from")
+        return self.info.window[0], self.info.t1, self.info.t2, self.info.window[1]
+
+    @property
+    def report_path(self) -> Path:
+        """The page at the end."""
+        return self.settings.home / "report.html"
+
+    def spark(self) -> SparkSession:
+        """The Spark session, started when the first step needs it."""
+        if self._spark is None:
+            from moonlake.spark import spark_session
+
+            self._spark = spark_session(self.settings, "demo")
+        return self._spark
+
+    def stop_spark(self) -> None:
+        """End the Spark session, if one was started."""
+        if self._spark is not None:
+            self._spark.stop()
+            self._spark = None
+
+    def versions(self, *tables: str) -> dict[str, int]:
+        """The latest version of each table: what a step that reads them depends on."""
+        return {name: self.lake.version(name) for name in tables}
+
+    def everything(self) -> None:
+        """All steps in order."""
+        ingested = self.ingest()
+        self.behavior()
+        artifacts = self.train_encoder()
+        space_id = self.embed(artifacts["trained"])["space_id"]
+        recall = self.recall(artifacts)
+        self.assemble(space_id)
+        self.stop_spark()
+        clicks = self.train_ctr(space_id)
+        served = self.serve(space_id, clicks)
+        self.report(ingested, recall, clicks, served)
+        self.show(recall, clicks, served)
+
+    def ingest(self) -> Found:
+        """The staged source into the lake."""
+
+        def work() -> Found:
+            from spark_jobs import ingest_behaviors, ingest_catalogue
+
+            reports = ingest_catalogue.run(self.spark(), self.settings, self.folder, written_at=self.now)
+            reports += ingest_behaviors.run(self.spark(), self.settings, self.folder, written_at=self.now)
+            return {"reports": [report.as_dict() for report in reports]}
+
+        return self.steps.run("ingest", "Ingest catalogue and behaviour", self.info.fingerprint, work)
+
+    def behavior(self) -> Found:
+        """Sequences, statistics and training pairs."""
+        start, t1, _, end = self.window
+
+        def work() -> Found:
+            from spark_jobs import build_contrastive_pairs, compute_stats, pack_behavior_sequences
+
+            reports = [
+                pack_behavior_sequences.run(self.spark(), self.settings, written_at=self.now),
+                *compute_stats.run(self.spark(), self.settings, end, written_at=self.now),
+                build_contrastive_pairs.run(self.spark(), self.settings, start, t1, written_at=self.now),
+            ]
+            return {"reports": [report.as_dict() for report in reports]}
+
+        inputs = [self.versions("impressions", "behaviors", "products", "queries"), self.window]
+        return self.steps.run("behavior", "Pack sequences, compute statistics, build pairs", inputs, work)
+
+    def train_encoder(self) -> Found:
+        """The trained encoder and the untrained one beside it, as artifact folders."""
+        from dataclasses import asdict, replace
+
+        from models.train_encoder import TrainingConfig, train_encoder
+
+        config = TrainingConfig() if self.encoder_steps is None else TrainingConfig(steps=self.encoder_steps)
+        _, t1, _, _ = self.window
+
+        def work() -> Found:
+            folders = {name: self.settings.artifacts / f"encoder-{name}" for name in ("untrained", "trained")}
+            train_encoder(self.lake, replace(config, steps=0), folders["untrained"], before=t1)
+            artifact = train_encoder(self.lake, config, folders["trained"], before=t1, show_progress=True)
+            return {name: str(folder) for name, folder in folders.items()} | {"metrics": dict(artifact.metrics)}
+
+        inputs = [self.versions("contrastive_pairs"), asdict(config), t1]
+        return self.steps.run("encoder", "Train the encoder", inputs, work, spins=False)
+
+    def embed(self, artifact: str) -> Found:
+        """Every content of the lake as a vector in the space of the trained encoder."""
+        from models.encoder_config import read_encoder_artifact
+        from moonlake import spaces
+
+        described = read_encoder_artifact(artifact)
+
+        def work() -> Found:
+            from spark_jobs import embed_contents
+
+            name = f"{SPACE}-{described.space.space_id[:8]}"
+            space = spaces.register(
+                self.lake,
+                described.space,
+                name=name,
+                artifact=artifact,
+                trained_until=described.artifact.trained_until,
+                metrics={},
+                written_at=self.now,
+            )
+            embed_contents.run(self.spark(), self.settings, space.space_id, written_at=self.now)
+            return {"space_id": space.space_id, "name": name}
+
+        inputs = [described.space.space_id, self.versions("products", "queries", "product_images")]
+        return self.steps.run("embed", "Embed products and queries", inputs, work)
+
+    def recall(self, artifacts: Found) -> Found:
+        """Image-search recall on purchases that the encoder never saw: trained, untrained, raw pixels."""
+        from models.encoder_config import read_encoder_artifact
+
+        _, t1, _, end = self.window
+        trained = read_encoder_artifact(artifacts["trained"])
+
+        def work() -> Found:
+            from models.evaluate_encoder import embedder_vectors, evaluate_encoder, lake_vectors, pixel_baseline
+            from models.inference import Embedder
+
+            until = trained.artifact.trained_until
+            subjects = {
+                "trained encoder": lake_vectors(self.lake, trained.space.space_id),
+                "untrained encoder": embedder_vectors(self.lake, Embedder.open(artifacts["untrained"])),
+                "raw pixels": pixel_baseline(self.lake),
+            }
+            found = {
+                name: evaluate_encoder(self.lake, represent, t1, end, trained_until=until).as_json()
+                for name, represent in subjects.items()
+            }
+            return {"subjects": found}
+
+        inputs = [trained.space.space_id, t1, end, self.versions("embeddings", "behaviors", "products")]
+        return self.steps.run("recall", "Measure image-search recall", inputs, work)
+
+    def assemble(self, space_id: str) -> Found:
+        """Register features, build the training set and the test set, bring the online store up to date."""
+        _, t1, t2, end = self.window
+
+        def work() -> Found:
+            from moonlake.training_sets import Declaration
+            from spark_jobs import build_training_set, materialize_features
+
+            materialize_features.run(self.settings, end)
+            spans = {"ctr-train": (t1, t2), "ctr-test": (t2, end)}
+            found = {}
+            for name, (start, stop) in spans.items():
+                declared = Declaration(name=name, start=start, end=stop, space_id=space_id)
+                report = build_training_set.run(self.settings, declared, written_at=self.now)
+                found[name] = str(report.training_set.folder)
+            return found
+
+        tables = ("impressions", "products", "product_stats", "user_stats", "users", "behavior_sequences", "embeddings")
+        inputs = [space_id, t1, t2, end, self.versions(*tables)]
+        return self.steps.run("features", "Join features point in time, fill the online store", inputs, work)
+
+    def train_ctr(self, space_id: str) -> Found:
+        """CTR models without content, with it, and with shuffled vectors as the control; measured after T2."""
+        from dataclasses import asdict
+
+        from models.ctr import CtrConfig
+        from moonlake.training_sets import TrainingSet
+
+        train, test = (TrainingSet.open(self.settings.training_sets / name) for name in ("ctr-train", "ctr-test"))
+        plain, content = CtrConfig(), CtrConfig(content=True)
+
+        def work() -> Found:
+            from models.train_ctr import evaluate, record_model, score, train_ctr
+            from moonlake.snapshots import write_snapshot
+
+            _, t1, t2, _ = self.window
+            snapshot = write_snapshot(self.lake, space_id, self.settings.snapshots / space_id)
+            runs = {
+                IDS_ONLY: (plain, None),
+                WITH_CONTENT: (content, snapshot),
+                SHUFFLED: (content, snapshot.shuffled(SHUFFLE_SEED)),
+            }
+            scored, found = {}, {}
+            for name, (config, vectors) in runs.items():
+                with self._bar(name) as report:
+                    model = train_ctr(train, vectors, config, window=(t1, t2), report=report)
+                folder = self.settings.artifacts / f"ctr-{name.replace(' ', '-').lower()}"
+                model.save(folder)
+                scored[name] = score(model, test, vectors, start=t2)
+                metrics = evaluate(scored[name])
+                if name != SHUFFLED:  # a control is no model to release
+                    record_model(self.lake, model, metrics, name=name, artifact=folder, written_at=self.now)
+                found[name] = metrics.as_json() | {"folder": str(folder), "model_id": model.model_id}
+            return {"models": found, "gains": _gains(scored, IDS_ONLY), "snapshot": str(snapshot.folder)}
+
+        ids = [part.manifest.training_set_id for part in (train, test)]
+        inputs = [ids, space_id, asdict(plain), asdict(content), self.versions("embeddings")]
+        return self.steps.run("ctr", "Train and test the CTR models", inputs, work, spins=False)
+
+    def serve(self, space_id: str, clicks: Found) -> Found:
+        """Release the space with its model; answer one image query: online features, candidates, ranking."""
+        content = clicks["models"][WITH_CONTENT]
+
+        def work() -> Found:
+            from moonlake import spaces
+            from serving.scorer import USE, Scorer
+
+            released = {"model_id": content["model_id"], "snapshot": clicks["snapshot"], "feature_service": SERVICE}
+            spaces.release(self.lake, USE, space_id, **released, written_at=self.now)
+            scorer = Scorer.live(self.settings)
+            request = self._last_image_request()
+            candidates = _nearest_products(scorer, request["query_content_id"])
+            ranked = scorer.rank(request["user_id"], request["query_id"], candidates, self.window[3])
+            features = scorer.features.read(request["user_id"], candidates[:1]).to_pylist()[0]
+            best = [{"product_id": one.product_id, "score": one.score} for one in ranked[:SHOWN_CANDIDATES]]
+            return {
+                "request": request,
+                "candidates": len(candidates),
+                "features": {name: _short(value) for name, value in features.items() if _is_of_user(name)},
+                "ranked": best,
+            }
+
+        inputs = [clicks["models"], clicks["snapshot"], self.window[3]]
+        return self.steps.run("serve", "Release, read online features, rank candidates", inputs, work)
+
+    def _last_image_request(self) -> Found:
+        """user_id, query_id and query_content_id of the last impression after an image query."""
+        import pyarrow.compute as pc
+
+        image_queries = self.lake.read("queries", ["query_id"], where=pc.field("modality") == "image")["query_id"]
+        asked = self.lake.read(
+            "impressions",
+            ["user_id", "query_id", "query_content_id", "event_timestamp", "impression_id"],
+            where=pc.field("query_id").isin(image_queries) & (pc.field("event_timestamp") < self.window[3]),
+        ).sort_by([("event_timestamp", "descending"), ("impression_id", "ascending")])
+        if not len(asked):
+            raise InputError(f"source {self.info.name} has no impression after an image query: nothing to rank for")
+        return asked.select(["user_id", "query_id", "query_content_id"]).slice(0, 1).to_pylist()[0]
+
+    def report(self, ingested: Found, recall: Found, clicks: Found, served: Found) -> None:
+        """The page to look at."""
+        from moonlake.contents import read_contents
+        from studies.report import ReportFacts, product_contents, show, write_report
+
+        space_id = self._space_of(clicks)
+        of_product = product_contents(self.lake, [one["product_id"] for one in served["ranked"]])
+        contents = read_contents(self.lake, of_product.values())
+        ranking = [
+            show(self.lake, contents[of_product[one["product_id"]]], one["product_id"], f"{one['score']:.3f}")
+            for one in served["ranked"]
+        ]
+        user = {"user_id": served["request"]["user_id"], "features": served["features"]}
+        facts = ReportFacts(
+            source=self.info.name,
+            source_kind=self.info.kind,
+            simulated=self.info.simulated,
+            window=self.window,
+            recall=recall["subjects"],
+            models=clicks["models"],
+            gains=clicks["gains"],
+            user=user | {"candidates": served["candidates"]},
+            ranking=ranking,
+            steps=[(record.title, record.seconds) for record in self.steps.records.values()],
+            writes=ingested["reports"],
+        )
+        write_report(self.report_path, self.lake, space_id, facts)
+
+    def _space_of(self, clicks: Found) -> str:
+        return Path(clicks["snapshot"]).name
+
+    def show(self, recall: Found, clicks: Found, served: Found) -> None:
+        """The figures on the screen."""
+        label = " [dim](behaviour is simulated)[/dim]" if self.info.simulated else ""
+        grid = Grid(title=f"Image-search recall{label}", title_justify="left", box=None)
+        for heading in ("vectors", "hit@1", "hit@10", "hit@50"):
+            grid.add_column(heading, justify="left" if heading == "vectors" else "right")
+        for name, subject in recall["subjects"].items():
+            grid.add_row(name, *(f"{rate['value']:.3f}" for rate in subject["hit_rates"]))
+        self.console.print("\n", grid, sep="")
+        grid = Grid(title=f"Click-through rate{label}", title_justify="left", box=None)
+        for heading in ("model", "AUC", "gain [95%]", "GAUC", "gain [95%]", "log loss"):
+            grid.add_column(heading, justify="left" if heading == "model" else "right")
+        for name, model in clicks["models"].items():
+            gains = [_interval(clicks["gains"].get(name, {}).get(metric)) for metric in ("auc", "gauc")]
+            grid.add_row(
+                name, f"{model['auc']:.4f}", gains[0], f"{model['gauc']:.4f}", gains[1], f"{model['log_loss']:.4f}"
+            )
+        self.console.print("\n", grid, sep="")
+        user, best = served["request"]["user_id"], served["ranked"][0]
+        self.console.print(
+            f"\nUser {user} searched with a picture: of {served['candidates']} candidates {best['product_id']} is first "
+            f"(click probability {best['score']:.3f})."
+        )
+
+    @contextmanager
+    def _bar(self, title: str) -> Iterator[Callable[[BatchReport], None]]:
+        columns = (TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.fields[at]}"), TimeRemainingColumn())
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            task = progress.add_task(title, total=None, at="")
+
+            def report(batch: BatchReport) -> None:
+                at = f"loss {batch.loss:.4f}  {batch.samples_per_second:,.0f} samples/s"
+                progress.update(task, total=batch.total, completed=batch.samples, at=at)
+
+            yield report
+
+
+def _gains(scored: dict[str, pa.Table], baseline: str) -> dict[str, dict[str, list[float]]]:
+    """Difference, low and high of each model over the baseline, by metric."""
+    from models.metrics import paired_bootstrap
+
+    of = scored[baseline]
+    found: dict[str, dict[str, list[float]]] = {}
+    for name, rows in scored.items():
+        if name != baseline:
+            measured = (rows["clicked"], rows["score"], of["score"], of["user_id"])
+            arrays = [column.to_numpy(zero_copy_only=False) for column in measured]
+            intervals = {metric: paired_bootstrap(*arrays, metric=metric) for metric in METRICS}
+            found[name] = {metric: [one.difference, one.low, one.high] for metric, one in intervals.items()}
+    return found
+
+
+def _nearest_products(scorer: Scorer, query_content_id: str) -> list[str]:
+    """The products on sale whose vectors are nearest to the query's, nearest first."""
+    import numpy as np
+    import pyarrow as pa
+
+    from models.retrieval import nearest
+
+    snapshot = scorer.snapshot
+    assert snapshot is not None
+    names, contents = zip(*sorted(snapshot.products.items()), strict=True)
+    pool, query = (snapshot.rows_of(pa.array(ids)) for ids in (contents, [query_content_id]))
+    vectors = [np.asarray(snapshot.vectors[rows], np.float32) for rows in (query, pool)]
+    return [names[place] for place in nearest(*vectors, CANDIDATES).rows[0]]
+
+
+def _is_of_user(name: str) -> bool:
+    return name == "segment" or name.startswith(("user_", "behavior_")) and name != "user_id"
+
+
+def _short(value: Any) -> Any:
+    """A feature as people read it: a sequence by its length, a rate with three digits."""
+    if isinstance(value, list):
+        return f"{len(value)} entries"
+    return round(value, 3) if isinstance(value, float) else value
+
+
+def _interval(gain: list[float] | None) -> str:
+    return f"{gain[0]:+.4f} [{gain[1]:+.4f}, {gain[2]:+.4f}]" if gain else ""
