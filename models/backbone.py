@@ -20,6 +20,7 @@ from transformers import (
     Qwen2Config,
 )
 from transformers.models.timm_wrapper import TimmWrapperConfig
+from transformers.utils.logging import disable_progress_bar
 
 from models.encoder_config import Attention, TinyConfig
 from moonlake.errors import InputError
@@ -86,6 +87,7 @@ class Backbone(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write a folder that `load_backbone` and transformers itself can open."""
+        disable_progress_bar()
         self.model.to(memory_format=torch.contiguous_format).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         self.processor.save_pretrained(folder)
@@ -128,6 +130,7 @@ def load_backbone(name_or_folder: str | Path, image_size: tuple[int, int]) -> Ba
     Args: image_size: height and width that every image is resized to.
     Raises: InputError: not to be had there, or of a family that cannot be driven.
     """
+    disable_progress_bar()  # a folder of weights is loaded too quickly to watch
     name = str(name_or_folder)
     image_processors: Any = AutoImageProcessor
     try:
