@@ -1,0 +1,76 @@
+"""`moonlake features` and `moonlake training-set` on a small lake, as a person types them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from cli.app import app
+from moonlake.settings import Settings
+
+Write = Callable[[Settings, str, Sequence[Mapping[str, Any]]], None]
+SHOWN = datetime(2026, 1, 5, tzinfo=UTC)
+
+
+@pytest.fixture
+def moonlake(settings: Settings, write_rows: Write, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """A function that runs a command on a lake with one product, one user and one settled impression."""
+    write_rows(settings, "products", [{"product_id": "p", "price_cents": 900, "event_timestamp": SHOWN}])
+    write_rows(settings, "users", [{"user_id": "u", "segment": "loyal", "event_timestamp": SHOWN}])
+    shown = {"impression_id": "i", "user_id": "u", "product_id": "p", "event_timestamp": SHOWN}
+    write_rows(settings, "impressions", [{**shown, "clicked": True, "label_time": SHOWN + timedelta(hours=1)}])
+    monkeypatch.setenv("MOONLAKE_HOME", str(settings.home))
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(app, arguments)
+
+    return run
+
+
+def test_definitions_are_applied_materialised_and_read_online(moonlake: Callable[..., Result]) -> None:
+    applied = moonlake("features", "apply")
+    assert applied.exit_code == 0, applied.output
+    assert "similar_products_v1: content_embedding_v1" in applied.stdout
+    views = ["product_profile_v1", "user_profile_v1"]
+    materialised = moonlake("features", "materialize", *views, "--end", "2026-01-06T00:00:00Z")
+    assert materialised.stdout == f"online up to 2026-01-06T00:00:00+00:00: {', '.join(views)}\n"
+    online = json.loads(moonlake("features", "online", "user_id=u", "product_id=p").stdout)
+    assert (online["segment"], online["price_cents"], online["user_clicks_7d"]) == ("loyal", 900, None)
+
+
+def test_a_training_set_is_built_once_and_shown(moonlake: Callable[..., Result], settings: Settings) -> None:
+    moonlake("features", "apply")
+    window = ["--start", "2026-01-01T00:00:00Z", "--end", "2026-02-01T00:00:00Z"]
+    first, second = (moonlake("training-set", "build", "january", *window) for _ in range(2))
+    folder = settings.training_sets / "january"
+    assert first.stdout.startswith(f"{folder} (built)\n")
+    assert second.stdout.startswith(f"{folder} (unchanged)\n")
+    assert "rows: 1\n" in moonlake("training-set", "show", "january").stdout
+    manifest = json.loads(moonlake("training-set", "show", "january", "--manifest").stdout)
+    assert manifest["table_versions"]["impressions"] == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["features", "online", "user_id=u"], "is read by the join keys ['product_id', 'user_id'], found ['user_id']"),
+        (["features", "online", "user_id", "product_id=p"], "write user_id=VALUE"),
+        (["features", "materialize", "stats"], "no feature views ['stats']"),
+        (["training-set", "show", "march"], "there is no training set at"),
+        (["training-set", "build", "a", "--start", "2026-01-01", "--end", "2026-01-02Z"], "has no time zone"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_1(
+    moonlake: Callable[..., Result], command: list[str], message: str
+) -> None:
+    moonlake("features", "apply")
+    result = moonlake(*command)
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert message in result.stderr
