@@ -126,35 +126,36 @@ def expectation_suite(table: Table) -> ExpectationSuite:
     import great_expectations as gx
     import great_expectations.expectations as gxe
 
-    suite = gx.ExpectationSuite(name=table.name)
-    suite.add_expectation(gxe.ExpectTableColumnsToMatchSet(column_set=list(table.names), exact_match=True))
+    expectations = [gxe.ExpectTableColumnsToMatchSet(column_set=list(table.names), exact_match=True)]
     for rule in column_rules(table):
-        column = rule.column
+        column, meta = rule.column, {"rule": rule.name, "meaning": rule.column.meaning}
         match rule.kind:
             case "missing":
-                expectation = gxe.ExpectColumnValuesToNotBeNull(column=column.name)
+                found = gxe.ExpectColumnValuesToNotBeNull(column=column.name, meta=meta)
             case "below_minimum":
-                expectation = gxe.ExpectColumnValuesToBeBetween(column=column.name, min_value=column.minimum)
+                found = gxe.ExpectColumnValuesToBeBetween(column=column.name, min_value=column.minimum, meta=meta)
             case "above_maximum":
-                expectation = gxe.ExpectColumnValuesToBeBetween(column=column.name, max_value=column.maximum)
+                found = gxe.ExpectColumnValuesToBeBetween(column=column.name, max_value=column.maximum, meta=meta)
             case "not_allowed":
-                expectation = gxe.ExpectColumnValuesToBeInSet(column=column.name, value_set=list(column.values))
+                found = gxe.ExpectColumnValuesToBeInSet(column=column.name, value_set=list(column.values), meta=meta)
             case "wrong_form":
-                expectation = gxe.ExpectColumnValuesToMatchRegex(column=column.name, regex=f"^(?:{column.pattern})$")
-            case "short" | "long" if column.type == "string":
-                expectation = gxe.ExpectColumnValueLengthsToBeBetween(
-                    column=column.name, min_value=column.min_length, max_value=column.max_length
-                )
+                regex = f"^(?:{column.pattern})$"
+                found = gxe.ExpectColumnValuesToMatchRegex(column=column.name, regex=regex, meta=meta)
+            case "short" if column.type == "string":
+                length = column.min_length
+                found = gxe.ExpectColumnValueLengthsToBeBetween(column=column.name, min_value=length, meta=meta)
+            case "long" if column.type == "string":
+                length = column.max_length
+                found = gxe.ExpectColumnValueLengthsToBeBetween(column=column.name, max_value=length, meta=meta)
             case _:
                 continue  # finiteness and lengths of lists are row rules; no expectation of the library reads them
-        expectation.meta = {"rule": rule.name, "meaning": column.meaning}
-        suite.add_expectation(expectation)
+        expectations.append(found)
     identity = [*table.identity, *(["created_at"] if table.writing == "append" else [])]
     if len(identity) == 1:
-        suite.add_expectation(gxe.ExpectColumnValuesToBeUnique(column=identity[0]))
+        expectations.append(gxe.ExpectColumnValuesToBeUnique(column=identity[0]))
     else:
-        suite.add_expectation(gxe.ExpectCompoundColumnsToBeUnique(column_list=identity))
-    return suite
+        expectations.append(gxe.ExpectCompoundColumnsToBeUnique(column_list=identity))
+    return gx.ExpectationSuite(name=table.name, expectations=expectations)
 
 
 def _length_sql(column: Column) -> str:
@@ -168,7 +169,8 @@ def _lengths(values: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_binary(values.type):
         return pc.binary_length(values)
     if pa.types.is_map(values.type):
-        values = values.cast(pa.list_(pa.struct(list(values.type))))
+        entry = pa.struct([values.type.key_field, values.type.item_field])
+        values = values.cast(pa.list_(entry))
     return pc.list_value_length(values)
 
 
