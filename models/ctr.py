@@ -96,6 +96,8 @@ class Lineage:
     """What a model was made from.
 
     Attributes:
+        space_id: the space that the model reads; None if it reads none. A control reads a space of its own.
+        true_space_id, shuffle_seed: where a control's vectors came from, and what they were dealt to others by.
         window: [T1, T2) of the training rows.
         labels: what is unusual about the model and must stand beside its figures; empty for an honest one.
     """
@@ -104,6 +106,8 @@ class Lineage:
     space_id: str | None
     dimension: int | None
     window: tuple[datetime, datetime]
+    true_space_id: str | None = None
+    shuffle_seed: int | None = None
     labels: tuple[str, ...] = ()
 
 

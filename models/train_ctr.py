@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from models.ctr import CtrConfig, CtrModel, CtrNetwork, Lineage, predict_encoded
 from models.ctr_features import PADDING, UNKNOWN, EncodedRows, FeatureEncoder, column_reader
-from models.metrics import ClickMetrics, click_metrics, log_loss
+from models.metrics import ClickMetrics, Interval, Metric, click_metrics, log_loss, paired_bootstrap
 from moonlake.errors import InputError, PointInTimeError
 from moonlake.lake import Lake, WriteReport, arrow_schema
 from moonlake.snapshots import Snapshot
@@ -68,7 +68,7 @@ def train_ctr(
     """
     if config.content != (snapshot is not None):
         raise InputError(f"a model with content={config.content} needs {'a' if config.content else 'no'} snapshot")
-    if snapshot and training_set.manifest.space_id not in (None, snapshot.space_id, snapshot.dealt_from):
+    if snapshot and training_set.manifest.space_id not in (None, snapshot.true_space_id):
         snapshot.require_space(training_set.manifest.space_id, f"training set {training_set.folder}")
     read = column_reader(lambda columns: training_set.read(columns, *window))
     times = read("event_timestamp").cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
@@ -86,9 +86,16 @@ def train_ctr(
         dimension = snapshot.dimension if snapshot else None
         network = CtrNetwork(config, features.sizes, features.dense_width, dimension)
         metrics = _fit(network, rows, clicked, fitted, config, snapshot, report)
-    space_id = snapshot.space_id if snapshot else None
     metrics["contents_missing"] = _missing_share(rows) if snapshot else 0.0
-    lineage = Lineage(training_set.manifest.training_set_id, space_id, dimension, window, labels)
+    lineage = Lineage(
+        training_set_id=training_set.manifest.training_set_id,
+        space_id=snapshot.space_id if snapshot else None,
+        dimension=dimension,
+        window=window,
+        true_space_id=snapshot.true_space_id if snapshot else None,
+        shuffle_seed=snapshot.shuffle_seed if snapshot else None,
+        labels=labels,
+    )
     return CtrModel(config, features, network, lineage, metrics)
 
 
@@ -128,6 +135,18 @@ def evaluate(scored: pa.Table, segment: Booleans | None = None) -> ClickMetrics:
     return click_metrics(scored["clicked"].to_numpy(), scored["score"].to_numpy(), users, segment=segment)
 
 
+def gain(scored: pa.Table, baseline: pa.Table, metric: Metric = "auc") -> Interval:
+    """How much one model exceeds another in a metric, with its bootstrap interval over users.
+
+    Args: scored, baseline: what `score` returned for the two models, on the same rows.
+    """
+    if not scored["impression_id"].equals(baseline["impression_id"]):
+        raise InputError("two models are compared on the same impressions only: score both on the same rows")
+    users = scored["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    clicked, first, second = (one.to_numpy() for one in (scored["clicked"], scored["score"], baseline["score"]))
+    return paired_bootstrap(clicked, first, second, users, metric=metric)
+
+
 def record_model(
     lake: Lake, model: CtrModel, test: ClickMetrics, *, name: str, artifact: Path, written_at: datetime
 ) -> WriteReport:
@@ -155,7 +174,7 @@ def record_model(
 def _protocol_labels(snapshot: Snapshot | None, times: pa.ChunkedArray, allow_seen_rows: bool) -> tuple[str, ...]:
     if snapshot is None:
         return ()
-    labels = [f"control: {snapshot.control}"] if snapshot.control else []
+    labels = [] if snapshot.shuffle_seed is None else [f"control: shuffled with seed {snapshot.shuffle_seed}"]
     first = pc.min(times).as_py()
     if snapshot.trained_until is not None and snapshot.trained_until >= first:
         if not allow_seen_rows:

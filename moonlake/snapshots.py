@@ -47,18 +47,17 @@ class Snapshot:
         vectors: [N, D] in the storage type of the space, read-only and memory-mapped.
         trained_until: latest event that the encoder of the space learnt from; None if it learnt from no behaviour.
         versions: Delta version of each table that was read.
-        control: what was broken on purpose, for a control experiment; None in a true snapshot.
-        dealt_from: the space whose vectors a control holds.
+        true_space_id: the space of the vectors.
+        shuffle_seed: what they were dealt to other contents by, for a control; None in a true snapshot.
     """
 
     folder: Path
-    space_id: str
+    true_space_id: str
     vectors: NDArray[Any]
     trained_until: datetime | None
     versions: dict[str, int]
     _index: _ContentIndex
-    control: str | None = None
-    dealt_from: str | None = None
+    shuffle_seed: int | None = None
     _order: Rows | None = None
 
     @classmethod
@@ -82,7 +81,7 @@ class Snapshot:
         until = manifest["trained_until"]
         return cls(
             folder=folder,
-            space_id=manifest["space_id"],
+            true_space_id=manifest["space_id"],
             vectors=values.reshape(len(vector), vector.type.list_size),
             trained_until=datetime.fromisoformat(until) if until else None,
             versions=manifest["versions"],
@@ -95,6 +94,11 @@ class Snapshot:
     def __len__(self) -> int:
         """How many contents have a vector."""
         return len(self.vectors)
+
+    @property
+    def space_id(self) -> str:
+        """The space that its readers name; a control is a space of its own, so that nothing mixes the two."""
+        return _shuffled_space(self.true_space_id, self.shuffle_seed)
 
     @property
     def dimension(self) -> int:
@@ -115,19 +119,17 @@ class Snapshot:
     def require_space(self, space_id: str | None, reader: str) -> None:
         """Nothing, if `reader` reads this snapshot's space. Raises SpaceMismatch, naming both, if not."""
         if space_id != self.space_id:
-            label = f" ({self.control})" if self.control else ""
+            label = "" if self.shuffle_seed is None else f" (shuffled with seed {self.shuffle_seed})"
             raise SpaceMismatch(
                 f"{reader} reads space {space_id}, but the snapshot {self.folder}{label} holds space {self.space_id}; "
                 "open a snapshot of the space that it was made for"
             )
 
     def shuffled(self, seed: int) -> Snapshot:
-        """A control: the same vectors dealt to other contents; a space of its own, so that nothing mixes the two."""
+        """A control: the same vectors dealt to other contents."""
         return replace(
             self,
-            space_id=stable_hash(f"{self.space_id} shuffled {seed}"),
-            control=f"shuffled with seed {seed}",
-            dealt_from=self.space_id,
+            shuffle_seed=seed,
             _order=np.random.default_rng(seed).permutation(len(self)),
         )
 
@@ -216,6 +218,10 @@ def write_snapshot(lake: Lake, space_id: str, folder: Path, *, version: int | No
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return Snapshot.open(folder)
+
+
+def _shuffled_space(space_id: str, seed: int | None) -> str:
+    return space_id if seed is None else stable_hash(f"{space_id} shuffled {seed}")
 
 
 def _space(lake: Lake, space_id: str) -> dict[str, Any]:

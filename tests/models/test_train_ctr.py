@@ -16,8 +16,7 @@ import pytest
 import torch
 
 from models.ctr import CtrConfig
-from models.metrics import paired_bootstrap
-from models.train_ctr import IN_SAMPLE, SAW_THE_ROWS, BatchReport, evaluate, record_model, score, train_ctr
+from models.train_ctr import IN_SAMPLE, SAW_THE_ROWS, BatchReport, evaluate, gain, record_model, score, train_ctr
 from moonlake.errors import InputError, PointInTimeError, SpaceMismatch
 from moonlake.lake import Lake
 from moonlake.training_sets import TrainingSet
@@ -37,12 +36,10 @@ def test_content_beats_ids_when_content_decides_and_shuffled_vectors_do_not(worl
     found = {name: evaluate(rows).auc for name, rows in scores.items()}
     assert found["content"] > found["ids"] + 0.15
     assert abs(found["shuffled"] - found["ids"]) < 0.03
-    table = scores["content"]
-    gain = paired_bootstrap(
-        table["clicked"].to_numpy(), table["score"].to_numpy(), scores["ids"]["score"].to_numpy(),
-        table["user_id"].to_numpy(), samples=50,
-    )  # fmt: skip
-    assert gain.low > 0.1
+    assert gain(scores["content"], scores["ids"]).low > 0.1
+    assert abs(gain(scores["shuffled"], scores["ids"], "gauc").difference) < 0.03
+    with pytest.raises(InputError, match="same impressions"):
+        gain(scores["content"], scores["ids"].slice(1))
 
 
 def test_the_same_seed_gives_the_same_model_and_leaves_the_callers_randomness_alone(world: Any) -> None:

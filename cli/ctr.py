@@ -1,0 +1,166 @@
+"""`moonlake train ctr` and `moonlake evaluate ctr`: click models with and without content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from moonlake.errors import InputError
+from moonlake.moments import parse_moment
+from moonlake.settings import Settings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from models.ctr import CtrModel
+    from models.metrics import ClickMetrics
+    from models.train_ctr import BatchReport
+    from moonlake.snapshots import Snapshot
+
+
+def train_ctr(
+    training_set: Annotated[str, typer.Argument(help="Name of the training set.")],
+    name: Annotated[str, typer.Option(help="Name of the model: its folder is artifacts/ctr-NAME.")],
+    end: Annotated[str, typer.Option(help="T2: train on rows before this moment, test on later ones.")],
+    start: Annotated[str | None, typer.Option(help="T1: first row to train on; default: the set's start.")] = None,
+    space: Annotated[str | None, typer.Option(help="Embedding space by name, id or 'live'; none: IDs only.")] = None,
+    shuffled: Annotated[int | None, typer.Option(help="Control: deal the vectors to other contents, by seed.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the training run.")] = 0,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of CtrConfig, VALUE as JSON.")] = None,
+    allow_seen_rows: Annotated[
+        bool, typer.Option("--allow-seen-rows", help="Accept a space trained on the window's events; labels the model.")
+    ] = False,
+) -> None:
+    """Train a click model on a training set's rows in [start, end)."""
+    from models.train_ctr import train_ctr as train
+    from moonlake import spaces
+    from moonlake.lake import Lake
+    from moonlake.training_sets import TrainingSet
+
+    settings = Settings.from_environment()
+    lake, rows = Lake(settings), TrainingSet.open(settings.training_sets / training_set)
+    config = _config(set_ or [], content=space is not None, seed=seed)
+    if shuffled is not None and space is None:
+        raise InputError("--shuffled deals the vectors of a space: name it with --space")
+    snapshot = _snapshot(lake, settings, spaces.find(lake, space).space_id, shuffled) if space else None
+    window = (parse_moment(start) if start else rows.manifest.start, parse_moment(end))
+    with training_bar(f"training {name}") as report:
+        model = train(rows, snapshot, config, window=window, allow_seen_rows=allow_seen_rows, report=report)
+    model = model.save(_folder(settings, name))
+    typer.echo(f"model {name} ({model.model_id}) at {_folder(settings, name)}")
+    _echo_labels(model)
+    for figure, value in model.metrics.items():
+        typer.echo(f"  {figure}: {value:g}")
+
+
+def evaluate_ctr(
+    names: Annotated[list[str], typer.Argument(help="Names of trained models.")],
+    training_set: Annotated[str, typer.Option("--on", help="Name of the training set with the test rows.")],
+    start: Annotated[str | None, typer.Option(help="First test row; default: the end of the models' training.")] = None,
+    end: Annotated[str | None, typer.Option(help="Moment behind the test rows; default: the set's end.")] = None,
+    against: Annotated[str | None, typer.Option(help="Model that the others are compared with.")] = None,
+    minimum_gain: Annotated[
+        float | None, typer.Option(help="Fail where the low end of the AUC gain's 95% interval is not above this.")
+    ] = None,
+) -> None:
+    """Measure click models on the same later rows, and how much each gains over another."""
+    from models.ctr import CtrModel
+    from models.train_ctr import evaluate, gain, record_model, score
+    from moonlake.lake import Lake
+    from moonlake.training_sets import TrainingSet
+
+    if minimum_gain is not None and against is None:
+        raise InputError("--minimum-gain compares with a model: name it with --against")
+    settings = Settings.from_environment()
+    lake, rows = Lake(settings), TrainingSet.open(settings.training_sets / training_set)
+    folders = {one: _folder(settings, one) for one in dict.fromkeys([*([against] if against else []), *names])}
+    models = {one: CtrModel.open(folder) for one, folder in folders.items()}
+    first = parse_moment(start) if start else max(model.lineage.window[1] for model in models.values())
+    last = parse_moment(end) if end else None
+    scored: dict[str, pa.Table] = {}
+    for one, model in models.items():
+        of = model.lineage.true_space_id
+        snapshot = _snapshot(lake, settings, of, model.lineage.shuffle_seed) if of else None
+        scored[one] = score(model, rows, snapshot, start=first, end=last)
+        found = evaluate(scored[one])
+        record_model(lake, model, found, name=one, artifact=folders[one], written_at=datetime.now(UTC))
+        _echo_metrics(one, found)
+        _echo_labels(model)
+    too_small = []
+    for one in [] if against is None else [one for one in models if one != against]:
+        found_gain = gain(scored[one], scored[str(against)])
+        interval = f"[{found_gain.low:+.4f}, {found_gain.high:+.4f}]"
+        typer.echo(f"{one} over {against}: AUC {found_gain.difference:+.4f} {interval} (95% over users)")
+        if minimum_gain is not None and not found_gain.low > minimum_gain:
+            too_small.append(f"{one} {interval}")
+    if too_small:
+        typer.echo(
+            f"gate: AUC gain over {against} must lie above {minimum_gain:+.4f}: {', '.join(too_small)}", err=True
+        )
+        raise typer.Exit(1)
+
+
+@contextmanager
+def training_bar(title: str) -> Iterator[Callable[[BatchReport], None]]:
+    """A progress bar on stderr with loss and samples per second, as the report of a training run."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[at]}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title, total=None, at="")
+
+        def report(batch: BatchReport) -> None:
+            at = f"epoch {batch.epoch}  loss {batch.loss:.4f}  {batch.samples_per_second:,.0f} samples/s"
+            progress.update(task, total=batch.total, completed=batch.samples, at=at)
+
+        yield report
+
+
+def _config(pairs: list[str], **stated: Any) -> Any:
+    """CtrConfig from KEY=VALUE words; a value is JSON, or else a plain string."""
+    import json
+
+    from models.ctr import CtrConfig, ctr_config
+
+    values = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            keys = ", ".join(field.name for field in fields(CtrConfig))
+            raise InputError(f"--set {pair}: expected KEY=VALUE, with a key of {keys}")
+        try:
+            values[key] = json.loads(text)
+        except json.JSONDecodeError:
+            raise InputError(f"--set {pair}: {text!r} is not JSON; lists look like [64,32]") from None
+    return ctr_config(values | stated, where="--set")
+
+
+def _snapshot(lake: Any, settings: Settings, space_id: str, shuffle_seed: int | None) -> Snapshot:
+    from moonlake.snapshots import write_snapshot
+
+    snapshot = write_snapshot(lake, space_id, settings.snapshots / space_id)
+    return snapshot if shuffle_seed is None else snapshot.shuffled(shuffle_seed)
+
+
+def _folder(settings: Settings, name: str) -> Path:
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise InputError(f"model name {name!r}: expected a plain folder name")
+    return settings.artifacts / f"ctr-{name}"
+
+
+def _echo_metrics(name: str, found: ClickMetrics) -> None:
+    users = f"{found.gauc_users:,} users, {found.gauc_users_left_out:,} of one class left out"
+    typer.echo(f"{name}: AUC {found.auc:.4f}  GAUC {found.gauc:.4f} ({users})  log loss {found.log_loss:.4f}")
+    typer.echo(f"  calibration {found.calibration:.3f}  impressions {found.impressions:,}  clicks {found.clicks:,}")
+
+
+def _echo_labels(model: CtrModel) -> None:
+    for label in model.lineage.labels:
+        typer.echo(f"  NOTE: {label}")

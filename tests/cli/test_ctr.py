@@ -1,0 +1,108 @@
+"""The commands that train and evaluate click models, on a small shop without Spark or Feast."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import typer
+from deltalake import write_deltalake
+from typer.testing import CliRunner
+
+from cli.ctr import evaluate_ctr, train_ctr
+from moonlake import spaces
+from moonlake.contents import stable_hash
+from moonlake.errors import InputError, MoonlakeError
+from moonlake.lake import Lake, arrow_schema
+from moonlake.settings import Settings
+from moonlake.tables import EMBEDDINGS, TIMELESS
+from moonlake.training_sets import Declaration, Manifest, write_training_set
+
+T1 = datetime(2026, 1, 1, tzinfo=UTC)
+T2 = T1 + timedelta(days=3)
+SMALL = ["--set", "hidden=[8]", "--set", "max_epochs=1", "--set", "behavior_length=2", "--set", "dense_features=[]",
+         "--set", 'id_features=["product_id"]']  # fmt: skip
+
+app = typer.Typer()
+app.command("train")(train_ctr)
+app.command("evaluate")(evaluate_ctr)
+
+
+@pytest.fixture(autouse=True)
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A home with a space "encoder" and a training set "clicks" of four days, 400 impressions."""
+    monkeypatch.setenv("MOONLAKE_HOME", str(tmp_path))
+    settings, rng = Settings.from_environment(), np.random.default_rng(0)
+    ids = [stable_hash(str(number)) for number in range(20)]
+    definition = spaces.SpaceDefinition("w", "", "", "", ("title",), "mean", "l2", "float16", 4)
+    stated: dict[str, Any] = {"name": "encoder", "artifact": "none", "trained_until": T1 - timedelta(days=1)}
+    space_id = spaces.register(Lake(settings), definition, **stated, metrics={}, written_at=T1).space_id
+    vectors = [row.tolist() for row in np.eye(4, dtype=np.float32)[rng.integers(0, 4, 20)]]
+    rows = {"content_id": ids, "space_id": [space_id] * 20, "vector": vectors, "event_timestamp": [TIMELESS] * 20,
+            "created_at": [T1] * 20}  # fmt: skip
+    write_deltalake(Lake(settings).path("embeddings"), pa.table(rows, schema=arrow_schema(EMBEDDINGS)))
+    product = rng.integers(0, 20, 400)
+    labels = pa.table({
+        "impression_id": [f"i{n:03}" for n in range(400)], "user_id": [f"u{n % 9}" for n in range(400)],
+        "product_id": [f"p{n}" for n in product], "content_id": [ids[n] for n in product],
+        "query_content_id": [ids[n] for n in rng.integers(0, 20, 400)], "clicked": rng.random(400) < 0.3,
+        "event_timestamp": pa.array([T1 + timedelta(minutes=14 * n) for n in range(400)], pa.timestamp("us", "UTC")),
+        **{f"behavior_{name}": pa.array([["x"]] * 400) for name in ("product_ids", "content_ids", "actions")},
+        "behavior_times_us": pa.array([[0]] * 400),
+    })  # fmt: skip
+    manifest = Manifest(Declaration("clicks", T1, T1 + timedelta(days=4)), {}, [], stable_hash(""), "test")
+    write_training_set(settings.training_sets / "clicks", manifest, labels.select(["impression_id"]), [labels])
+    return settings
+
+
+def invoke(*words: str, fails: bool = False) -> str:
+    """Output of a command; errors of ours come through as they are."""
+    result = CliRunner().invoke(app, list(words))
+    if isinstance(result.exception, MoonlakeError):
+        raise result.exception
+    assert (result.exit_code != 0) == fails, result.output
+    return result.output
+
+
+def train(name: str, *words: str) -> str:
+    return invoke("train", "clicks", "--name", name, "--end", T2.isoformat(), *SMALL, *words)
+
+
+def test_models_are_trained_measured_and_recorded(shop: Settings) -> None:
+    train("ids")
+    train("content", "--space", "encoder")
+    assert "NOTE: control: shuffled with seed 7" in train("shuffled", "--space", "encoder", "--shuffled", "7")
+    output = invoke("evaluate", "content", "shuffled", "--on", "clicks", "--against", "ids")
+    assert [line.split(":")[0] for line in output.splitlines() if "GAUC" in line] == ["ids", "content", "shuffled"]
+    assert "content over ids: AUC" in output
+    recorded = {row["name"]: row for row in Lake(shop).read("model_versions").to_pylist()}
+    assert recorded["ids"]["space_id"] is None
+    assert recorded["content"]["space_id"] == spaces.find(Lake(shop), "encoder").space_id
+    assert recorded["shuffled"]["space_id"] not in (None, recorded["content"]["space_id"])
+
+
+def test_the_gate_fails_where_the_gain_is_too_small() -> None:
+    train("ids")
+    train("other", "--seed", "1")
+    output = invoke("evaluate", "other", "--on", "clicks", "--against", "ids", "--minimum-gain", "0.9", fails=True)
+    assert "gate: AUC gain over ids must lie above +0.9000" in output
+    invoke("evaluate", "other", "--on", "clicks", "--against", "ids", "--minimum-gain", "-0.9")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--shuffled", "1"), "--space"),
+        (("--set", "speed=1"), "speed"),
+        (("--set", "speed"), "KEY=VALUE"),
+        (("--set", "hidden=[8"), "JSON"),
+        (("--name", "../x"), "plain folder name"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        train("ids", *words)
