@@ -36,16 +36,11 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of file that a source has; `table` is where ingestion writes it.
-
-    Attributes:
-        required: a source without it is refused.
-    """
+    """One kind of file that a source has; `table` is where ingestion writes it."""
 
     name: str
     table: str
     fields: tuple[Field, ...]
-    required: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,7 +83,6 @@ PRODUCTS = Kind(
             deleted="false",
         ),
     ),
-    required=True,
 )
 IMAGES = Kind(
     "images",
