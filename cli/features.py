@@ -48,18 +48,14 @@ def online(
     service: Annotated[str, typer.Option(help="Feature service.")] = CTR_SERVICE,
 ) -> None:
     """Read the online features of one combination of join keys, as JSON."""
-    from moonlake.feast_delta.store import feature_store, service_views
+    from moonlake.feast_delta.store import feature_store, online_features
 
     keys = dict(entity.partition("=")[::2] for entity in entities)
     if unstated := sorted(name for name, value in keys.items() if not value):
         raise InputError(f"join keys {unstated} have no value; write {unstated[0]}=VALUE")
     store = feature_store(Settings.from_environment())
-    views = service_views(store, service)
-    wanted = sorted({name for view in views for name in view.join_keys})
-    if set(wanted) != set(keys):
-        raise InputError(f"feature service {service} is read by the join keys {wanted}, found {sorted(keys)}")
-    values = store.get_online_features(store.get_feature_service(service), [keys]).to_dict()
-    typer.echo(json.dumps({name: found[0] for name, found in values.items()}, indent=2))
+    rows = online_features(store, service, {name: [value] for name, value in keys.items()})
+    typer.echo(json.dumps(rows.to_pylist()[0], indent=2))
 
 
 @training_set_app.command()

@@ -175,9 +175,7 @@ def _slices(
 
 
 def _flat(column: pa.ChunkedArray) -> pa.Array:
-    """The elements of all lists. A missing string is "": the online store's lists hold no null, and both must agree."""
-    flat = pc.list_flatten(column).combine_chunks()
-    return pc.fill_null(flat, "") if pa.types.is_string(flat.type) else flat
+    return pc.list_flatten(column).combine_chunks()
 
 
 def _utc(moment: datetime) -> datetime:

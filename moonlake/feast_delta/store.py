@@ -11,15 +11,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import yaml
 from feast import FeatureStore, FeatureView, RepoConfig
 from feast.errors import FeatureServiceNotFoundException
 from feast.repo_operations import apply_total
+from feast.types import from_feast_to_pyarrow_type
 
 from moonlake.contents import stable_hash
-from moonlake.errors import NotFound
+from moonlake.errors import InputError, NotFound
 from moonlake.feast_delta.offline_store import snapshot_of
 from moonlake.feast_delta.plan import alias_of, delta_source
+from moonlake.feast_delta.sources import BehaviorSequenceSource
 from moonlake.settings import Settings
 
 FEATURE_REPO = Path(__file__).resolve().parents[2] / "feature_repo"
@@ -77,6 +80,32 @@ def service_views(store: FeatureStore, service: str) -> list[FeatureView]:
         known = ", ".join(sorted(found.name for found in store.list_feature_services())) or "none"
         raise NotFound(f"no feature service {service}; registered: {known} (moonlake features apply)") from None
     return [store.get_feature_view(projection.name).with_projection(projection) for projection in projections]
+
+
+def online_features(store: FeatureStore, service: str, keys: Mapping[str, Sequence[str]]) -> pa.Table:
+    """The keys and the online features of a service, as training rows have them: same columns, types and nulls.
+
+    Feast's online values cannot say everything that a training row says. An id that is missing within a sequence comes
+    back as "" (which no id is): it is null here. A user without a stored sequence has acted on nothing: it is empty.
+
+    Args: keys: values by join key, one for each row.
+    Raises: NotFound: an unknown service.   InputError: other join keys than those that the service is read by.
+    """
+    views = service_views(store, service)
+    wanted = list(dict.fromkeys(name for view in views for name in view.join_keys))
+    if set(wanted) != set(keys):
+        raise InputError(f"feature service {service} is read by the join keys {wanted}, found {sorted(keys)}")
+    entities = {name: list(values) for name, values in keys.items()}
+    found = store.get_online_features(store.get_feature_service(service), entities).to_dict()
+    columns = {name: pa.array(entities[name], pa.string()) for name in wanted}
+    for view in views:
+        is_sequence = isinstance(delta_source(view), BehaviorSequenceSource)
+        for feature in view.projection.features:
+            values = found[feature.name]
+            if is_sequence:
+                values = [[None if each == "" else each for each in sequence or ()] for sequence in values]
+            columns[feature.name] = pa.array(values, from_feast_to_pyarrow_type(feature.dtype))
+    return pa.table(columns)
 
 
 def versions_read(store: FeatureStore, views: Sequence[FeatureView]) -> dict[str, int]:

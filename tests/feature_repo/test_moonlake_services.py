@@ -18,7 +18,14 @@ import pytest
 from feast import FeatureStore
 
 from moonlake.errors import NotFound
-from moonlake.feast_delta.store import FEATURE_REPO, apply, definitions_hash, feature_store, service_views
+from moonlake.feast_delta.store import (
+    FEATURE_REPO,
+    apply,
+    definitions_hash,
+    feature_store,
+    online_features,
+    service_views,
+)
 from moonlake.settings import Settings
 from moonlake.tables import TIMELESS
 from spark_jobs import materialize_features
@@ -141,7 +148,7 @@ def oracle(world: World, label: Row) -> Row:
     acted = [row for row in world.behaviors if row["user_id"] == label["user_id"]]
     before = sorted((row for row in acted if row["time"] < label["event_timestamp"]), key=lambda row: row["time"])
     for column, name in SEQUENCE.items():
-        column_values = [microseconds(row["time"]) if column == "times_us" else row[column] or "" for row in before]
+        column_values = [microseconds(row["time"]) if column == "times_us" else row[column] for row in before]
         features[name] = column_values[-LENGTH:]
     return features
 
@@ -199,11 +206,14 @@ def test_online_features_equal_the_historical_ones_at_the_moment_of_materialisat
 ) -> None:
     materialize_features.run(home, END)
     keys = [{"user_id": f"u{user}", "product_id": f"p{product}"} for user in range(7) for product in range(9)]
-    online = store.get_online_features(store.get_feature_service("ctr_ranking_v1"), keys).to_dict()
-    expected = [oracle(world, {**key, "event_timestamp": END}) for key in keys]
-    for name in expected[0]:
-        # Who never acted has an empty sequence in a training row and no row online.
-        assert online[name] == [row[name] or None if name in SEQUENCE.values() else row[name] for row in expected], name
+    columns = {name: [key[name] for key in keys] for name in ("user_id", "product_id")}
+    online = online_features(store, "ctr_ranking_v1", columns)
+    assert online.to_pylist() == [{**oracle(world, {**key, "event_timestamp": END}), **key} for key in keys]
+    labels = label_table([{**key, "event_timestamp": END} for key in keys])
+    offline = store.get_historical_features(labels, store.get_feature_service("ctr_ranking_v1")).to_arrow()
+    assert dict(zip(online.column_names, online.schema.types, strict=True)) == {
+        field.name: field.type for field in offline.drop_columns("event_timestamp").schema
+    }
 
 
 def test_vectors_are_keyed_by_content_and_space(store: FeatureStore, home: Settings, write_rows: Write) -> None:

@@ -331,11 +331,9 @@ def test_a_sequence_ends_strictly_before_the_label_and_runs_across_months(store:
     assert sequences(store, rows) == [["b", "c", "d"], ["a", "b", "c"], ["a"], [], []]
 
 
-def test_a_missing_id_in_a_sequence_is_the_empty_text_and_a_null_key_has_no_sequence(
-    store: FeatureStore, log: str
-) -> None:
+def test_a_missing_id_in_a_sequence_is_null_and_a_null_key_has_no_sequence(store: FeatureStore, log: str) -> None:
     store.apply([USERS, sequence_view(log)])
-    assert sequences(store, [("v", at(20)), (None, at(20))]) == [[""], None]
+    assert sequences(store, [("v", at(20)), (None, at(20))]) == [[None], None]
 
 
 def test_a_pull_may_ask_for_another_length_than_the_view(store: FeatureStore, log: str, tmp_path: Path) -> None:
