@@ -7,10 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 from feast import FeatureStore, FeatureView
-from feast.types import from_feast_to_pyarrow_type
 
 from moonlake.errors import InputError
-from moonlake.feast_delta.store import service_views
+from moonlake.feast_delta.store import online_column, service_views
 
 USER, PRODUCT = "user_id", "product_id"
 
@@ -39,15 +38,13 @@ class OnlineFeatures:
         return pa.table({**_columns(repeated), **_columns(of_products)})
 
     def _read(self, views: Sequence[FeatureView], key: str, values: Sequence[str]) -> pa.Table:
-        features = {feature.name: (view, feature.dtype) for view in views for feature in view.projection.features}
+        features = {feature.name: (view, feature) for view in views for feature in view.projection.features}
         found: dict[str, list[Any]] = {name: [] for name in features}
         if features and values:  # Feast can neither read no features nor read for no one
             alias = {view.name: view.projection.name_to_use() for view in views}  # type: ignore[no-untyped-call]
             names = [f"{alias[view.name]}:{name}" for name, (view, _) in features.items()]
             found = self.store.get_online_features(names, {key: list(values)}).to_dict()
-        columns = {
-            name: pa.array(found[name], from_feast_to_pyarrow_type(kind)) for name, (_, kind) in features.items()
-        }
+        columns = {name: online_column(view, feature, found[name]) for name, (view, feature) in features.items()}
         return pa.table({key: pa.array(values, pa.string()), **columns})
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import yaml
-from feast import FeatureStore, FeatureView, RepoConfig
+from feast import FeatureStore, FeatureView, Field, RepoConfig
 from feast.errors import FeatureServiceNotFoundException
 from feast.repo_operations import apply_total
 from feast.types import from_feast_to_pyarrow_type
@@ -85,9 +85,6 @@ def service_views(store: FeatureStore, service: str) -> list[FeatureView]:
 def online_features(store: FeatureStore, service: str, keys: Mapping[str, Sequence[str]]) -> pa.Table:
     """The keys and the online features of a service, as training rows have them: same columns, types and nulls.
 
-    Feast's online values cannot say everything that a training row says. An id that is missing within a sequence comes
-    back as "" (which no id is): it is null here. A user without a stored sequence has acted on nothing: it is empty.
-
     Args: keys: values by join key, one for each row.
     Raises: NotFound: an unknown service.   InputError: other join keys than those that the service is read by.
     """
@@ -99,13 +96,20 @@ def online_features(store: FeatureStore, service: str, keys: Mapping[str, Sequen
     found = store.get_online_features(store.get_feature_service(service), entities).to_dict()
     columns = {name: pa.array(entities[name], pa.string()) for name in wanted}
     for view in views:
-        is_sequence = isinstance(delta_source(view), BehaviorSequenceSource)
         for feature in view.projection.features:
-            values = found[feature.name]
-            if is_sequence:
-                values = [[None if each == "" else each for each in sequence or ()] for sequence in values]
-            columns[feature.name] = pa.array(values, from_feast_to_pyarrow_type(feature.dtype))
+            columns[feature.name] = online_column(view, feature, found[feature.name])
     return pa.table(columns)
+
+
+def online_column(view: FeatureView, feature: Field, values: Sequence[Any]) -> pa.Array:
+    """Online values of a feature, as Feast gives them, as a training row has them.
+
+    Feast's online values cannot say everything that a training row says. An id that is missing within a sequence comes
+    back as "" (which no id is): it is null here. A user without a stored sequence has acted on nothing: it is empty.
+    """
+    if isinstance(delta_source(view), BehaviorSequenceSource):
+        values = [[None if each == "" else each for each in sequence or ()] for sequence in values]
+    return pa.array(values, from_feast_to_pyarrow_type(feature.dtype))
 
 
 def versions_read(store: FeatureStore, views: Sequence[FeatureView]) -> dict[str, int]:
