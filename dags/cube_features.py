@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, Param
 
-from dags.steps import DEFAULTS, FIRST_DAY, NAME, WINDOW_END, WINDOW_START, spark_step, table, window
+from dags.steps import DEFAULTS, FIRST_DAY, NAME, midnight, spark_step, table, window
 
 with DAG(
     dag_id="cube_features",
@@ -19,5 +19,5 @@ with DAG(
     },
     tags=["features"],
 ) as dag:
-    arguments = ["--start", WINDOW_START, "--end", WINDOW_END, "--space", "{{ params.space }}"]
+    arguments = ["--start", midnight("params.days"), "--end", midnight(), "--space", "{{ params.space }}"]
     spark_step("build_cube_features", *arguments, writes=["cube_features"])

@@ -28,22 +28,28 @@ RUN = "(data_interval_end | default(dag_run.run_after, true))"
 """The moment that a run stands for, inside a template; a run that an asset started has no data interval."""
 
 MOMENT = "{{ " + RUN + ".isoformat() }}"
-MIDNIGHT = '.strftime("%Y-%m-%dT00:00:00Z")'  # double quotes: a shell command wraps the template in single ones
-WINDOW_START = "{{ params.start or (" + RUN + " - macros.timedelta(days=params.days))" + MIDNIGHT + " }}"
-WINDOW_END = "{{ params.end or " + RUN + MIDNIGHT + " }}"
-"""A window ends with the day before the run, unless it is named: a run has the same window whenever it is repeated."""
+
+END = f"(macros.datetime.fromisoformat(params.end) if params.end else {RUN})"
+"""The day that closes a window: of the run, unless a parameter names it. A run has the same window when repeated."""
 
 NAME = r"^[\w.\-]+$"
-DAY = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$"
+DAY = r"^\d{4}-\d{2}-\d{2}$"
 """What a parameter may look like: it becomes a word of a command."""
 
 
+def midnight(days_before_end: str = "0") -> str:
+    """A template for the midnight (UTC) so many days before the window's end."""
+    # Double quotes: the shell wraps the template in single ones.
+    return f'{{{{ ({END} - macros.timedelta(days={days_before_end})).strftime("%Y-%m-%dT00:00:00Z") }}}}'
+
+
 def window(days: int) -> dict[str, Param]:
-    """The parameters that a window is made of: the last whole days, or a start and an end."""
+    """The parameters that a window of whole days is made of."""
     return {
-        "days": Param(days, type="integer", minimum=1, description="length of the window, unless it is named"),
-        "start": Param(None, type=["null", "string"], pattern=DAY, description="first moment, 2026-02-01T00:00:00Z"),
-        "end": Param(None, type=["null", "string"], pattern=DAY, description="first moment after the window"),
+        "days": Param(days, type="integer", minimum=1, description="length of the window"),
+        "end": Param(
+            None, type=["null", "string"], pattern=DAY, description="day after the window; none: that of the run"
+        ),
     }
 
 

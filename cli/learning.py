@@ -1,0 +1,16 @@
+"""`moonlake train` and `moonlake evaluate`: an encoder, or a click model."""
+
+from __future__ import annotations
+
+import typer
+
+from cli.ctr import evaluate_ctr, train_ctr
+from cli.encoder import evaluate_encoder, train_encoder
+
+train_app = typer.Typer(no_args_is_help=True, help="Train an encoder or a click model.")
+train_app.command("encoder")(train_encoder)
+train_app.command("ctr")(train_ctr)
+
+evaluate_app = typer.Typer(no_args_is_help=True, help="Measure an encoder or click models on later rows.")
+evaluate_app.command("encoder")(evaluate_encoder)
+evaluate_app.command("ctr")(evaluate_ctr)
