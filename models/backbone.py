@@ -20,7 +20,7 @@ from transformers import (
     Qwen2Config,
 )
 from transformers.models.timm_wrapper import TimmWrapperConfig
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils import logging as hugging_face
 
 from models.encoder_config import Attention, TinyConfig
 from moonlake.errors import InputError
@@ -87,7 +87,7 @@ class Backbone(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write a folder that `load_backbone` and transformers itself can open."""
-        disable_progress_bar()
+        _be_quiet()
         self.model.to(memory_format=torch.contiguous_format).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         self.processor.save_pretrained(folder)
@@ -130,7 +130,7 @@ def load_backbone(name_or_folder: str | Path, image_size: tuple[int, int]) -> Ba
     Args: image_size: height and width that every image is resized to.
     Raises: InputError: not to be had there, or of a family that cannot be driven.
     """
-    disable_progress_bar()  # a folder of weights is loaded too quickly to watch
+    _be_quiet()
     name = str(name_or_folder)
     image_processors: Any = AutoImageProcessor
     try:
@@ -210,6 +210,12 @@ def flatten_patches(pixels: Tensor, patch: int, merge: int, frames: int) -> tupl
     blocks = blocks.unsqueeze(6).expand(*blocks.shape[:6], frames, patch, patch)
     grid = torch.tensor([[1, h, w]], device=pixels.device).repeat(count, 1)
     return blocks.reshape(count * h * w, channels * frames * patch * patch), grid
+
+
+def _be_quiet() -> None:
+    """Take transformers' bars off the user's screen: these files are read and written in a moment."""
+    quiet: Any = hugging_face.disable_progress_bar
+    quiet()
 
 
 def _tower_width(name: str, image_size: tuple[int, int]) -> int:

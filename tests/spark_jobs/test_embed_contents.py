@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from deltalake import write_deltalake
+from PIL import Image
+
+from moonlake import spaces
+from moonlake.contents import content_of, prompt_text, stable_hash
+from moonlake.errors import SpaceMismatch
+from moonlake.lake import Lake, arrow_schema
+from moonlake.settings import Settings
+from moonlake.tables import TABLES, TIMELESS
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+pytestmark = pytest.mark.spark
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def write(lake: Lake, name: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Put rows into any table, with a plain Delta write."""
+    whole = [{column.name: None for column in TABLES[name]} | {"created_at": T0, "source": "t"} | row for row in rows]
+    write_deltalake(lake.path(name), pa.Table.from_pylist(whole, arrow_schema(TABLES[name])), mode="append")
+
+
+def picture(shade: int) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.full((20, 20, 3), shade, np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+def image(file: bytes) -> dict[str, Any]:
+    return {
+        "image_id": stable_hash(file), "image_bytes": file, "format": "PNG", "width": 20, "height": 20,
+        "perceptual_hash": "0" * 16,
+    }  # fmt: skip
+
+
+def product(name: str, title: str | None, images: Sequence[bytes], material: str | None = None) -> dict[str, Any]:
+    attributes = {"material": material} if material else {}
+    ids = [stable_hash(file) for file in images]
+    return {
+        "product_id": name, "title": title, "attributes": list(attributes.items()), "image_ids": ids, "listed_at": T0,
+        "deleted": False, "content_id": content_of(prompt_text(title, attributes), ids).content_id,
+        "event_timestamp": T0,
+    }  # fmt: skip
+
+
+def query(text: str) -> dict[str, Any]:
+    return {
+        "query_id": text, "modality": "text", "text": text, "image_ids": [],
+        "content_id": content_of(text, []).content_id, "event_timestamp": T0,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small untrained encoder."""
+    from models.encoder_config import EncoderConfig, TinyConfig
+    from models.train_encoder import TrainingConfig, train_encoder
+
+    tiny = TinyConfig(tower="resnet10t", tower_weights="random", vocabulary=300, hidden=32, layers=1, heads=2)
+    config = EncoderConfig(tiny=tiny, image_height=32, image_width=32, dimension=16)
+    home = tmp_path_factory.mktemp("encoder")
+    empty = Lake(Settings(home=home / "home"))
+    train_encoder(empty, TrainingConfig(config, steps=0), home / "artifact", before=T0)
+    return home / "artifact"
+
+
+WHITE, GREY, BROKEN = picture(250), picture(120), b"\x89PNG broken"
+PRODUCTS = [
+    product("a", "red shirt", [WHITE, GREY], "cotton"),
+    product("b", None, [GREY]),
+    product("c", None, [BROKEN]),
+    product("d", "mug", [BROKEN]),
+    product("twin of b", None, [GREY]),
+]
+
+
+@pytest.fixture
+def stocked(lake: Lake, artifact: Path, written_at: datetime) -> Lake:
+    from models.encoder_config import read_encoder_artifact
+
+    write(lake, "products", PRODUCTS)
+    write(lake, "queries", [query("a shirt")])
+    write(lake, "product_images", [image(file) for file in (WHITE, GREY, BROKEN)])
+    definition = read_encoder_artifact(artifact).space
+    spaces.register(
+        lake, definition, name="first", artifact=str(artifact), trained_until=None, metrics={}, written_at=written_at
+    )
+    return lake
+
+
+def test_what_is_missing_is_embedded_as_the_embedder_does_and_the_space_becomes_candidate(
+    spark: SparkSession, settings: Settings, stocked: Lake, artifact: Path, written_at: datetime
+) -> None:
+    from models.inference import Embedder
+    from spark_jobs import embed_contents
+
+    report = embed_contents.run(spark, settings, "first", written_at=written_at)
+    assert report.write is not None
+    assert (report.write.written, report.write.rejected) == (4, 1)
+    assert (report.space.status, report.space.coverage) == ("candidate", 1.0)
+    rows = {row["content_id"]: row for row in stocked.read("embeddings").to_pylist()}
+    assert {row["event_timestamp"] for row in rows.values()} == {TIMELESS}
+    texts = ["red shirt, cotton", None, "mug", "a shirt"]
+    images: list[list[bytes]] = [[WHITE, GREY], [GREY], [BROKEN], []]
+    expected = Embedder.open(artifact).embed(texts, images)
+    ids = [
+        PRODUCTS[0]["content_id"],
+        PRODUCTS[1]["content_id"],
+        PRODUCTS[3]["content_id"],
+        query("a shirt")["content_id"],
+    ]
+    np.testing.assert_allclose([rows[one]["vector"] for one in ids], expected, atol=2e-3)
+
+
+def test_a_content_of_which_nothing_can_be_read_is_refused_by_name(
+    spark: SparkSession, settings: Settings, stocked: Lake, written_at: datetime
+) -> None:
+    from spark_jobs import embed_contents
+
+    embed_contents.run(spark, settings, "first", written_at=written_at)
+    (refused,) = stocked.read("rejects").to_pylist()
+    assert (refused["table"], refused["rule"]) == ("embeddings", embed_contents.UNREADABLE)
+    assert PRODUCTS[2]["content_id"] in refused["value"]
+
+
+def test_a_second_run_loads_no_model_and_commits_nothing(
+    spark: SparkSession, settings: Settings, stocked: Lake, written_at: datetime, tmp_path: Path
+) -> None:
+    from spark_jobs import embed_contents
+
+    space = embed_contents.run(spark, settings, "first", written_at=written_at).space
+    tables = ("embeddings", "rejects", "embedding_spaces")
+    versions = [stocked.version(name) for name in tables]
+    moved = shutil.move(space.artifact, tmp_path / "away")  # a run that opened the model would fail
+    try:
+        report = embed_contents.run(spark, settings, "first", written_at=written_at)
+    finally:
+        shutil.move(moved, space.artifact)
+    assert report.write is None
+    assert [stocked.version(name) for name in tables] == versions
+
+
+def test_a_new_product_alone_is_embedded_afterwards(
+    spark: SparkSession, settings: Settings, stocked: Lake, written_at: datetime
+) -> None:
+    from spark_jobs import embed_contents
+
+    embed_contents.run(spark, settings, "first", written_at=written_at)
+    before = stocked.read("embeddings")
+    write(stocked, "products", [product("new", "green lamp", [])])
+    report = embed_contents.run(spark, settings, "first", written_at=written_at)
+    assert report.write is not None
+    assert report.write.rows_in == report.write.written == 1
+    after = stocked.read("embeddings")
+    kept = after.filter(pc.is_in(after["content_id"], before["content_id"])).sort_by("content_id")
+    assert kept.equals(before.sort_by("content_id"))
+
+
+def test_an_artifact_of_another_space_is_refused_before_anything_is_written(
+    spark: SparkSession, settings: Settings, stocked: Lake, artifact: Path, written_at: datetime
+) -> None:
+    from dataclasses import replace
+
+    from spark_jobs import embed_contents
+
+    other = replace(spaces.find(stocked, "first").definition, weights="another")
+    spaces.register(
+        stocked, other, name="other", artifact=str(artifact), trained_until=None, metrics={}, written_at=written_at
+    )
+    with pytest.raises(SpaceMismatch, match=other.space_id):
+        embed_contents.run(spark, settings, "other", written_at=written_at)
+    assert not stocked.exists("embeddings")
