@@ -1,0 +1,46 @@
+"""Where Feast's state lies: the same place for the command, which changes folder, and for the API, which does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from moonlake.feast_delta.home import HomeSqliteOnlineStore, home_of
+from moonlake.feast_delta.store import FEATURE_REPO, feature_store
+from moonlake.settings import Settings
+
+
+def test_a_relative_home_stands_beside_the_repository_whatever_the_working_folder_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("MOONLAKE_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert home_of(tmp_path / "shop" / "feature_repo").home == tmp_path / "shop" / ".moonlake"
+    monkeypatch.setenv("MOONLAKE_HOME", "elsewhere")
+    assert home_of(tmp_path / "shop" / "feature_repo").lake == str(tmp_path / "shop" / "elsewhere" / "lake")
+
+
+def test_an_absolute_home_is_where_it_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MOONLAKE_HOME", str(tmp_path / "home"))
+    assert home_of(tmp_path / "shop" / "feature_repo").feast == tmp_path / "home" / "feast"
+
+
+def test_the_api_and_the_command_agree_in_a_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MOONLAKE_HOME", raising=False)
+    monkeypatch.chdir(FEATURE_REPO.parent)
+    config = feature_store(Settings()).config
+    of_command = home_of(FEATURE_REPO)
+    assert config.registry.path == str(of_command.feast / "registry.db")
+    assert config.offline_store.lake == of_command.lake
+    assert config.online_store.path == str(of_command.feast / "online.db")
+
+
+def test_settings_of_the_caller_win_over_the_environment(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MOONLAKE_HOME", str(tmp_path / "other"))
+    store = feature_store(settings)
+    assert store.config.registry.path == str(settings.feast / "registry.db")
+    assert HomeSqliteOnlineStore._get_db_path(store.config) == str(settings.feast / "online.db")
+    assert not (tmp_path / "other").exists()
