@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from deltalake import write_deltalake
+from typer.testing import CliRunner, Result
+
+from cli.app import app
+from moonlake import spaces
+from moonlake.contents import stable_hash
+from moonlake.lake import Lake, arrow_schema
+from moonlake.settings import Settings
+from moonlake.tables import EMBEDDINGS, MODEL_VERSIONS, TIMELESS
+
+DAY = datetime(2026, 3, 1, tzinfo=UTC)
+DEFINITION = spaces.SpaceDefinition(
+    weights=stable_hash("weights"),
+    tokenizer=stable_hash("tokenizer"),
+    preprocessing="none",
+    prompt="text",
+    content_fields=("title",),
+    pooling="mean",
+    normalisation="l2",
+    storage_type="float16",
+    dimension=2,
+)
+
+
+@pytest.fixture
+def space(lake: Lake) -> spaces.Space:
+    """A space that covers its one content."""
+    vector: dict[str, Any] = {
+        "content_id": stable_hash("content"),
+        "space_id": DEFINITION.space_id,
+        "vector": [0.6000976562, 0.7998046875],
+        "event_timestamp": TIMELESS,
+        "created_at": DAY,
+    }
+    write_deltalake(lake.path("embeddings"), pa.Table.from_pylist([vector], arrow_schema(EMBEDDINGS)))
+    books: dict[str, Any] = {"artifact": "encoder", "trained_until": None, "metrics": {}, "written_at": DAY}
+    return spaces.register(lake, DEFINITION, name="shop", status="candidate", coverage=1.0, **books)
+
+
+def record(lake: Lake, name: str, space_id: str | None) -> str:
+    """The id of a model that is entered in the books."""
+    row = {
+        "model_id": stable_hash(name),
+        "name": name,
+        "space_id": space_id,
+        "training_set_id": stable_hash("set"),
+        "artifact": f"artifacts/{name}",
+        "metrics": "{}",
+        "event_timestamp": DAY,
+    }
+    rows = pa.Table.from_pylist([row], arrow_schema(MODEL_VERSIONS, MODEL_VERSIONS.facts))
+    lake.append("model_versions", rows, written_at=DAY)
+    return stable_hash(name)
+
+
+def release(settings: Settings, *arguments: str) -> Result:
+    return CliRunner().invoke(app, ["release", *arguments], env=settings.environment())
+
+
+def test_a_release_names_model_space_snapshot_and_features_at_once(
+    settings: Settings, lake: Lake, space: spaces.Space
+) -> None:
+    model_id = record(lake, "monday", space.space_id)
+    assert release(settings, "monday").exit_code == 0
+    current = spaces.current_release(lake, "ctr_ranking")
+    assert (current.model_id, current.space_id) == (model_id, space.space_id)
+    assert current.feature_service == "ctr_ranking_v1"
+    assert current.snapshot == str((settings.snapshots / space.space_id).absolute())
+    assert spaces.live(lake).space_id == space.space_id
+
+
+def test_a_roll_back_is_a_switch_to_the_earlier_model(settings: Settings, lake: Lake, space: spaces.Space) -> None:
+    first, second = (record(lake, name, space.space_id) for name in ("monday", "tuesday"))
+    for model in ("monday", "tuesday", first):
+        assert release(settings, model).exit_code == 0
+    assert [one.model_id for one in spaces.history(lake, "ctr_ranking")] == [first, second, first]
+    listed = release(settings).stdout.splitlines()
+    assert [line.split()[3] for line in listed] == ["monday", "tuesday", "monday"]
+
+
+def test_the_same_release_again_writes_nothing(settings: Settings, lake: Lake, space: spaces.Space) -> None:
+    record(lake, "monday", space.space_id)
+    release(settings, "monday")
+    version = lake.version("releases")
+    assert release(settings, "monday").exit_code == 0
+    assert lake.version("releases") == version
+
+
+def test_an_unknown_model_is_one_line_with_the_names_that_there_are(
+    settings: Settings, lake: Lake, space: spaces.Space
+) -> None:
+    record(lake, "monday", space.space_id)
+    answer = release(settings, "mnoday")
+    assert answer.exit_code == 1
+    assert answer.stderr == "error: no CTR model 'mnoday' in model_versions; there are monday\n"
+    assert not lake.exists("releases")
+
+
+def test_a_model_of_ids_alone_is_refused(settings: Settings, lake: Lake, space: spaces.Space) -> None:
+    record(lake, "ids", None)
+    answer = release(settings, "ids")
+    assert answer.exit_code == 1
+    assert answer.stderr.startswith("error: CTR model ids reads IDs only")
