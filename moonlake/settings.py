@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from moonlake.errors import SettingsError
@@ -21,7 +21,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
-    home: Path = Field(default=Path(".moonlake"), description="folder of everything that moonlake writes")
+    home: Path = Field(default=Path(".moonlake"), validate_default=True, description="folder of everything that moonlake writes")
     lake_uri: str | None = Field(default=None, description="where the Delta tables lie; default <home>/lake")
     spark_master: str = Field(default="local[*]", description="Spark master")
     spark_driver_memory: str = Field(default="3g", description="memory of the Spark driver (all of Spark when local)")
@@ -49,10 +49,16 @@ class Settings(BaseSettings):
         values = self.model_dump(exclude_none=True)
         return {PREFIX + name.upper(): str(value) for name, value in values.items()}
 
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, home: Path) -> Path:
+        """Paths below it are written into tables, and read by processes that were started elsewhere."""
+        return home.expanduser().absolute()
+
     @property
     def lake(self) -> str:
         """Root of the Delta tables: an absolute path or an object-store URI."""
-        return self.lake_uri or str((self.home / "lake").absolute())
+        return self.lake_uri or str(self.home / "lake")
 
     @property
     def staging(self) -> Path:

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pytest
+
+from moonlake import spaces
+from moonlake.lake import Lake
+from moonlake.settings import Settings
+from moonlake.tables import TABLES
+from moonlake.training_sets import TrainingSet
+from sources.presets import preset_named
+
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
+
+WINDOW = preset_named("tiny").window
+
+
+def demo(home: Path) -> str:
+    """What `moonlake demo` prints on the preset `tiny`, with a few steps of the encoder."""
+    command = [sys.executable, "-m", "cli.app", "--debug", "demo", "--preset", "tiny", "--steps", "3"]
+    here = {"MOONLAKE_HOME": str(home), "MOONLAKE_SPARK_DRIVER_MEMORY": "2g", "COLUMNS": "200"}
+    done = subprocess.run(command, env=os.environ | here, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home after one demo; what it printed is in demo.txt."""
+    home = tmp_path_factory.mktemp("demo")
+    printed = demo(home)
+    (home / "demo.txt").write_text(printed)
+    yield home
+
+
+def test_the_figures_are_printed_and_the_page_shows_pictures(home: Path) -> None:
+    printed = (home / "demo.txt").read_text()
+    for wanted in (
+        "trained encoder",
+        "untrained encoder",
+        "raw pixels",
+        "IDs only",
+        "with content",
+        "shuffled content",
+    ):
+        assert wanted in printed
+    assert "behaviour is simulated" in printed
+    page = (home / "report.html").read_text()
+    assert page.count("data:image/") > 50
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "behaviour is simulated" in page
+
+
+def test_encoder_data_ends_before_the_first_ctr_training_row_and_that_before_the_test(home: Path) -> None:
+    settings = Settings(home=home)
+    lake = Lake(settings)
+    train, test = (TrainingSet.open(settings.training_sets / name).read(["event_timestamp"]) for name in SETS)
+    first_train, last_train = (find(train["event_timestamp"]).as_py() for find in (pc.min, pc.max))
+    first_test = pc.min(test["event_timestamp"]).as_py()
+    pairs = lake.read("contrastive_pairs", ["event_timestamp"])
+    assert pc.max(pairs["event_timestamp"]).as_py() < WINDOW.t1 <= first_train
+    space = spaces.live(lake)
+    assert space.trained_until is not None
+    assert space.trained_until < first_train
+    assert last_train < WINDOW.t2 <= first_test
+
+
+SETS = ("ctr-train", "ctr-test")
+
+
+def test_a_second_run_skips_every_step_and_writes_no_commit(home: Path) -> None:
+    lake = Lake(Settings(home=home))
+    versions = {name: lake.version(name) for name in TABLES}
+    printed = demo(home)
+    assert printed.count(": unchanged (") == 8
+    assert {name: lake.version(name) for name in TABLES} == versions
+
+
+def test_every_table_of_the_demo_is_full_and_a_release_is_live(home: Path) -> None:
+    lake = Lake(Settings(home=home))
+    written = {name for name in TABLES if lake.exists(name)}
+    assert written >= {
+        "products", "product_images", "users", "merchants", "queries", "impressions", "behaviors", "behavior_sequences",
+        "product_stats", "user_stats", "contrastive_pairs", "embeddings", "embedding_spaces", "releases",
+        "training_sets", "model_versions",
+    }  # fmt: skip
+    release = spaces.current_release(lake, "ctr_ranking")
+    assert release.space_id == spaces.live(lake).space_id
+    vectors = lake.read("embeddings", ["space_id"])["space_id"]
+    assert set(vectors.to_pylist()) == {release.space_id}
