@@ -19,13 +19,15 @@ from moonlake.settings import Settings
 
 
 def home_of(repo_path: Path | None) -> Settings:
-    """The settings of this process, with a relative home standing beside the feature repository.
+    """The settings of this process; a home within the feature repository is taken for the one beside it.
 
-    Feast's CLI changes into the repository before it reads anything, so the working folder says nothing.
+    `feast apply` changes into the repository before it reads its paths, where a relative home would lie in it.
     """
     settings = Settings.from_environment()
-    beside = (repo_path or Path.cwd() / "feature_repo").absolute().parent
-    return settings.model_copy(update={"home": beside / settings.home})
+    home = settings.home.absolute()
+    if repo_path is not None and home.is_relative_to(repo_path.absolute()):
+        home = repo_path.absolute().parent / home.relative_to(repo_path.absolute())
+    return settings.model_copy(update={"home": home})
 
 
 class HomeRegistryStore(FileRegistryStore):

@@ -11,14 +11,17 @@ from moonlake.feast_delta.store import FEATURE_REPO, feature_store
 from moonlake.settings import Settings
 
 
-def test_a_relative_home_stands_beside_the_repository_whatever_the_working_folder_is(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("folder", [".", "feature_repo"])
+def test_a_relative_home_stands_beside_the_repository_whether_feast_changed_into_it_or_not(
+    folder: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    repo = tmp_path / "feature_repo"
+    repo.mkdir()
+    monkeypatch.chdir(tmp_path / folder)
     monkeypatch.delenv("MOONLAKE_HOME", raising=False)
-    monkeypatch.chdir(tmp_path)
-    assert home_of(tmp_path / "shop" / "feature_repo").home == tmp_path / "shop" / ".moonlake"
+    assert home_of(repo).home == tmp_path / ".moonlake"
     monkeypatch.setenv("MOONLAKE_HOME", "elsewhere")
-    assert home_of(tmp_path / "shop" / "feature_repo").lake == str(tmp_path / "shop" / "elsewhere" / "lake")
+    assert home_of(repo).lake == str(tmp_path / "elsewhere" / "lake")
 
 
 def test_an_absolute_home_is_where_it_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
