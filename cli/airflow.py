@@ -40,7 +40,6 @@ def airflow_environment(settings: Settings, inherited: Mapping[str, str]) -> dic
     Only the settings, the path of spark-submit and `moonlake`, and where Spark lies are ours in any case: jobs that
     Airflow starts must run on the lake and in the environment of whoever started Airflow.
     """
-    settings = settings.model_copy(update={"home": settings.home.absolute()})
     port = inherited.get("AIRFLOW__API__PORT", str(API_PORT))
     defaults = {
         "AIRFLOW_HOME": str(settings.home / "airflow"),

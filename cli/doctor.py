@@ -67,7 +67,7 @@ def examine() -> Iterator[Finding]:
     except SettingsError as error:
         yield Finding("fail", "settings", str(error))
         return
-    yield Finding("ok", "settings", f"home {settings.home.absolute()}, lake {settings.lake}")
+    yield Finding("ok", "settings", f"home {settings.home}, lake {settings.lake}")
     yield check_writable(settings.home)
     yield check_disk(settings.home)
     try:
@@ -180,7 +180,7 @@ def check_disk(home: Path) -> Finding:
 
 def nearest_folder(path: Path) -> Path:
     """The path itself, or the closest of its parents that exists."""
-    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 def check_lake(settings: Settings) -> Iterator[Finding]:

@@ -38,7 +38,7 @@ def release(
             raise SpaceMismatch(
                 f"CTR model {chosen['name']} reads IDs only: a release names the space that its model reads"
             )
-        folder = (settings.snapshots / chosen["space_id"]).absolute()
+        folder = settings.snapshots / chosen["space_id"]
         spaces.release(
             lake,
             USE,

@@ -9,7 +9,7 @@ from dags.steps import DEFAULTS, FIRST_DAY, MOMENT, NAME, command_step, spark_st
 from moonlake.settings import Settings
 
 SKIP = 99
-STAGED = f"{Settings.from_environment().staging.absolute()}/{{{{ params.source }}}}"
+STAGED = f"{Settings.from_environment().staging}/{{{{ params.source }}}}"
 
 with DAG(
     dag_id="embedding_refresh",

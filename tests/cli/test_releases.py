@@ -72,7 +72,7 @@ def test_a_release_names_model_space_snapshot_and_features_at_once(
     current = spaces.current_release(lake, "ctr_ranking")
     assert (current.model_id, current.space_id) == (model_id, space.space_id)
     assert current.feature_service == "ctr_ranking_v1"
-    assert current.snapshot == str((settings.snapshots / space.space_id).absolute())
+    assert current.snapshot == str(settings.snapshots / space.space_id)
     assert spaces.live(lake).space_id == space.space_id
 
 
