@@ -24,11 +24,10 @@ from torch import Tensor, nn
 
 from models import cube
 from models.artifacts import config_from, publishing, read_artifact, write_artifact
-from models.ctr_features import GAP_BUCKETS, PADDING, Batch, EncodedRows, FeatureEncoder, column_reader
+from models.ctr_features import CONTEXTS, PADDING, Batch, EncodedRows, FeatureEncoder, column_reader
 from moonlake.contents import stable_hash
 from moonlake.errors import InputError, PointInTimeError, SpaceMismatch
 from moonlake.snapshots import Snapshot
-from moonlake.tables import ACTIONS
 
 KIND = "ctr"
 WEIGHTS, LINEAGE = "weights.safetensors", "lineage.json"
@@ -44,6 +43,8 @@ NEVER_FEATURES = {
 }
 WINDOW_COUNTS = ("impressions_7d", "clicks_7d", "purchases_7d", "ctr_7d")
 PREDICTION_ROWS = 2_048
+ATTENTION = 32
+"""Units that score a behaviour."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,11 +158,12 @@ class IdInterest(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.action = nn.Embedding(len(ACTIONS) + 1, width)
-        self.gap = nn.Embedding(GAP_BUCKETS, width)
-        self.score = nn.Sequential(nn.Linear(3 * width, 32), nn.ReLU(), nn.Linear(32, 1))
-        for embedding in (self.action, self.gap):
-            nn.init.normal_(embedding.weight, std=0.05)
+        self.context = nn.Embedding(CONTEXTS, width)
+        nn.init.normal_(self.context.weight, std=0.05)
+        # Together one layer over [target, behaviour, their product]; apart, the target's share is computed once a row.
+        self.of_target, self.of_behavior = nn.Linear(width, ATTENTION), nn.Linear(width, ATTENTION, bias=False)
+        self.of_product = nn.Linear(width, ATTENTION, bias=False)
+        self.score = nn.Linear(ATTENTION, 1)
 
     def forward(self, target: Tensor, behaviors: Tensor, batch: Batch) -> Tensor:
         """float32 [B, E]; zeros for a user without behaviours.
@@ -169,9 +171,10 @@ class IdInterest(nn.Module):
         Args:    target: float32 [B, E].   behaviors: float32 [B, L, E].
         """
         known = batch.behavior_ids != PADDING  # [B, L]
-        keys = behaviors + self.action(batch.behavior_actions) + self.gap(batch.behavior_gaps)  # [B, L, E]
-        wanted = target[:, None].expand_as(keys)  # [B, L, E]
-        scores = self.score(torch.cat([wanted, keys, wanted * behaviors], -1)).squeeze(-1)  # [B, L]
+        keys = behaviors + self.context(batch.behavior_contexts)  # [B, L, E]
+        wanted = target[:, None]  # [B, 1, E]
+        hidden = self.of_target(wanted) + self.of_behavior(keys) + self.of_product(wanted * behaviors)  # [B, L, A]
+        scores = self.score(hidden.relu()).squeeze(-1)  # [B, L]
         return cube.pool(cube.similarity_weights(scores, known, 1.0), keys)  # [B, E]
 
 

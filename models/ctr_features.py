@@ -31,6 +31,8 @@ PADDING, UNKNOWN = 0, 1
 FIRST_ID = 2
 GAP_BUCKETS = 32
 """Time from a behaviour to the impression: bucket k holds [2^k - 1, 2^(k+1) - 1) seconds."""
+CONTEXTS = (1 + len(ACTIONS)) * GAP_BUCKETS
+"""What was done and how long ago, as one number: (place in ACTIONS + 1, or 0) * GAP_BUCKETS + bucket of the gap."""
 
 TARGET_CONTENT, QUERY_CONTENT = "content_id", "query_content_id"
 BEHAVIOR_PRODUCTS, BEHAVIOR_CONTENTS = "behavior_product_ids", "behavior_content_ids"
@@ -46,8 +48,7 @@ class Batch(NamedTuple):
     ids: Tensor  # int64 [B, I]
     dense: Tensor  # float32 [B, F]
     behavior_ids: Tensor  # int64 [B, L]; PADDING where there is no behaviour on a product
-    behavior_actions: Tensor  # int64 [B, L]
-    behavior_gaps: Tensor  # int64 [B, L]
+    behavior_contexts: Tensor  # int64 [B, L]
     content: cube.Content | None
 
 
@@ -58,9 +59,8 @@ class EncodedRows:
     ids: Ints  # [n, I]
     dense: NDArray[np.float32]  # [n, F]
     offsets: NDArray[np.int64]  # [n + 1]: behaviours of impression i are [offsets[i], offsets[i + 1]), oldest first
-    behavior_ids: Ints  # [m + 1], as the next three; the last element stands for an empty place
-    behavior_actions: NDArray[np.int8]
-    behavior_gaps: NDArray[np.int8]
+    behavior_ids: Ints  # [m + 1], as the next two; the last element stands for an empty place
+    behavior_contexts: Ints
     behavior_rows: Ints
     target_rows: Ints  # [n]
     query_rows: Ints  # [n]
@@ -79,8 +79,7 @@ class EncodedRows:
             torch.from_numpy(self.ids[chosen]).long(),
             torch.from_numpy(self.dense[chosen]),
             torch.from_numpy(self.behavior_ids[place]).long(),
-            torch.from_numpy(self.behavior_actions[place]).long(),
-            torch.from_numpy(self.behavior_gaps[place]).long(),
+            torch.from_numpy(self.behavior_contexts[place]).long(),
             content,
         )
 
@@ -145,12 +144,6 @@ class FeatureEncoder:
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         each = _elements(products)
         behavior_ids = np.where(_is_null(each), PADDING, self._numbered("product_id", each))
-        times = _flat(read(BEHAVIOR_TIMES), BEHAVIOR_TIMES, lengths).to_numpy()
-        seen_at = np.repeat(
-            read("event_timestamp").cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy(), lengths
-        )
-        actions = pc.index_in(_flat(read(BEHAVIOR_ACTIONS), BEHAVIOR_ACTIONS, lengths), pa.array(ACTIONS))
-        gaps = np.log2(1 + np.maximum(seen_at - times, 0) / 1e6)
         if snapshot is None:
             target = query = np.full(len(ids), -1, np.int32)
             behavior_rows = np.full(offsets[-1], -1, np.int32)
@@ -164,8 +157,7 @@ class FeatureEncoder:
             dense=self._standardised(read, len(ids)),
             offsets=offsets,
             behavior_ids=np.append(behavior_ids, PADDING).astype(np.int32),
-            behavior_actions=np.append(actions.fill_null(-1).to_numpy() + 1, 0).astype(np.int8),
-            behavior_gaps=np.append(np.minimum(gaps, GAP_BUCKETS - 1), 0).astype(np.int8),
+            behavior_contexts=np.append(_contexts(read, lengths), 0).astype(np.int32),
             behavior_rows=np.append(behavior_rows, -1).astype(np.int32),
             target_rows=target,
             query_rows=query,
@@ -219,6 +211,17 @@ def column_reader(read: Callable[[list[str]], pa.Table]) -> ReadColumn:
             raise SchemaMismatch(f"rows have no column {name}, which the model reads") from None
 
     return column
+
+
+def _contexts(read: ReadColumn, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """CONTEXTS of all behaviours, [m]."""
+    actions = pc.index_in(_flat(read(BEHAVIOR_ACTIONS), BEHAVIOR_ACTIONS, lengths), pa.array(ACTIONS))
+    times = _flat(read(BEHAVIOR_TIMES), BEHAVIOR_TIMES, lengths).to_numpy()
+    seen_at = read("event_timestamp").cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
+    seconds = np.maximum(np.repeat(seen_at, lengths) - times, 0) / 1e6
+    buckets = np.minimum(np.log2(1 + seconds).astype(np.int64), GAP_BUCKETS - 1)
+    contexts: NDArray[np.int64] = (actions.fill_null(-1).to_numpy() + 1) * GAP_BUCKETS + buckets
+    return contexts
 
 
 def _vocabulary(columns: Iterable[pa.ChunkedArray], min_count: int) -> pa.Array:

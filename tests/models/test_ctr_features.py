@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from models.ctr_features import FIRST_ID, PADDING, UNKNOWN, EncodedRows, FeatureEncoder, column_reader
+from models.ctr_features import FIRST_ID, GAP_BUCKETS, PADDING, UNKNOWN, EncodedRows, FeatureEncoder, column_reader
 from moonlake.errors import ContractError, SchemaMismatch
 from moonlake.tables import ACTIONS
 
@@ -70,9 +70,9 @@ def test_batches_hold_what_the_rows_say(
         for place, (product, action, content, time) in enumerate(behaviors, free):
             wanted = PADDING if not product else numbers["product_id"].get(product, UNKNOWN)
             assert batch.behavior_ids[b, place] == wanted
-            assert batch.behavior_actions[b, place] == 1 + ACTIONS.index(action)
             seconds = row["event_timestamp"].timestamp() - time / 1e6
-            assert batch.behavior_gaps[b, place] == int(math.log2(1 + seconds))
+            context = (1 + ACTIONS.index(action)) * GAP_BUCKETS + int(math.log2(1 + seconds))
+            assert batch.behavior_contexts[b, place] == context
             assert batch.content.behaviors_known[b, place] == bool(content)
             if content:
                 vector = world.snapshot.vectors[world.snapshot.rows_of(pa.array([content]))[0]]
