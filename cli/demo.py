@@ -281,7 +281,7 @@ class Demo:
                 with self._bar(name) as report:
                     model = train_ctr(train, vectors, config, window=(t1, t2), report=report)
                 folder = self.settings.artifacts / f"ctr-{name.replace(' ', '-').lower()}"
-                model.save(folder)
+                model = model.save(folder)
                 scored[name] = score(model, test, vectors, start=t2)
                 metrics = evaluate(scored[name])
                 if name != SHUFFLED:  # a control is no model to release
