@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -176,7 +176,7 @@ def set_status(
         )
     if changed == space:
         return space
-    return _enter(lake, replace(changed, event_timestamp=written_at), written_at)
+    return _enter(lake, replace(changed, event_timestamp=_after(space.event_timestamp, written_at)), written_at)
 
 
 def find(lake: Lake, name_or_id: str) -> Space:
@@ -256,6 +256,7 @@ def release(
     if past and replace(past[-1], event_timestamp=written_at) == new:
         new = past[-1]
     else:
+        new = replace(new, event_timestamp=_after(past[-1].event_timestamp, written_at)) if past else new
         rows = pa.Table.from_pylist([asdict(new)], arrow_schema(RELEASES, RELEASES.facts))
         lake.append("releases", rows, written_at=written_at)
     _follow_releases(lake, written_at)
@@ -278,6 +279,11 @@ def _follow_releases(lake: Lake, written_at: datetime) -> None:
             set_status(lake, space.space_id, "live", written_at=written_at)
         elif space.status == "live":
             set_status(lake, space.space_id, "retired", written_at=written_at)
+
+
+def _after(earlier: datetime, written_at: datetime) -> datetime:
+    """The moment of an entry that follows another: a process that says "now" once may make both."""
+    return max(written_at, earlier + timedelta(microseconds=1))
 
 
 def _enter(lake: Lake, space: Space, written_at: datetime) -> Space:

@@ -111,6 +111,15 @@ def test_status_goes_forward_only_and_a_candidate_is_complete(lake: Lake, writte
         spaces.set_status(lake, space.space_id, "building", written_at=later)
 
 
+def test_entries_of_one_moment_keep_their_order(lake: Lake, written_at: datetime) -> None:
+    first, second = (complete(lake, written_at, one, name) for one, name in ((DEFINITION, "first"), (OTHER, "second")))
+    moment = written_at + timedelta(seconds=1)
+    for space_id in (first, second, first):
+        spaces.release(lake, "similar_products", space_id, written_at=moment)
+    assert [one.space_id for one in spaces.history(lake, "similar_products")] == [first, second, first]
+    assert [spaces.find(lake, name).status for name in ("first", "second")] == ["live", "retired"]
+
+
 def test_a_release_needs_a_complete_space_and_a_model_that_reads_it(lake: Lake, written_at: datetime) -> None:
     building = enter(lake, written_at).space_id
     with pytest.raises(ContractError, match="run embed_contents"):
