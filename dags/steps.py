@@ -74,7 +74,7 @@ def spark_step(job: str, *arguments: str, writes: Iterable[str] = ()) -> SparkSu
         name=job,
         packages="{{ var.value.get('moonlake_spark_packages', '') }}",
         driver_memory=Settings.from_environment().spark_driver_memory,
-        conf={"spark.driver.extraJavaOptions": "-Duser.timezone=UTC"},
+        conf={"spark.driver.extraJavaOptions": "-Duser.timezone=UTC", "spark.log.level": "WARN"},
         outlets=[table(name) for name in writes],
     )
 
