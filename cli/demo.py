@@ -23,9 +23,8 @@ from moonlake.lake import Lake
 from moonlake.settings import Settings
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
     import pyarrow as pa
+    from pyspark.sql import SparkSession
 
     from models.metrics import Metric
     from models.train_ctr import BatchReport
@@ -46,7 +45,9 @@ def demo(
     preset: Annotated[str, typer.Option(help="Preset of the simulated marketplace.")] = "demo",
     data: Annotated[Path | None, typer.Option(help="Folder of the data set, or of your own files.")] = None,
     products: Annotated[int, typer.Option(help="Products to take of the Myntra catalogue.")] = 3000,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps of the encoder; default: its configuration.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Optimiser steps of the encoder; default: its configuration.")
+    ] = None,
 ) -> None:
     """Run everything on one source: lake, encoder, features, CTR models, ranking, report. Unchanged steps are skipped.
 
@@ -384,13 +385,18 @@ class Demo:
         self.console.print("\n", grid, sep="")
         user, best = served["request"]["user_id"], served["ranked"][0]
         self.console.print(
-            f"\nUser {user} searched with a picture: of {served['candidates']} candidates {best['product_id']} is first "
-            f"(click probability {best['score']:.3f})."
+            f"\nUser {user} searched with a picture: of {served['candidates']} candidates "
+            f"{best['product_id']} is first (click probability {best['score']:.3f})."
         )
 
     @contextmanager
     def _bar(self, title: str) -> Iterator[Callable[[BatchReport], None]]:
-        columns = (TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.fields[at]}"), TimeRemainingColumn())
+        columns = (
+            TextColumn("  {task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[at]}"),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=self.console, transient=True) as progress:
             task = progress.add_task(title, total=None, at="")
 
@@ -432,7 +438,7 @@ def _nearest_products(scorer: Scorer, query_content_id: str) -> list[str]:
 
 
 def _is_of_user(name: str) -> bool:
-    return name == "segment" or name.startswith(("user_", "behavior_")) and name != "user_id"
+    return name == "segment" or (name.startswith(("user_", "behavior_")) and name != "user_id")
 
 
 def _short(value: Any) -> Any:

@@ -43,9 +43,7 @@ def decode(image_bytes: bytes, *, largest_side: int | None = None) -> Image.Imag
 def inspect(image_bytes: bytes) -> ImageFacts:
     """The facts of an image file. Raises ImageRefused as `decode` does."""
     form, picture = _open(image_bytes, None)
-    return ImageFacts(
-        stable_hash(image_bytes), form, picture.width, picture.height, perceptual_hash(picture)
-    )
+    return ImageFacts(stable_hash(image_bytes), form, picture.width, picture.height, perceptual_hash(picture))
 
 
 def perceptual_hash(picture: Image.Image) -> str:
@@ -62,14 +60,18 @@ def _open(image_bytes: bytes, largest_side: int | None) -> tuple[str, Image.Imag
     if not image_bytes:
         raise ImageRefused("image_empty", "the image file is empty")
     if len(image_bytes) > MAX_IMAGE_BYTES:
-        raise ImageRefused("image_too_large", f"the image file has {len(image_bytes):,} bytes, over {MAX_IMAGE_BYTES:,}")
+        raise ImageRefused(
+            "image_too_large", f"the image file has {len(image_bytes):,} bytes, over {MAX_IMAGE_BYTES:,}"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the limit below is ours and stricter than Pillow's warning
             picture = Image.open(io.BytesIO(image_bytes), formats=FORMATS)
             form = picture.format or "unknown"
             if picture.width * picture.height > MAX_PIXELS:
-                raise ImageRefused("image_too_many_pixels", f"{picture.width} x {picture.height} pixels, over {MAX_PIXELS:,}")
+                raise ImageRefused(
+                    "image_too_many_pixels", f"{picture.width} x {picture.height} pixels, over {MAX_PIXELS:,}"
+                )
             if largest_side is not None:
                 picture.draft("RGB", (largest_side, largest_side))
             return form, _upright_rgb(picture)
@@ -77,7 +79,7 @@ def _open(image_bytes: bytes, largest_side: int | None) -> tuple[str, Image.Imag
         raise
     except Image.DecompressionBombError as error:
         raise ImageRefused("image_too_many_pixels", str(error)) from None
-    except Exception as error:  # Pillow's decoders raise almost anything on a hostile file
+    except Exception as error:  # noqa: BLE001 Pillow's decoders raise almost anything on a hostile file
         raise ImageRefused("image_unreadable", f"not a readable {', '.join(FORMATS)} image: {error}") from None
 
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from moonlake.errors import MissingDependency
 
 SUPPORTED_JAVA = (17, 21)
-HOW_TO_GET_JAVA = "install a JDK or JRE 17 (Debian, Ubuntu: apt-get install openjdk-17-jre-headless) or set JAVA_HOME to one"
+HOW_TO_GET_JAVA = (
+    "install a JDK or JRE 17 (Debian, Ubuntu: apt-get install openjdk-17-jre-headless) or set JAVA_HOME to one"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,5 +38,7 @@ def find_java() -> Java:
     match = re.search(r'version "(?:1\.)?(\d+)', banner)
     major = int(match.group(1)) if match else 0
     if major not in SUPPORTED_JAVA:
-        raise MissingDependency(f"{executable} is Java {major or 'of an unknown version'}, wanted 17: {HOW_TO_GET_JAVA}")
+        raise MissingDependency(
+            f"{executable} is Java {major or 'of an unknown version'}, wanted 17: {HOW_TO_GET_JAVA}"
+        )
     return Java(executable, major)

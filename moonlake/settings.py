@@ -21,7 +21,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
-    home: Path = Field(default=Path(".moonlake"), validate_default=True, description="folder of everything that moonlake writes")
+    home: Path = Field(
+        default=Path(".moonlake"), validate_default=True, description="folder of everything that moonlake writes"
+    )
     lake_uri: str | None = Field(default=None, description="where the Delta tables lie; default <home>/lake")
     spark_master: str = Field(default="local[*]", description="Spark master")
     spark_driver_memory: str = Field(default="3g", description="memory of the Spark driver (all of Spark when local)")

@@ -121,7 +121,9 @@ PRODUCT_IMAGES = Table(
     columns=(
         _hash("image_id", "hash of the file's bytes"),
         Column("image_bytes", "binary", "the file as it came", min_length=1, max_length=MAX_IMAGE_BYTES),
-        Column("format", "string", "file format found by decoding, never by name", values=("JPEG", "PNG", "WEBP", "GIF")),
+        Column(
+            "format", "string", "file format found by decoding, never by name", values=("JPEG", "PNG", "WEBP", "GIF")
+        ),
         Column("width", "int32", "after EXIF rotation", unit="pixels", minimum=1, maximum=20_000),
         Column("height", "int32", "after EXIF rotation", unit="pixels", minimum=1, maximum=20_000),
         Column("perceptual_hash", "string", "64-bit difference hash of the picture", pattern="[0-9a-f]{16}"),
@@ -249,7 +251,9 @@ BEHAVIOR_SEQUENCES = Table(
     columns=(
         _id("user_id", "who acted"),
         Column("month", "string", "UTC month of the actions", pattern="[0-9]{4}-[0-9]{2}"),
-        Column("times_us", "list<int64>", "event time of each action, ascending", unit="us since 1970 UTC", shape="[L]"),
+        Column(
+            "times_us", "list<int64>", "event time of each action, ascending", unit="us since 1970 UTC", shape="[L]"
+        ),
         Column("actions", "list<string>", "what was done", shape="[L]"),
         Column("product_ids", "list<string>", "on which product; null for a search", shape="[L]"),
         Column("content_ids", "list<string>", "content of that product as of the action", shape="[L]"),

@@ -139,9 +139,8 @@ def _fit(table: Table, frame: DataFrame) -> DataFrame:
     for field in spark_schema(table, table.facts):
         found = frame.schema[field.name].dataType
         if not _fits(found, field.dataType):
-            raise SchemaMismatch(
-                f"table {table.name}: column {field.name} is {found.simpleString()}, not {field.dataType.simpleString()}"
-            )
+            names = f"{found.simpleString()}, not {field.dataType.simpleString()}"
+            raise SchemaMismatch(f"table {table.name}: column {field.name} is {names}")
     return frame.select(
         *(f.col(field.name).cast(field.dataType).alias(field.name) for field in spark_schema(table, table.facts))
     )
@@ -278,7 +277,7 @@ def as_rejects(name: str, refused: DataFrame, source: str) -> DataFrame:
 
 
 def create_table(spark: SparkSession, settings: Settings, table: Table) -> None:
-    """Create an empty table by its contract, clustered and with the change data feed on; a table that is there stays."""
+    """Create an empty table by its contract, clustered, with its change data feed on; one that is there stays."""
     if Lake(settings).exists(table.name):
         return
     builder = (

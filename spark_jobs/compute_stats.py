@@ -63,9 +63,7 @@ def run(spark: SparkSession, settings: Settings, end: datetime, *, written_at: d
     reports = []
     for table, entity in ((PRODUCT_STATS, "product_id"), (USER_STATS, "user_id")):
         stats = transform(impressions, behaviors, entity, end)
-        reports.append(
-            writes.append(spark, settings, table.name, stats, source="compute_stats", written_at=written_at)
-        )
+        reports.append(writes.append(spark, settings, table.name, stats, source="compute_stats", written_at=written_at))
     return reports
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -31,12 +30,12 @@ def demo(home: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home after one demo; what it printed is in demo.txt."""
     home = tmp_path_factory.mktemp("demo")
     printed = demo(home)
     (home / "demo.txt").write_text(printed)
-    yield home
+    return home
 
 
 def test_the_figures_are_printed_and_the_page_shows_pictures(home: Path) -> None:

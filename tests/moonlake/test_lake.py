@@ -61,7 +61,7 @@ def test_what_does_not_exist_is_named(lake: Lake, written_at: datetime) -> None:
     with pytest.raises(NotFound, match=r"table products has no columns \['colour'\]"):
         lake.read("products", ["colour"])
     lake.append("study_results", results(1.0), written_at=written_at)
-    with pytest.raises(NotFound, match="table study_results .* has no version 7"):
+    with pytest.raises(NotFound, match=r"table study_results .* has no version 7"):
         lake.read("study_results", version=7)
 
 

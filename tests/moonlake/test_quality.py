@@ -50,7 +50,9 @@ EXPECTED = [None, *BROKEN, None]
 
 
 def test_every_bound_is_a_rule_and_an_absent_value_breaks_none_but_missing() -> None:
-    rows = pa.Table.from_pylist(ROWS, schema=pa.schema([field.with_nullable(True) for field in arrow_schema(EVERYTHING)]))
+    rows = pa.Table.from_pylist(
+        ROWS, schema=pa.schema([field.with_nullable(True) for field in arrow_schema(EVERYTHING)])
+    )
     assert broken_rules(EVERYTHING, rows) == EXPECTED
     assert {rule.name for rule in column_rules(EVERYTHING)} == BROKEN.keys()
 

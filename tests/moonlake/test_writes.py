@@ -73,9 +73,7 @@ def test_a_restated_fact_is_appended_beside_the_first_one(
     ]
 
 
-def test_a_fact_restated_back_is_a_new_statement(
-    spark: SparkSession, settings: Settings, written_at: datetime
-) -> None:
+def test_a_fact_restated_back_is_a_new_statement(spark: SparkSession, settings: Settings, written_at: datetime) -> None:
     for hours, tier in enumerate((1, 2, 1)):
         put(spark, settings, [merchant("a", tier=tier)], written_at + timedelta(hours=hours))
     assert len(Lake(settings).read("merchants")) == 3

@@ -92,7 +92,10 @@ def test_dirty_input_is_loaded_or_rejected_by_a_named_rule_and_the_counts_add_up
     products = {row["product_id"]: row for row in lake.read("products").to_pylist()}
     red, grey = stable_hash(png("red")), stable_hash(png("grey", "L", (3, 50)))
     assert products["p1"]["image_ids"] == [red, grey]
-    assert products["p1"]["content_id"] == content_of(prompt_text("red chair", {"material": "oak"}), [red, grey]).content_id
+    assert (
+        products["p1"]["content_id"]
+        == content_of(prompt_text("red chair", {"material": "oak"}), [red, grey]).content_id
+    )
     assert products["p2"]["image_ids"] == [grey]
     assert products.keys() == {"p1", "p2", "p5"}
     rules = sorted((row["table"], row["rule"]) for row in lake.read("rejects").to_pylist())
@@ -121,8 +124,7 @@ def test_events_carry_the_content_that_was_true_at_their_own_time(
         products=[product("p", "A", [], 1), product("p", "B", [], 3), product("p", "A", [], 5)],
         queries=[{"query_id": "q", "modality": "image", "image_names": ["i"], "event_timestamp": DAY}],
         behaviors=[
-            event(n, day, "p", behavior_id=f"b{n}", action="click")
-            for n, day in enumerate([0.5, 1, 2.9, 3, 4, 5, 9])
+            event(n, day, "p", behavior_id=f"b{n}", action="click") for n, day in enumerate([0.5, 1, 2.9, 3, 4, 5, 9])
         ]
         + [event(8, 2, None, behavior_id="s", action="search"), event(9, 2, "x", behavior_id="x", action="click")],
     )
