@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from models import cube
 from models.artifacts import config_from, publishing, read_artifact, write_artifact
-from models.ctr_features import CONTEXTS, PADDING, Batch, EncodedRows, FeatureEncoder, column_reader
+from models.ctr_features import CONTEXTS, PADDING, SAME_PRODUCT, Batch, EncodedRows, FeatureEncoder, column_reader
 from moonlake.contents import stable_hash
 from moonlake.errors import InputError, PointInTimeError, SpaceMismatch
 from moonlake.snapshots import Snapshot
@@ -68,13 +68,13 @@ class CtrConfig:
         "price_cents", *(f"{who}_{what}" for who in ("product", "user") for what in WINDOW_COUNTS),
     )  # fmt: skip
     behavior_length: int = 50
-    min_count: int = 2
+    min_count: int = 5
     id_dimension: int = 16
     content_dimension: int = 32
     hidden: tuple[int, ...] = (128, 64)
     dropout: float = 0.1
-    id_dropout: float = 0.1
-    learning_rate: float = 2e-3
+    id_dropout: float = 0.3
+    learning_rate: float = 1e-3
     weight_decay: float = 1e-5
     batch_size: int = 1024
     max_epochs: int = 10
@@ -130,7 +130,7 @@ class CtrNetwork(nn.Module):
         for embedding in self.embeddings:
             nn.init.normal_(embedding.weight, std=0.05)  # type: ignore[arg-type]
         self.attention = IdInterest(wide)
-        width = len(sizes) * wide + dense_width + wide
+        width = len(sizes) * wide + dense_width + wide + 1
         self.content = None
         if dimension is not None:
             self.content = ContentStreams(dimension, config.content_dimension, config.behavior_length)
@@ -145,7 +145,7 @@ class CtrNetwork(nn.Module):
         """Logits, float32 [B]."""
         of_id = [embed(ids) for embed, ids in zip(self.embeddings, batch.ids.unbind(1), strict=True)]  # I x [B, E]
         behaviors = self.embeddings[self.product](batch.behavior_ids)  # [B, L, E]
-        streams = [*of_id, batch.dense, self.attention(of_id[self.product], behaviors, batch)]  # [B, I*E + F + E]
+        streams = [*of_id, batch.dense, self.attention(of_id[self.product], behaviors, batch)]  # [B, I*E + F + E + 1]
         if self.content is not None and batch.content is not None:
             weights, content = self.content(batch.content)  # [B, L], [B, W]
             streams += [content, cube.pool(weights, behaviors)]  # fusion-interest [B, E]
@@ -166,7 +166,7 @@ class IdInterest(nn.Module):
         self.score = nn.Linear(ATTENTION, 1)
 
     def forward(self, target: Tensor, behaviors: Tensor, batch: Batch) -> Tensor:
-        """float32 [B, E]; zeros for a user without behaviours.
+        """float32 [B, E + 1], the last of it how often the user acted on the target; zeros without behaviours.
 
         Args:    target: float32 [B, E].   behaviors: float32 [B, L, E].
         """
@@ -175,7 +175,9 @@ class IdInterest(nn.Module):
         wanted = target[:, None]  # [B, 1, E]
         hidden = self.of_target(wanted) + self.of_behavior(keys) + self.of_product(wanted * behaviors)  # [B, L, A]
         scores = self.score(hidden.relu()).squeeze(-1)  # [B, L]
-        return cube.pool(cube.similarity_weights(scores, known, 1.0), keys)  # [B, E]
+        same = batch.behavior_contexts >= SAME_PRODUCT  # [B, L]
+        times = same.sum(-1, keepdim=True).float().log1p()  # [B, 1]
+        return torch.cat([cube.pool(cube.similarity_weights(scores, known, 1.0), keys), times], -1)  # [B, E + 1]
 
 
 class ContentStreams(nn.Module):

@@ -31,8 +31,11 @@ PADDING, UNKNOWN = 0, 1
 FIRST_ID = 2
 GAP_BUCKETS = 32
 """Time from a behaviour to the impression: bucket k holds [2^k - 1, 2^(k+1) - 1) seconds."""
-CONTEXTS = (1 + len(ACTIONS)) * GAP_BUCKETS
-"""What was done and how long ago, as one number: (place in ACTIONS + 1, or 0) * GAP_BUCKETS + bucket of the gap."""
+CONTEXTS = 2 * (1 + len(ACTIONS)) * GAP_BUCKETS
+"""What a behaviour is to the target, as one number: whether it is on the same product, then what was done (place in
+ACTIONS + 1, or 0), then the bucket of the gap."""
+SAME_PRODUCT = CONTEXTS // 2
+"""Contexts from here on are of behaviours on the target itself."""
 
 TARGET_CONTENT, QUERY_CONTENT = "content_id", "query_content_id"
 BEHAVIOR_PRODUCTS, BEHAVIOR_CONTENTS = "behavior_product_ids", "behavior_content_ids"
@@ -157,7 +160,7 @@ class FeatureEncoder:
             dense=self._standardised(read, len(ids)),
             offsets=offsets,
             behavior_ids=np.append(behavior_ids, PADDING).astype(np.int32),
-            behavior_contexts=np.append(_contexts(read, lengths), 0).astype(np.int32),
+            behavior_contexts=np.append(_contexts(read, each, lengths), 0).astype(np.int32),
             behavior_rows=np.append(behavior_rows, -1).astype(np.int32),
             target_rows=target,
             query_rows=query,
@@ -213,14 +216,17 @@ def column_reader(read: Callable[[list[str]], pa.Table]) -> ReadColumn:
     return column
 
 
-def _contexts(read: ReadColumn, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+def _contexts(read: ReadColumn, products: pa.ChunkedArray, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """CONTEXTS of all behaviours, [m]."""
+    targets = read("product_id").cast(pa.string()).take(pa.array(np.repeat(np.arange(len(lengths)), lengths)))
+    same = pc.fill_null(pc.equal(products, targets), False).to_numpy()
     actions = pc.index_in(_flat(read(BEHAVIOR_ACTIONS), BEHAVIOR_ACTIONS, lengths), pa.array(ACTIONS))
     times = _flat(read(BEHAVIOR_TIMES), BEHAVIOR_TIMES, lengths).to_numpy()
     seen_at = read("event_timestamp").cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
     seconds = np.maximum(np.repeat(seen_at, lengths) - times, 0) / 1e6
     buckets = np.minimum(np.log2(1 + seconds).astype(np.int64), GAP_BUCKETS - 1)
-    contexts: NDArray[np.int64] = (actions.fill_null(-1).to_numpy() + 1) * GAP_BUCKETS + buckets
+    done = actions.fill_null(-1).to_numpy() + 1
+    contexts: NDArray[np.int64] = (same * (1 + len(ACTIONS)) + done) * GAP_BUCKETS + buckets
     return contexts
 
 

@@ -71,7 +71,8 @@ def test_batches_hold_what_the_rows_say(
             wanted = PADDING if not product else numbers["product_id"].get(product, UNKNOWN)
             assert batch.behavior_ids[b, place] == wanted
             seconds = row["event_timestamp"].timestamp() - time / 1e6
-            context = (1 + ACTIONS.index(action)) * GAP_BUCKETS + int(math.log2(1 + seconds))
+            same = (product == row["product_id"]) * (1 + len(ACTIONS))
+            context = (same + 1 + ACTIONS.index(action)) * GAP_BUCKETS + int(math.log2(1 + seconds))
             assert batch.behavior_contexts[b, place] == context
             assert batch.content.behaviors_known[b, place] == bool(content)
             if content:

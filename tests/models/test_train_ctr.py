@@ -141,3 +141,22 @@ def test_evaluate_measures_a_segment(world: Any) -> None:
     first = np.arange(len(scored)) < 500
     assert evaluate(scored, first) == evaluate(scored.slice(0, 500))
     assert evaluate(scored).impressions == len(scored)
+
+
+def test_ids_alone_tell_that_the_target_was_acted_on_before(
+    world: Any, make_training_set: Callable[..., TrainingSet]
+) -> None:
+    """Else a shuffled snapshot, in which a content is still like itself, would seem to be worth something."""
+    rows = world.training_set.read()
+    products = [
+        seen[-1] if n % 2 and seen[-1] else product
+        for n, (product, seen) in enumerate(
+            zip(rows["product_id"].to_pylist(), rows["behavior_product_ids"].to_pylist(), strict=True)
+        )
+    ]
+    again = [product in seen for product, seen in zip(products, rows["behavior_product_ids"].to_pylist(), strict=True)]
+    for name, values in (("product_id", products), ("clicked", again)):
+        rows = rows.set_column(rows.column_names.index(name), name, pa.array(values))
+    relabelled = make_training_set(rows)
+    model = train_ctr(relabelled, None, replace(CONFIG, max_epochs=2), window=world.window)
+    assert evaluate(score(model, relabelled, start=world.window[1])).auc > 0.95
