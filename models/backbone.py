@@ -163,6 +163,7 @@ def tiny_backbone(config: TinyConfig, texts: Iterable[str], image_size: tuple[in
         num_attention_heads=config.heads,
         num_key_value_heads=config.heads,
         max_position_embeddings=4096,
+        initializer_range=config.hidden**-0.5,  # the usual 0.02 is for wide models: here it would drown the pictures
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
@@ -173,6 +174,7 @@ def tiny_backbone(config: TinyConfig, texts: Iterable[str], image_size: tuple[in
         vision_config=vision, text_config=text, image_token_index=image_token, tie_word_embeddings=True
     )
     model = FastVlmForConditionalGeneration(whole)
+    _start_as_identity(model.model.language_model)
     if config.tower_weights == "imagenet":
         _load_imagenet_weights(model.model.vision_tower.timm_model, config.tower)
     processor = CLIPImageProcessor(image_mean=[0.5] * 3, image_std=[0.5] * 3)
@@ -210,6 +212,13 @@ def flatten_patches(pixels: Tensor, patch: int, merge: int, frames: int) -> tupl
     blocks = blocks.unsqueeze(6).expand(*blocks.shape[:6], frames, patch, patch)
     grid = torch.tensor([[1, h, w]], device=pixels.device).repeat(count, 1)
     return blocks.reshape(count * h * w, channels * frames * patch * patch), grid
+
+
+def _start_as_identity(language_model: Any) -> None:
+    """Let every layer add nothing at first: the pictures' features reach the pooling as the tower gives them."""
+    for layer in language_model.layers:
+        nn.init.zeros_(layer.self_attn.o_proj.weight)
+        nn.init.zeros_(layer.mlp.down_proj.weight)
 
 
 def _be_quiet() -> None:

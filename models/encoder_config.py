@@ -34,7 +34,7 @@ class TinyConfig:
     tower: str = "tf_efficientnet_lite0"
     tower_weights: Literal["imagenet", "random"] = "imagenet"
     vocabulary: int = 4096
-    hidden: int = 256
+    hidden: int = 128
     layers: int = 2
     heads: int = 4
 

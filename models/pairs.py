@@ -71,8 +71,13 @@ class Pairs:
         images = [self.pixels[self.image_rows[content][:max_images]] for content in self.anchors[chosen]]
         return Side([self.texts[content] for content in self.anchors[chosen]], images)
 
-    def items(self, chosen: NDArray[np.int64], max_images: int, rng: np.random.Generator) -> Side:
-        """The products of some pairs: by chance from one to `max_images` of their images, if these are shown."""
+    def items(self, chosen: NDArray[np.int64], max_images: int, text_dropout: float, rng: np.random.Generator) -> Side:
+        """The products of some pairs as their pair types show them, partly hidden by chance.
+
+        Args:
+            max_images: from one to this many of a product's images are shown.
+            text_dropout: probability that a product with an image is shown without its text.
+        """
         texts: list[str | None] = []
         images: list[NDArray[np.uint8]] = []
         for pair in chosen:
@@ -81,7 +86,8 @@ class Pairs:
             if len(rows):
                 count = int(rng.integers(1, min(max_images, len(rows)) + 1))
                 rows = np.sort(rng.choice(rows, count, replace=False))
-            only_image = self.shown[pair] == "image" and len(rows) > 0
+            hidden = self.shown[pair] == "image" or rng.random() < text_dropout
+            only_image = hidden and len(rows) > 0
             texts.append(None if only_image else self.texts[content])
             images.append(self.pixels[rows])
         return Side(texts, images)

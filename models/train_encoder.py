@@ -35,9 +35,10 @@ class TrainingConfig:
         steps: 0 leaves the encoder untrained: the baseline.
         tower_rate: learning rate of the vision tower over that of the rest.
         frozen_tower: share of the tower's parameter tensors, from its input on, that stay as they are: the early
-            layers of a pretrained tower cost most of a step and change least.
+            layers of a pretrained tower cost most of a step and change least. A tower with random weights needs 0.
         warmup: share of the steps over which the rate rises; it then falls to zero along a cosine.
         item_images: most images of a product in one step; evaluation reads up to `encoder.max_images`.
+        text_dropout: share of products that are shown without their text, so that pictures are not left to it.
         precision: "auto" is bfloat16 where the CPU has the instructions for it (or on a GPU), else float32.
     """
 
@@ -45,14 +46,15 @@ class TrainingConfig:
     seed: int = 0
     steps: int = 200
     batch_size: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     tower_rate: float = 0.3
-    frozen_tower: float = 0.0
+    frozen_tower: float = 1.0
     weight_decay: float = 0.01
     warmup: float = 0.1
     temperature: float = 0.07
     learn_temperature: bool = True
     item_images: int = 1
+    text_dropout: float = 0.0
     augment: bool = True
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
 
@@ -176,7 +178,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     """Unit vectors of the queries and of the products, float32 [B, D] each, in one pass through the encoder."""
     queries = pairs.queries(chosen, config.encoder.max_images)
-    items = pairs.items(chosen, config.item_images, rng)
+    items = pairs.items(chosen, config.item_images, config.text_dropout, rng)
     batch = encoder.batch(queries.texts + items.texts, queries.images + items.images)
     images = to_float(batch.images)
     if config.augment:

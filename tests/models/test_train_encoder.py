@@ -30,7 +30,7 @@ TINY = EncoderConfig(
     image_width=32,
     dimension=16,
 )
-CONFIG = TrainingConfig(TINY, steps=2, batch_size=4)
+CONFIG = TrainingConfig(TINY, steps=2, batch_size=4, frozen_tower=0.0)
 
 
 def picture(colour: tuple[int, int, int], seed: int) -> bytes:
@@ -173,18 +173,20 @@ def test_no_steps_leave_an_untrained_baseline(stocked: Lake, tmp_path: Path) -> 
     assert Embedder.open(tmp_path / "encoder").embed(["red"], [[]]).shape == (1, 16)
 
 
-def test_training_brings_queries_to_their_products(stocked: Lake, tmp_path: Path) -> None:
-    def hits(name: str, steps: int) -> int:
+def test_training_brings_queries_to_their_products_and_away_from_others(stocked: Lake, tmp_path: Path) -> None:
+    def margin(name: str, steps: int) -> float:
+        """Mean cosine of fresh queries to their own product, less that to the others."""
         config = replace(CONFIG, steps=steps, augment=False, tower_rate=1.0)
         train_encoder(stocked, config, tmp_path / name, before=T0 + timedelta(days=9))
         embedder = Embedder.open(tmp_path / name)
-        fresh = [picture(colour, 90 + at) for at, colour in enumerate(COLOURS.values())]
-        queries = embedder.embed([None] * 4, [[file] for file in fresh])
-        products = embedder.embed([f"{name} shirt" for name in COLOURS], [[]] * 4)
-        return int(((queries @ products.T).argmax(1) == np.arange(4)).sum())
+        fresh = [[picture(colour, 90 + at)] for at, colour in enumerate(COLOURS.values())]
+        stock = [[picture(colour, 10 * at)] for at, colour in enumerate(COLOURS.values())]
+        queries = embedder.embed([None] * 4, fresh)
+        cosine = queries @ embedder.embed([f"{colour} shirt" for colour in COLOURS], stock).T
+        own = np.eye(4, dtype=bool)
+        return float(cosine[own].mean() - cosine[~own].mean())
 
-    assert hits("trained", 60) == 4
-    assert hits("untrained", 0) < 4
+    assert margin("trained", 40) > margin("untrained", 0) + 0.3
 
 
 def test_training_without_pairs_says_what_to_do_and_leaves_nothing(lake: Lake, tmp_path: Path) -> None:
@@ -236,3 +238,29 @@ def test_only_as_many_images_are_read_as_the_space_says(stocked: Lake, tmp_path:
 @pytest.fixture(autouse=True)
 def _two_threads() -> None:
     torch.set_num_threads(2)
+
+
+def test_a_frozen_tower_keeps_weights_and_statistics_and_the_rest_learns(stocked: Lake, tmp_path: Path) -> None:
+    def weights(name: str, **changes: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        train_encoder(stocked, replace(CONFIG, **changes), tmp_path / name, before=T0 + timedelta(days=9))
+        encoder = Embedder.open(tmp_path / name).encoder
+        return encoder.backbone.tower().state_dict(), encoder.head.weight
+
+    before, head = weights("untrained", steps=0)
+    frozen, learnt = weights("frozen", frozen_tower=1.0)
+    partly, _ = weights("partly", frozen_tower=0.5)
+    assert all(torch.equal(before[name], frozen[name]) for name in before)
+    assert not torch.equal(head, learnt)
+    names = list(before)
+    assert torch.equal(before[names[0]], partly[names[0]])
+    assert not all(torch.equal(before[name], partly[name]) for name in names)
+
+
+def test_text_dropout_hides_the_text_of_products_that_have_an_image(stocked: Lake) -> None:
+    from models.pairs import read_pairs
+
+    pairs = read_pairs(stocked, T0 + timedelta(days=9), TINY.image_size)
+    every = np.arange(len(pairs))
+    shown = [pairs.items(every, 2, share, np.random.default_rng(0)).texts for share in (0.0, 1.0)]
+    assert all(shown[0])
+    assert not any(shown[1])
