@@ -15,7 +15,7 @@ demo: setup  ## the whole product on simulated shops: lake, encoder, features, C
 	@$(BIN)/moonlake demo
 
 test: setup  ## every test but those that need a GPU
-	@$(BIN)/pytest -m "not gpu"
+	@OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -m "not gpu"
 
 check: setup  ## ruff, mypy strict, import layers: the pre-commit check
 	$(BIN)/ruff check $(CODE)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -13,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as Grid
 
+from cli.ctr import training_bar
 from cli.lake import SourceName, stage
 from cli.steps import Found, Steps
 from moonlake.errors import InputError
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from models.metrics import Metric
-    from models.train_ctr import BatchReport
     from serving.scorer import Scorer
     from sources.staging import SourceInfo
 
@@ -279,7 +276,7 @@ class Demo:
             }
             scored, found = {}, {}
             for name, (config, vectors) in runs.items():
-                with self._bar(name) as report:
+                with training_bar(f"training {name}") as report:
                     model = train_ctr(train, vectors, config, window=(t1, t2), report=report)
                 folder = self.settings.artifacts / f"ctr-{name.replace(' ', '-').lower()}"
                 model = model.save(folder)
@@ -288,7 +285,7 @@ class Demo:
                 if name != SHUFFLED:  # a control is no model to release
                     record_model(self.lake, model, metrics, name=name, artifact=folder, written_at=self.now)
                 found[name] = metrics.as_json() | {"folder": str(folder), "model_id": model.model_id}
-            return {"models": found, "gains": _gains(scored, IDS_ONLY), "snapshot": str(snapshot.folder)}
+            return {"models": found, "gains": _gains(scored), "snapshot": str(snapshot.folder)}
 
         ids = [part.manifest.training_set_id for part in (train, test)]
         inputs = [ids, space_id, asdict(plain), asdict(content), self.versions("embeddings")]
@@ -389,36 +386,15 @@ class Demo:
             f"{best['product_id']} is first (click probability {best['score']:.3f})."
         )
 
-    @contextmanager
-    def _bar(self, title: str) -> Iterator[Callable[[BatchReport], None]]:
-        columns = (
-            TextColumn("  {task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[at]}"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=self.console, transient=True) as progress:
-            task = progress.add_task(title, total=None, at="")
 
-            def report(batch: BatchReport) -> None:
-                at = f"loss {batch.loss:.4f}  {batch.samples_per_second:,.0f} samples/s"
-                progress.update(task, total=batch.total, completed=batch.samples, at=at)
+def _gains(scored: dict[str, pa.Table]) -> dict[str, dict[str, list[float]]]:
+    """Difference, low and high of each model over the one with IDs only, by metric."""
+    from models.train_ctr import gain
 
-            yield report
-
-
-def _gains(scored: dict[str, pa.Table], baseline: str) -> dict[str, dict[str, list[float]]]:
-    """Difference, low and high of each model over the baseline, by metric."""
-    from models.metrics import paired_bootstrap
-
-    of = scored[baseline]
     found: dict[str, dict[str, list[float]]] = {}
-    for name, rows in scored.items():
-        if name != baseline:
-            measured = (rows["clicked"], rows["score"], of["score"], of["user_id"])
-            arrays = [column.to_numpy(zero_copy_only=False) for column in measured]
-            intervals = {metric: paired_bootstrap(*arrays, metric=metric) for metric in METRICS}
-            found[name] = {metric: [one.difference, one.low, one.high] for metric, one in intervals.items()}
+    for name in (name for name in scored if name != IDS_ONLY):
+        intervals = {metric: gain(scored[name], scored[IDS_ONLY], metric) for metric in METRICS}
+        found[name] = {metric: [one.difference, one.low, one.high] for metric, one in intervals.items()}
     return found
 
 
