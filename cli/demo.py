@@ -409,8 +409,8 @@ def _nearest_products(scorer: Scorer, query_content_id: str) -> list[str]:
     assert snapshot is not None
     names, contents = zip(*sorted(snapshot.products.items()), strict=True)
     pool, query = (snapshot.rows_of(pa.array(ids)) for ids in (contents, [query_content_id]))
-    vectors = [np.asarray(snapshot.vectors[rows], np.float32) for rows in (query, pool)]
-    return [names[place] for place in nearest(*vectors, CANDIDATES).rows[0]]
+    of_query, of_pool = (np.asarray(snapshot.vectors[rows], np.float32) for rows in (query, pool))
+    return [names[place] for place in nearest(of_query, of_pool, CANDIDATES).rows[0]]
 
 
 def _is_of_user(name: str) -> bool:

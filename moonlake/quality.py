@@ -117,7 +117,7 @@ def broken_rules(table: Table, rows: pa.Table) -> list[str | None]:
     found = np.full(len(rows), None, dtype=object)
     for rule in column_rules(table):
         good = pc.fill_null(rule.good(rows[rule.column.name]), True).to_numpy(zero_copy_only=False).astype(bool)
-        found[~good & np.equal(found, None)] = rule.name
+        found[~good & pc.is_null(pa.array(found, pa.string())).to_numpy(zero_copy_only=False)] = rule.name
     return list(found)
 
 

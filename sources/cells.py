@@ -113,7 +113,7 @@ def _whole_number(cell: object) -> int:
         if not number.is_integer():
             raise ValueError(f"{number} is not a whole number")
         return int(number)
-    return int(number)  # type: ignore[call-overload, no-any-return]
+    return int(number)  # type: ignore[call-overload]
 
 
 def _int32(cell: object) -> int:

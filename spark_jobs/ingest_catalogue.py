@@ -81,7 +81,7 @@ def resolve_images(rows: DataFrame, images: DataFrame, key: str) -> tuple[DataFr
     return resolved.drop("_row", "image_names"), missing
 
 
-@f.arrow_udf(t.StringType())
+@f.arrow_udf(t.StringType())  # type: ignore[attr-defined] # there since Spark 4.1, not in its stubs
 def content_ids(titles: pa.Array, attributes: pa.Array, image_ids: pa.Array) -> pa.Array:
     """Content id of each row: string [N] of titles, map [N] of attributes, list<string> [N] of images in order."""
     rows = zip(titles.to_pylist(), attributes.to_pylist(), image_ids.to_pylist(), strict=True)
