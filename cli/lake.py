@@ -41,10 +41,12 @@ def ingest(
         spark = spark_session(settings, "ingest")
     now = datetime.now(UTC)
     reports = []
-    for title, job in (("catalogue", ingest_catalogue), ("behaviour", ingest_behaviors)):
-        with console.status(f"Ingesting the {title} ..."):
-            reports += job.run(spark, settings, folder, written_at=now)
-    spark.stop()
+    try:
+        for title, job in (("catalogue", ingest_catalogue), ("behaviour", ingest_behaviors)):
+            with console.status(f"Ingesting the {title} ..."):
+                reports += job.run(spark, settings, folder, written_at=now)
+    finally:
+        spark.stop()
     grid = Grid("table", "in", "written", "rejected", "duplicates", "unchanged", "version", box=None)
     for report in reports:
         grid.add_row(report.table, *(f"{value:,}" for value in report.as_dict().values() if isinstance(value, int)))

@@ -107,7 +107,7 @@ def _write(
     try:
         counts = {row["_fate"]: row["count"] for row in rows.groupBy("_fate").count().collect()}
         total = sum(counts.values())
-        _check_batch(table, rows, counts.get(_REJECTED, 0), total)
+        check_batch(table, rows, counts.get(_REJECTED, 0), total)
         if counts.get(_REJECTED, 0):
             refused = rows.where(f.col("_fate") == _REJECTED)
             keep_rejects(spark, settings, table.name, refused, source=source, written_at=written_at)
@@ -207,7 +207,12 @@ def _facts_hash(table: Table) -> Column:
     return f.xxhash64(*parts)
 
 
-def _check_batch(table: Table, rows: DataFrame, rejected: int, total: int) -> None:
+def check_batch(table: Table, rows: DataFrame, rejected: int, total: int) -> None:
+    """Nothing, if a batch may lose so many of its rows.
+
+    Args: rows: the batch, with the rule that a row breaks in `_rule`, null for a good one.
+    Raises: BatchRejected: too large a share breaks rules; the message names the three that most rows break.
+    """
     if not total or rejected / total <= table.max_reject_share:
         return
     by_rule = rows.where("_rule IS NOT NULL").groupBy("_rule").count().orderBy(f.desc("count"), "_rule").limit(3)

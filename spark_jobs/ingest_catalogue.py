@@ -125,6 +125,7 @@ def run(spark: SparkSession, settings: Settings, folder: Path, *, written_at: da
     """Ingest the catalogue and the queries of a staged source; what was ingested before is left alone.
 
     Returns: one report a table; for each, rows in = written + rejected + duplicates + unchanged.
+    Raises: BatchRejected: too many images or rows are bad; of images that is known before anything is written.
     """
     source = SourceInfo.read(folder).name
 
@@ -143,6 +144,7 @@ def run(spark: SparkSession, settings: Settings, folder: Path, *, written_at: da
     looked_at = look_at_images(staged("images")).persist()
     good_images = looked_at.where("_rule IS NULL").withColumn("source", f.lit(source)).select(*PRODUCT_IMAGES.facts)
     bad_images = looked_at.where("_rule IS NOT NULL").select("name", "image_bytes", "_rule")
+    writes.check_batch(PRODUCT_IMAGES, looked_at, bad_images.count(), looked_at.count())
     names = one_image_a_name(looked_at)
     products, lost = resolve_images(staged("products"), names, "product_id")
     queries, lost_of_queries = resolve_images(staged("queries"), names, "query_id")

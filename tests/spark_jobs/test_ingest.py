@@ -11,6 +11,7 @@ from PIL import Image
 from pyspark.sql import SparkSession
 
 from moonlake.contents import content_of, prompt_text, read_contents, read_images, stable_hash
+from moonlake.errors import BatchRejected
 from moonlake.lake import Lake, WriteReport
 from moonlake.settings import Settings
 from moonlake.tables import TABLES
@@ -112,6 +113,18 @@ def test_dirty_input_is_loaded_or_rejected_by_a_named_rule_and_the_counts_add_up
     contents = read_contents(lake)
     assert contents[products["p1"]["content_id"]].text == "red chair, oak"
     assert read_images(lake, [red, "0" * 32]) == {red: png("red")}
+
+
+def test_pictures_that_are_mostly_no_pictures_refuse_the_source_and_leave_the_lake_untouched(
+    spark: SparkSession, settings: Settings, written_at: datetime
+) -> None:
+    texts = [{"name": f"{number}.jpg", "image_bytes": b"I am a text file"} for number in range(2)]
+    products = [product("p1", "red chair", ["0.jpg"]), product("p2", "blue chair", ["good.png"])]
+    images = [*texts, {"name": "good.png", "image_bytes": png("blue")}]
+    folder = stage(settings, "texts", images=images, products=products)
+    with pytest.raises(BatchRejected, match=r"product_images: 2 of 3 rows .*image_unreadable \(2\)"):
+        ingest_catalogue.run(spark, settings, folder, written_at=written_at)
+    assert not any(Lake(settings).exists(name) for name in TABLES)
 
 
 def test_events_carry_the_content_that_was_true_at_their_own_time(
