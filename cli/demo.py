@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from serving.scorer import Scorer
     from sources.staging import SourceInfo
 
+DEFAULT_PRESET = "demo"
 SPACE = "demo"
 SERVICE = "ctr_ranking_v1"
 IDS_ONLY, WITH_CONTENT, SHUFFLED = "IDs only", "with content", "shuffled content"
@@ -39,7 +40,7 @@ SHOWN_CANDIDATES = 10
 
 def demo(
     source: Annotated[SourceName, typer.Option(help="Where the catalogue comes from.")] = SourceName.MARKETPLACE,
-    preset: Annotated[str, typer.Option(help="Preset of the simulated marketplace.")] = "demo",
+    preset: Annotated[str, typer.Option(help="Preset of the simulated marketplace.")] = DEFAULT_PRESET,
     data: Annotated[Path | None, typer.Option(help="Folder of the data set, or of your own files.")] = None,
     products: Annotated[int, typer.Option(help="Products to take of the Myntra catalogue.")] = 3000,
     steps: Annotated[
@@ -48,11 +49,13 @@ def demo(
 ) -> None:
     """Run everything on one source: lake, encoder, features, CTR models, ranking, report. Unchanged steps are skipped.
 
-    The simulated marketplace fills MOONLAKE_HOME itself; another source gets a folder of its own inside it.
+    The preset `demo` fills MOONLAKE_HOME itself; another source gets a home of its own inside it, since two
+    catalogues in one lake would speak of each other's products.
     """
     settings = Settings.from_environment()
-    if source is not SourceName.MARKETPLACE:
-        settings = settings.model_copy(update={"home": settings.home / f"demo-{source.value}"})
+    name = preset if source is SourceName.MARKETPLACE else source.value
+    if name != DEFAULT_PRESET:
+        settings = settings.model_copy(update={"home": settings.home / f"demo-{name}"})
     started = time.monotonic()
     console = Console()
     staged = Steps(settings.home / "demo" / "steps.json", console)
@@ -62,7 +65,9 @@ def demo(
         run.everything()
     finally:
         run.stop_spark()
-    console.print(f"\nDone in {time.monotonic() - started:.0f} s. Open {run.report_path} in a browser.")
+    console.print(f"\nDone in {time.monotonic() - started:.0f} s. Open {run.report_path} in a browser.", soft_wrap=True)
+    if name != DEFAULT_PRESET:
+        console.print(f"Other commands look there after: export MOONLAKE_HOME={settings.home}", soft_wrap=True)
 
 
 @dataclass

@@ -31,11 +31,11 @@ def demo(home: Path) -> str:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home after one demo; what it printed is in demo.txt."""
+    """The home of the preset after one demo; what it printed is in demo.txt."""
     home = tmp_path_factory.mktemp("demo")
     printed = demo(home)
-    (home / "demo.txt").write_text(printed)
-    return home
+    (home / "demo-tiny" / "demo.txt").write_text(printed)
+    return home / "demo-tiny"
 
 
 def test_the_figures_are_printed_and_the_page_shows_pictures(home: Path) -> None:
@@ -77,7 +77,7 @@ SETS = ("ctr-train", "ctr-test")
 def test_a_second_run_skips_every_step_and_writes_no_commit(home: Path) -> None:
     lake = Lake(Settings(home=home))
     versions = {name: lake.version(name) for name in TABLES}
-    printed = demo(home)
+    printed = demo(home.parent)
     assert printed.count(": unchanged (") == 8
     assert {name: lake.version(name) for name in TABLES} == versions
 
