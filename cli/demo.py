@@ -135,7 +135,7 @@ class Demo:
         self.stop_spark()
         clicks = self.train_ctr(space_id)
         served = self.serve(space_id, clicks)
-        self.report(ingested, recall, clicks, served)
+        self.report(space_id, ingested, recall, clicks, served)
         self.show(recall, clicks, served)
 
     def ingest(self) -> Found:
@@ -336,12 +336,11 @@ class Demo:
             raise InputError(f"source {self.info.name} has no impression after an image query: nothing to rank for")
         return asked.select(["user_id", "query_id", "query_content_id"]).slice(0, 1).to_pylist()[0]
 
-    def report(self, ingested: Found, recall: Found, clicks: Found, served: Found) -> None:
+    def report(self, space_id: str, ingested: Found, recall: Found, clicks: Found, served: Found) -> None:
         """The page to look at."""
         from moonlake.contents import read_contents
         from studies.report import ReportFacts, product_contents, show, write_report
 
-        space_id = self._space_of(clicks)
         of_product = product_contents(self.lake, [one["product_id"] for one in served["ranked"]])
         contents = read_contents(self.lake, of_product.values())
         ranking = [
@@ -363,9 +362,6 @@ class Demo:
             writes=ingested["reports"],
         )
         write_report(self.report_path, self.lake, space_id, facts)
-
-    def _space_of(self, clicks: Found) -> str:
-        return Path(clicks["snapshot"]).name
 
     def show(self, recall: Found, clicks: Found, served: Found) -> None:
         """The figures on the screen."""

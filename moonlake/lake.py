@@ -9,7 +9,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -190,8 +189,3 @@ def _left_out(rows: pa.Table, present: pa.Table, facts: Sequence[str]) -> pa.Tab
     known = {tuple(row.values()) for row in present.to_pylist()}
     keep = [tuple(row.values()) not in known for row in rows.select(facts).to_pylist()]
     return rows.filter(pa.array(keep, pa.bool_()))
-
-
-def local_path(uri: str) -> Path | None:
-    """The folder behind a URI, or None for an object store."""
-    return None if "://" in uri else Path(uri)
