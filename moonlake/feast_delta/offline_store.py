@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureView, OnDemandFeatureView, RepoConfig
 from feast.data_source import DataSource
+from feast.feature_logging import LoggingConfig, LoggingSource
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
 from feast.infra.offline_stores.offline_utils import DEFAULT_ENTITY_DF_EVENT_TIMESTAMP_COL
@@ -20,7 +22,7 @@ from feast.utils import _get_requested_feature_views_to_features_dict, _get_requ
 from pydantic import Field
 
 from moonlake.errors import InputError
-from moonlake.feast_delta import embedded
+from moonlake.feast_delta import embedded, writing
 from moonlake.feast_delta.home import home_of
 from moonlake.feast_delta.plan import delta_source, plan_pull, plan_view
 from moonlake.feast_delta.retrieval import DeltaRetrievalJob
@@ -45,6 +47,8 @@ class DeltaOfflineStoreConfig(FeastConfigBaseModel):
     """Delta version to read, by table name or path; a version that the source itself states comes first."""
     sequence_length: int | None = Field(default=None, ge=1)
     """Actions of every behaviour sequence, in place of the length that its source states."""
+    sequence_lengths: dict[str, int] = Field(default_factory=dict)
+    """The same by the name of the view, before `sequence_length`."""
 
 
 class DeltaOfflineStore(OfflineStore):
@@ -88,7 +92,9 @@ class DeltaOfflineStore(OfflineStore):
                 snapshot_of(config, delta_source(view)),
                 labels.column_names,
                 full_feature_names=full_feature_names,
-                sequence_length=config.offline_store.sequence_length,
+                sequence_length=config.offline_store.sequence_lengths.get(
+                    view.name, config.offline_store.sequence_length
+                ),
             )
             for view, features in by_view.items()
         ]
@@ -168,6 +174,27 @@ class DeltaOfflineStore(OfflineStore):
         return DeltaRetrievalJob(
             lambda: embedded.features_between(join, start_date, end_date), {source.subject: join.snapshot.version}
         )
+
+    @staticmethod
+    def offline_write_batch(
+        config: RepoConfig,
+        feature_view: FeatureView,
+        table: pa.Table,
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        """Append the rows to the table behind the view; see `writing.append_features`."""
+        writing.append_features(config, feature_view, table, progress)
+
+    @staticmethod
+    def write_logged_features(
+        config: RepoConfig,  # noqa: ARG004
+        data: pa.Table | Path,
+        source: LoggingSource,
+        logging_config: LoggingConfig,
+        registry: BaseRegistry,
+    ) -> None:
+        """Append logs of served features to their Delta destination; see `writing.write_logs`."""
+        writing.write_logs(data, source, logging_config, registry)
 
 
 def snapshot_of(config: RepoConfig, source: DeltaSource) -> TableSnapshot:
