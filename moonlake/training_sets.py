@@ -7,36 +7,21 @@ no training set.
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from moonlake.contents import stable_hash
 from moonlake.errors import InputError, NotFound
+from moonlake.point_in_time import KnownBy
 
-LABEL_COLUMNS = (
-    "impression_id",
-    "request_id",
-    "user_id",
-    "query_id",
-    "product_id",
-    "content_id",
-    "query_content_id",
-    "event_timestamp",
-    "clicked",
-)
-"""What a training row takes from its impression. `position` and whatever follows the impression never enter."""
-
-ROWS_PER_GROUP = 20_000
+Format = Literal["parquet", "delta"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +30,20 @@ class Declaration:
 
     Attributes:
         name: its folder's name.
-        start, end: label rows are the impressions with an event time in [start, end).
+        start, end: label rows have an event time in [start, end).
         settled_by: only labels settled by then enter, that is with label_time <= settled_by; None means `end`. A
             window that closes less than one attribution delay ago would take clicks that are still to come for none.
-        sequence_length: actions of a behaviour sequence.
-        space_id: the embedding space that its content ids are to be read in; None when that is left open.
+            A label table without `label_time` has labels that are settled at once.
+        label_table: a lake table with an event time, or the path of any Delta table.
+        label_key, label_event_time: columns of a table at a path; a lake table has those of its contract.
+        label_columns: what of a label row enters beside its key and event time. A lake table gives by default all
+            that its contract states and that is no knowledge of the future; for a path it has to be stated.
+        versions: Delta version to read, by table name or path; the others are read at their latest.
+        sequence_length: actions of a behaviour sequence; `sequence_lengths` by view comes before it.
+        known_by: "event" gives what was true at the time of the label, "written" what had been written by then.
+        space_id: the embedding space that its content ids are to be read in; None when that is left open. Features
+            of a view that is keyed by `space_id` are those of this space.
+        format: "delta" lays a transaction log beside the Parquet files.
     """
 
     name: str
@@ -60,21 +54,47 @@ class Declaration:
     label_table: str = "impressions"
     sequence_length: int = 50
     space_id: str | None = None
+    label_key: tuple[str, ...] = ()
+    label_event_time: str | None = None
+    label_columns: tuple[str, ...] = ()
+    versions: Mapping[str, int] = field(default_factory=dict)
+    sequence_lengths: Mapping[str, int] = field(default_factory=dict)
+    known_by: KnownBy = "event"
+    format: Format = "parquet"
 
     def __post_init__(self) -> None:
         moments = {"start": self.start, "end": self.end, "settled_by": self.settled_by}
-        for field, moment in moments.items():
+        for what, moment in moments.items():
             if moment is not None and moment.tzinfo is None:
-                raise InputError(f"training set {self.name}: {field} {moment} has no time zone")
+                raise InputError(f"training set {self.name}: {what} {moment} has no time zone")
         if self.start >= self.end:
             raise InputError(f"training set {self.name}: start {self.start} is not before end {self.end}")
         if Path(self.name).name != self.name or self.name in ("", ".", ".."):
             raise InputError(f"training set name {self.name!r}: expected a plain folder name")
+        for what, allowed in {"known_by": ("event", "written"), "format": ("parquet", "delta")}.items():
+            if (found := getattr(self, what)) not in allowed:
+                raise InputError(f"training set {self.name}: {what} is one of {', '.join(allowed)}, found {found!r}")
+        if short := {name: length for name, length in self.lengths.items() if length < 1}:
+            raise InputError(f"training set {self.name}: sequences of {short} actions; a length is 1 or more")
 
     @property
     def settled(self) -> datetime:
         """When the labels have to be settled."""
         return self.settled_by or self.end
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Actions of a sequence by view, and by "" of every other view."""
+        return {"": self.sequence_length, **self.sequence_lengths}
+
+    def with_lengths(self, lengths: Mapping[str, int]) -> Declaration:
+        """The same with other lengths, given as `lengths` gives them; what they do not name stays."""
+        by_view = {view: length for view, length in lengths.items() if view}
+        return replace(
+            self,
+            sequence_length=lengths.get("", self.sequence_length),
+            sequence_lengths={**self.sequence_lengths, **by_view},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +106,11 @@ class Manifest:
         table_versions: Delta version read, by table name; -1 for a table that had not been written.
         definitions: the feature views as they were defined, and `definitions_hash` of them.
         code_version: version of moonlake that built it.
+        libraries: versions of what decides how rows become bytes.
+        label_key: columns that name a row.
         label_hash: hash of the label rows, in order.
         columns: Arrow type by column name, in order.
-        files: hash of each file of rows, by its name.
+        files: hash of each file below `rows`, by its name.
     """
 
     declaration: Declaration
@@ -96,6 +118,8 @@ class Manifest:
     definitions: list[dict[str, Any]]
     definitions_hash: str
     code_version: str
+    libraries: dict[str, str] = field(default_factory=dict)
+    label_key: tuple[str, ...] = ("impression_id",)
     label_hash: str = ""
     rows: int = 0
     columns: dict[str, str] | None = None
@@ -138,11 +162,15 @@ class Manifest:
         declared = document.pop("declaration")
         for name in ("start", "end", "settled_by"):
             declared[name] = datetime.fromisoformat(declared[name])
+        for name in ("label_key", "label_columns"):
+            declared[name] = tuple(declared.get(name, ()))
+        document["label_key"] = tuple(document.get("label_key", ("impression_id",)))
         return cls(declaration=Declaration(**declared), **document)
 
     def _inputs(self) -> dict[str, Any]:
         document = self._document()
-        return {name: document[name] for name in ("declaration", "table_versions", "definitions_hash", "code_version")}
+        names = ("declaration", "table_versions", "definitions_hash", "code_version", "libraries")
+        return {name: document[name] for name in names}
 
     def _document(self) -> dict[str, Any]:
         document = asdict(self)
@@ -178,10 +206,14 @@ class TrainingSet:
         """The Arrow schema of the rows."""
         return pq.read_schema(self._paths()[0])
 
+    def dataset(self) -> ds.Dataset:
+        """The rows as a lazy Arrow dataset, in order."""
+        return ds.dataset([str(path) for path in self._paths()], format="parquet")
+
     def read(
         self, columns: Sequence[str] | None = None, start: datetime | None = None, end: datetime | None = None
     ) -> pa.Table:
-        """Rows with an event time in [start, end), ordered by event time and impression id.
+        """Rows with an event time in [start, end), ordered by event time and label key.
 
         Raises: NotFound: an unknown column; the message lists those that there are.
         """
@@ -194,59 +226,25 @@ class TrainingSet:
             where = where & (ds.field("event_timestamp") >= pa.scalar(start, moment))
         if end is not None:
             where = where & (ds.field("event_timestamp") < pa.scalar(end, moment))
-        rows = ds.dataset([str(path) for path in self._paths()], format="parquet")
-        return rows.to_table(columns=None if columns is None else list(columns), filter=where)
+        return self.dataset().to_table(columns=None if columns is None else list(columns), filter=where)
 
     def _paths(self) -> list[Path]:
-        return [self.folder / "rows" / name for name in sorted(self.manifest.files or {})]
+        return [self.folder / "rows" / name for name in sorted(self.manifest.files or {}) if name.endswith(".parquet")]
 
 
-def write_training_set(folder: Path, inputs: Manifest, labels: pa.Table, batches: Iterable[pa.Table]) -> TrainingSet:
-    """The training set written from batches of finished rows, one file each; what was in the folder is replaced.
+def numbers_by_name(pairs: Sequence[str]) -> dict[str, int]:
+    """What a command line says of versions and lengths: NAME=NUMBER, and a bare number by "".
 
-    Nothing is to be seen in the folder until all is written.
+    >>> numbers_by_name(["50", "user_behavior_sequence_v1=1000"])
+    {'': 50, 'user_behavior_sequence_v1': 1000}
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "rows").mkdir(parents=True)
-    files: dict[str, str] = {}
-    schema: pa.Schema | None = None
-    for number, rows in enumerate(batches):
-        schema = schema or rows.schema
-        path = partial / "rows" / f"part-{number:05d}.parquet"
-        pq.write_table(rows.cast(schema), path, row_group_size=ROWS_PER_GROUP, compression="zstd")
-        files[path.name] = stable_hash(path.read_bytes())
-    if schema is None:
-        raise InputError(f"training set {folder.name}: there are no rows to write")
-    manifest = replace(
-        inputs,
-        label_hash=hash_of_rows(labels),
-        rows=len(labels),
-        columns={field.name: str(field.type) for field in schema},
-        files=files,
-    )
-    (partial / "manifest.json").write_text(manifest.as_json())
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-    return TrainingSet.open(folder)
-
-
-def hash_of_rows(rows: pa.Table) -> str:
-    """Hash of the values of flat columns, in order; how the rows lie in memory or in files has no part in it."""
-    digest = blake2b(digest_size=16)
-    for field, column in zip(rows.schema, rows.columns, strict=True):
-        values = column.combine_chunks()
-        digest.update(f"{field.name}:{field.type}:{len(values)}".encode())
-        digest.update(values.is_valid().cast(pa.uint8()).to_numpy().tobytes())
-        if pa.types.is_string(field.type):
-            filled = pc.fill_null(values, "").cast(pa.large_binary())
-            digest.update(pc.binary_length(filled).to_numpy().tobytes())
-            digest.update(b"".join(filled.to_pylist()))
-        elif pa.types.is_timestamp(field.type) or pa.types.is_integer(field.type):
-            digest.update(pc.fill_null(values.cast(pa.int64()), 0).to_numpy().tobytes())
-        else:
-            digest.update(pc.fill_null(values.cast(pa.float64()), 0.0).to_numpy().tobytes())
-    return digest.hexdigest()
+    numbers: dict[str, int] = {}
+    for pair in pairs:
+        name, _, number = pair.rpartition("=")
+        if not number.isdecimal():
+            raise InputError(f"{pair!r}: expected NAME=NUMBER, such as products=3")
+        numbers[name] = int(number)
+    return numbers
 
 
 def manifest_of(folder: Path) -> Manifest | None:
@@ -264,9 +262,10 @@ def describe(manifest: Manifest) -> dict[str, Any]:
         "training_set_id": manifest.training_set_id,
         "rows": manifest.rows,
         "window": f"[{declared.start.isoformat()}, {declared.end.isoformat()})",
-        "labels settled by": declared.settled.isoformat(),
+        "labels": f"{declared.label_table}, settled by {declared.settled.isoformat()}",
         "feature service": declared.feature_service,
-        "sequence length": declared.sequence_length,
+        "sequence length": ", ".join(f"{view} {length}".strip() for view, length in declared.lengths.items()),
+        "known by": declared.known_by,
         "space": declared.space_id or "open",
         "table versions": manifest.table_versions,
         "columns": ", ".join(manifest.columns or {}),

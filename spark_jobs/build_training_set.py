@@ -1,18 +1,20 @@
-"""Job (without Spark): impressions of a window with their point-in-time features, as Parquet and a manifest."""
+"""Job (without Spark): label rows of a window with their point-in-time features, as Parquet or Delta and a manifest."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
+from feast import FeatureStore, FeatureView
 
-from moonlake.errors import InputError
+from moonlake.errors import InputError, NotFound
+from moonlake.feast_delta.plan import delta_source
+from moonlake.feast_delta.sources import BehaviorSequenceSource
 from moonlake.feast_delta.store import (
     definition_of,
     definitions_hash,
@@ -20,94 +22,138 @@ from moonlake.feast_delta.store import (
     service_views,
     versions_read,
 )
+from moonlake.label_tables import LabelTable
 from moonlake.lake import Lake, arrow_schema
 from moonlake.moments import parse_moment
 from moonlake.settings import Settings
-from moonlake.tables import TRAINING_SETS
-from moonlake.training_sets import (
-    LABEL_COLUMNS,
-    Declaration,
-    Manifest,
-    TrainingSet,
-    manifest_of,
-    write_training_set,
-)
+from moonlake.tables import SPACE_ID, TRAINING_SETS
+from moonlake.training_set_checks import definition_changes, versions_gone
+from moonlake.training_set_files import write_training_set
+from moonlake.training_sets import Declaration, Manifest, TrainingSet, manifest_of, numbers_by_name
 
 ROWS_PER_PULL = 100_000
-"""Label rows that are joined at a time: bounds memory, as sequences are many times wider than labels."""
+ACTIONS_PER_PULL = 10_000_000
+"""Label rows that are joined at a time, and actions of their sequences: bounds memory, and has no part in the files."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuildReport:
-    """What a build came to. `built` is False when the folder already held exactly this training set."""
+    """What a build came to.
+
+    Attributes:
+        built: False when the folder already held exactly this training set.
+        warnings: what differs from the manifest that was rebuilt, without harm to its rows.
+    """
 
     training_set: TrainingSet
     built: bool
+    warnings: tuple[str, ...] = ()
 
 
-def label_rows(impressions: pa.Table) -> pa.Table:
-    """The label columns of each impression once, ordered by event time and impression id.
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a training set is made of: its label table and a store that reads the versions of the manifest."""
 
-    Of a restated impression the row that was written last counts.
-    """
-    ordered = impressions.sort_by([("impression_id", "ascending"), ("created_at", "ascending")])
-    ids = ordered["impression_id"].combine_chunks().dictionary_encode().indices.to_numpy()
-    last = np.append(ids[1:] != ids[:-1], True)[: len(ids)]
-    kept = ordered.filter(pa.array(last)).select(LABEL_COLUMNS)
-    return kept.sort_by([("event_timestamp", "ascending"), ("impression_id", "ascending")]).combine_chunks()
+    inputs: Manifest
+    labels: LabelTable
+    store: FeatureStore
+    views: Sequence[FeatureView]
 
 
 def run(settings: Settings, declaration: Declaration, *, written_at: datetime) -> BuildReport:
     """Build the training set, or find it built already; one row of `training_sets` says that it is there.
 
     Raises:
-        InputError: no settled impression in the window.
-        NotFound: an unknown feature service, table or column.
+        InputError: no settled label row in the window, or a declaration that cannot be meant.
+        NotFound: an unknown feature service, view, table, version or column.
     """
-    lake = Lake(settings)
-    store = feature_store(settings)
-    views = service_views(store, declaration.feature_service)
-    versions = versions_read(store, views) | {declaration.label_table: lake.version(declaration.label_table)}
-    inputs = Manifest(
-        declaration=declaration,
-        table_versions=versions,
-        definitions=[definition_of(view) for view in views],
-        definitions_hash=definitions_hash(views),
-        code_version=version("moonlake"),
-    )
+    plan = _plan(settings, declaration, declaration.versions)
     folder = settings.training_sets / declaration.name
     present = manifest_of(folder)
-    built = present is None or not present.same_inputs(inputs)
-    if built:
-        labels = _read_labels(lake, declaration, versions[declaration.label_table])
-        training_set = write_training_set(folder, inputs, labels, _with_features(settings, inputs, labels))
-    else:
-        training_set = TrainingSet.open(folder)
-    _register(lake, training_set, written_at)
+    built = present is None or not present.same_inputs(plan.inputs)
+    training_set = _build(plan, folder) if built else TrainingSet.open(folder)
+    _register(Lake(settings), training_set, written_at)
     return BuildReport(training_set, built)
 
 
-def _read_labels(lake: Lake, declaration: Declaration, at_version: int) -> pa.Table:
-    moment = pa.timestamp("us", tz="UTC")
-    event = ds.field("event_timestamp")
-    where = (event >= pa.scalar(declaration.start, moment)) & (event < pa.scalar(declaration.end, moment))
-    where = where & (ds.field("label_time") <= pa.scalar(declaration.settled, moment))
-    columns = [*LABEL_COLUMNS, "created_at"]
-    if at_version >= 0:
-        labels = label_rows(lake.read(declaration.label_table, columns, where=where, version=at_version))
-        if len(labels):
-            return labels
-    raise InputError(
-        f"training set {declaration.name}: table {declaration.label_table} holds no impression in"
-        f" [{declaration.start}, {declaration.end}) with a label settled by {declaration.settled}"
+def replay(settings: Settings, manifest: Manifest, folder: Path, *, written_at: datetime | None) -> BuildReport:
+    """The training set of a manifest built again at its versions, byte for byte, whatever the tables hold by now.
+
+    Args: written_at: for the row of `training_sets`, where it is not there yet; None writes none.
+    Raises:
+        InputError: definitions changed since, or other rows or bytes came out; the message names what differs.
+        NotFound: a version is no longer there.
+    """
+    name = manifest.declaration.name
+    if gone := versions_gone(settings, manifest):
+        raise NotFound(f"training set {name} cannot be built again: {'; '.join(gone)}")
+    plan = _plan(settings, manifest.declaration, manifest.table_versions)
+    if changes := definition_changes(manifest.definitions, plan.inputs.definitions):
+        raise InputError(f"training set {name} cannot be built again, definitions changed: {'; '.join(changes)}")
+    training_set = _build(plan, folder, manifest)
+    if written_at is not None:
+        _register(Lake(settings), training_set, written_at)
+    now, then = ({"moonlake": each.code_version, **each.libraries} for each in (plan.inputs, manifest))
+    warnings = [
+        f"built by {name} {then.get(name)}, now {now.get(name)}" for name in then if then[name] != now.get(name)
+    ]
+    return BuildReport(training_set, built=True, warnings=tuple(warnings))
+
+
+def _plan(settings: Settings, declared: Declaration, versions: Mapping[str, int]) -> _Plan:
+    labels = LabelTable.open(settings, declared, versions.get(declared.label_table))
+    pinned = {**versions, labels.subject: labels.snapshot.version}
+    latest = feature_store(settings, versions=pinned)
+    views = service_views(latest, declared.feature_service)
+    sequences = [view.name for view in views if isinstance(delta_source(view), BehaviorSequenceSource)]
+    if unknown := sorted(declared.sequence_lengths.keys() - set(sequences)):
+        raise NotFound(f"{declared.feature_service} has no sequence views {unknown}; it has {', '.join(sequences)}")
+    read = versions_read(latest, views) | {labels.subject: labels.snapshot.version}
+    if unread := sorted(versions.keys() - read.keys()):
+        raise NotFound(f"training set {declared.name} reads no tables {unread}; it reads {', '.join(read)}")
+    store = feature_store(
+        settings,
+        versions=read,
+        sequence_length=declared.sequence_length,
+        sequence_lengths=declared.sequence_lengths,
     )
+    inputs = Manifest(
+        declaration=declared,
+        table_versions=read,
+        definitions=[definition_of(view) for view in views],
+        definitions_hash=definitions_hash(views),
+        code_version=version("moonlake"),
+        libraries={"pyarrow": pa.__version__},
+        label_key=labels.key,
+    )
+    return _Plan(inputs, labels, store, views)
 
 
-def _with_features(settings: Settings, inputs: Manifest, labels: pa.Table) -> Iterator[pa.Table]:
-    store = feature_store(settings, versions=inputs.table_versions, sequence_length=inputs.declaration.sequence_length)
-    service = store.get_feature_service(inputs.declaration.feature_service)
-    for first in range(0, len(labels), ROWS_PER_PULL):
-        yield store.get_historical_features(labels.slice(first, ROWS_PER_PULL), service).to_arrow()
+def _build(plan: _Plan, folder: Path, expected: Manifest | None = None) -> TrainingSet:
+    labels = plan.labels.read(plan.inputs.declaration)
+    return write_training_set(folder, plan.inputs, labels, _with_features(plan, labels), expected=expected)
+
+
+def _with_features(plan: _Plan, labels: pa.Table) -> Iterator[pa.Table]:
+    declared = plan.inputs.declaration
+    keyed = _in_space(labels, declared, plan.views)
+    service = plan.store.get_feature_service(declared.feature_service)
+    step = min(ROWS_PER_PULL, max(1_000, ACTIONS_PER_PULL // max(declared.lengths.values())))
+    for first in range(0, len(keyed), step):
+        job = plan.store.get_historical_features(
+            keyed.slice(first, step), service, filter_by_created_timestamp=declared.known_by == "written"
+        )
+        yield job.to_arrow()
+
+
+def _in_space(labels: pa.Table, declared: Declaration, views: Sequence[FeatureView]) -> pa.Table:
+    """The label rows with the declared space, where a view is keyed by it and the rows do not say."""
+    keyed = [view.name for view in views if SPACE_ID.name in view.join_keys]
+    if not keyed or SPACE_ID.name in labels.column_names:
+        return labels
+    if declared.space_id is None:
+        raise InputError(f"training set {declared.name}: views {keyed} are keyed by {SPACE_ID.name}; declare a space")
+    return labels.append_column(SPACE_ID.name, pa.array([declared.space_id] * len(labels), pa.string()))
 
 
 def _register(lake: Lake, training_set: TrainingSet, written_at: datetime) -> None:
@@ -134,10 +180,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--end", required=True, type=parse_moment, help="moment behind the window")
     parser.add_argument("--settled-by", type=parse_moment, help="labels settled later stay out; default: --end")
     parser.add_argument("--feature-service", default="ctr_ranking_v1")
-    parser.add_argument("--sequence-length", type=int, default=50, help="actions of a behaviour sequence")
+    parser.add_argument("--label-table", default="impressions", help="lake table with an event time")
+    parser.add_argument("--version", action="append", default=[], help="TABLE=NUMBER; the others at their latest")
+    parser.add_argument("--sequence-length", action="append", default=[], help="NUMBER, or VIEW=NUMBER")
+    parser.add_argument("--known-by", default="event", choices=("event", "written"))
+    parser.add_argument("--format", default="parquet", choices=("parquet", "delta"))
     parser.add_argument("--space-id", help="embedding space that the content ids are to be read in")
-    declared = vars(parser.parse_args(argv))
-    report = run(Settings.from_environment(), Declaration(**declared), written_at=datetime.now(UTC))
+    asked = vars(parser.parse_args(argv))
+    versions, lengths = numbers_by_name(asked.pop("version")), numbers_by_name(asked.pop("sequence_length"))
+    declared = Declaration(**asked, versions=versions).with_lengths(lengths)
+    report = run(Settings.from_environment(), declared, written_at=datetime.now(UTC))
     state = "built" if report.built else "unchanged"
     print(f"{report.training_set.folder}: {len(report.training_set)} rows, {state}")
 

@@ -35,12 +35,14 @@ def feature_store(
     *,
     versions: Mapping[str, int] | None = None,
     sequence_length: int | None = None,
+    sequence_lengths: Mapping[str, int] | None = None,
 ) -> FeatureStore:
     """Feast's feature store for the repository's `feature_store.yaml`, in the home of the settings.
 
     Args:
         versions: Delta version to read, by table name or path; the others are read at their latest.
         sequence_length: actions of every behaviour sequence, in place of what the sources state.
+        sequence_lengths: the same by the name of the view, before `sequence_length`.
 
     Raises: NotFound: there is no feature_store.yaml in the repository.
     """
@@ -55,6 +57,7 @@ def feature_store(
         "lake": settings.lake,
         "versions": dict(versions or {}),
         "sequence_length": sequence_length,
+        "sequence_lengths": dict(sequence_lengths or {}),
     }
     config = RepoConfig(**stated)
     config.repo_path = repo.absolute()

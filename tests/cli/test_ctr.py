@@ -20,7 +20,8 @@ from moonlake.errors import InputError, MoonlakeError
 from moonlake.lake import Lake, arrow_schema
 from moonlake.settings import Settings
 from moonlake.tables import EMBEDDINGS, TIMELESS
-from moonlake.training_sets import Declaration, Manifest, write_training_set
+from moonlake.training_set_files import write_training_set
+from moonlake.training_sets import Declaration, Manifest
 
 T1 = datetime(2026, 1, 1, tzinfo=UTC)
 T2 = T1 + timedelta(days=3)

@@ -18,7 +18,8 @@ from moonlake.lake import Lake, arrow_schema
 from moonlake.settings import Settings
 from moonlake.snapshots import Snapshot, write_snapshot
 from moonlake.tables import EMBEDDING_SPACES, EMBEDDINGS, TIMELESS
-from moonlake.training_sets import Declaration, Manifest, TrainingSet, write_training_set
+from moonlake.training_set_files import write_training_set
+from moonlake.training_sets import Declaration, Manifest, TrainingSet
 
 DAY0 = datetime(2026, 1, 1, tzinfo=UTC)
 TRAINED_UNTIL, T1, T2, END = (DAY0 + timedelta(days=days) for days in (-1, 0, 8, 11))

@@ -11,16 +11,9 @@ import pyarrow as pa
 import pytest
 
 from moonlake.errors import InputError, NotFound
-from moonlake.training_sets import (
-    LABEL_COLUMNS,
-    Declaration,
-    Manifest,
-    TrainingSet,
-    describe,
-    hash_of_rows,
-    manifest_of,
-    write_training_set,
-)
+from moonlake.label_tables import LABEL_COLUMNS
+from moonlake.training_set_files import write_training_set
+from moonlake.training_sets import Declaration, Manifest, TrainingSet, describe, manifest_of, numbers_by_name
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 END = datetime(2026, 2, 1, tzinfo=UTC)
@@ -119,8 +112,8 @@ def test_what_is_missing_is_named(written: TrainingSet, tmp_path: Path) -> None:
     assert manifest_of(tmp_path / "february") is None
     with pytest.raises(NotFound, match=r"no columns \['position'\]; it has impression_id"):
         written.read(["position"])
-    (written.folder / "rows" / "part-00001.parquet").unlink()
-    with pytest.raises(NotFound, match=r"files \['part-00001.parquet'\] of its manifest are missing"):
+    (written.folder / "rows" / "part-00000.parquet").unlink()
+    with pytest.raises(NotFound, match=r"files \['part-00000.parquet'\] of its manifest are missing"):
         TrainingSet.open(written.folder)
 
 
@@ -131,6 +124,9 @@ def test_what_is_missing_is_named(written: TrainingSet, tmp_path: Path) -> None:
         ({"start": START.replace(tzinfo=None)}, "start 2026-01-01 00:00:00 has no time zone"),
         ({"name": "../elsewhere"}, "expected a plain folder name"),
         ({"name": ""}, "expected a plain folder name"),
+        ({"known_by": "guess"}, "known_by is one of event, written, found 'guess'"),
+        ({"format": "csv"}, "format is one of parquet, delta, found 'csv'"),
+        ({"sequence_lengths": {"v": 0}}, r"sequences of \{'v': 0\} actions; a length is 1 or more"),
     ],
 )
 def test_a_declaration_that_cannot_be_meant_is_refused(declared: dict[str, Any], message: str) -> None:
@@ -138,29 +134,31 @@ def test_a_declaration_that_cannot_be_meant_is_refused(declared: dict[str, Any],
         manifest(**declared)
 
 
-def test_the_hash_of_rows_is_of_values_in_order_and_not_of_their_layout() -> None:
-    columns = {
-        "id": pa.array(["a", None, "", "bc"]),
-        "at": pa.array([START, None, END, START], MOMENT),
-        "clicked": [True, None, False, True],
-        "share": [0.5, None, 0.0, 1.0],
-    }
-    table = pa.table(columns)
-    in_pieces = pa.concat_tables([table.slice(0, 1), table.slice(1, 3)])
-    assert hash_of_rows(in_pieces) == hash_of_rows(table) == hash_of_rows(table.take(pa.array([0, 1, 2, 3])))
-    others = [
-        table.take(pa.array([1, 0, 2, 3])),
-        table.slice(0, 3),
-        table.rename_columns(["other", "at", "clicked", "share"]),
-        table.set_column(0, "id", pa.array(["a", "", None, "bc"])),
-        table.set_column(0, "id", pa.array(["a", None, "b", "c"])),
-        table.set_column(3, "share", pa.array([0.5, 0.0, None, 1.0])),
-    ]
-    assert len({hash_of_rows(other) for other in [table, *others]}) == 7
-
-
 def test_no_label_column_knows_its_future() -> None:
     assert not {"position", "label_time", "propensity"} & set(LABEL_COLUMNS)
+
+
+def test_lengths_are_stated_for_all_and_by_view() -> None:
+    declared = manifest(sequence_length=9, sequence_lengths={"v": 3}).declaration
+    assert declared.with_lengths({"w": 4}).lengths == {"": 9, "v": 3, "w": 4}
+    assert declared.with_lengths({"": 5, "v": 6}).lengths == {"": 5, "v": 6}
+    with pytest.raises(InputError, match="'v=long': expected NAME=NUMBER"):
+        numbers_by_name(["v=long"])
+
+
+def test_a_declaration_with_everything_stated_comes_back_from_json() -> None:
+    stated = manifest(
+        label_table="/data/clicks",
+        label_key=("basket", "line"),
+        label_event_time="at",
+        label_columns=("paid",),
+        versions={"users": 3},
+        sequence_lengths={"v": 3},
+        known_by="written",
+        format="delta",
+        settled_by=END,
+    )
+    assert Manifest.from_json(stated.as_json()) == stated
 
 
 def test_a_description_names_the_window_and_what_was_read(written: TrainingSet) -> None:

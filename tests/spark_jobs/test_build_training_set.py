@@ -10,14 +10,16 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable, write_deltalake
 
 from moonlake.errors import InputError, NotFound
 from moonlake.feast_delta.store import apply
+from moonlake.label_tables import LABEL_COLUMNS
 from moonlake.lake import Lake
 from moonlake.settings import Settings
-from moonlake.training_sets import LABEL_COLUMNS, Declaration, TrainingSet
+from moonlake.training_sets import Declaration, TrainingSet
 from spark_jobs import build_training_set
-from spark_jobs.build_training_set import label_rows, run
+from spark_jobs.build_training_set import replay, run
 
 Write = Callable[[Settings, str, Sequence[Mapping[str, Any]]], None]
 
@@ -127,12 +129,9 @@ def test_the_same_tables_give_the_same_bytes_in_any_folder_and_by_any_slices(
     first = file_bytes(folder)
     folder.rename(folder.with_name("kept"))
     assert file_bytes(built(home).folder) == first
-    whole = built(home).read()
+    folder.rename(folder.with_name("kept as well"))
     monkeypatch.setattr(build_training_set, "ROWS_PER_PULL", 7)
-    in_slices = built(home, replace(JANUARY, name="sliced"))
-    assert len(in_slices.manifest.files or {}) == 5
-    assert in_slices.read() == whole
-    assert in_slices.manifest.label_hash == TrainingSet.open(folder).manifest.label_hash
+    assert file_bytes(built(home).folder) == first
 
 
 def test_a_change_of_a_table_builds_anew_and_registers_a_second_set(home: Settings, write_rows: Write) -> None:
@@ -156,22 +155,19 @@ def test_the_manifest_says_what_was_read(home: Settings) -> None:
     assert manifest.declaration == replace(JANUARY, settled_by=JANUARY.end)
 
 
-def test_of_a_restated_impression_the_row_written_last_counts() -> None:
-    columns = [*LABEL_COLUMNS, "created_at"]
-    stated = [("b", 0, 1, False), ("a", 3, 1, False), ("b", 0, 2, True), ("a", 3, 0, True)]
-    rows = [
-        dict.fromkeys(columns, "x")
-        | {"impression_id": ident, "event_timestamp": event, "created_at": created, "clicked": clicked}
-        for ident, event, created, clicked in stated
-    ]
-    kept = label_rows(pa.Table.from_pylist(rows)).to_pylist()
-    assert [(row["impression_id"], row["clicked"]) for row in kept] == [("b", True), ("a", False)]
-    assert label_rows(pa.Table.from_pylist(rows[:1])).num_rows == 1
+def test_of_a_restated_label_the_row_written_last_counts(home: Settings, write_rows: Write) -> None:
+    told = [(1, True), (3, False), (2, True)]
+    for day, clicked in told:
+        row = impression(0, day=1, clicked=clicked, created_at=START + timedelta(days=day))
+        write_rows(home, "impressions", [row])
+    rows = built(home).read(["impression_id", "clicked"]).to_pylist()
+    assert [row["clicked"] for row in rows if row["impression_id"] == "i0"] == [False]
+    assert len(rows) == 30
 
 
 def test_a_window_without_settled_impressions_and_an_unknown_service_are_named(home: Settings) -> None:
     february = replace(JANUARY, start=JANUARY.end, end=JANUARY.end + timedelta(days=1), name="february")
-    with pytest.raises(InputError, match="table impressions holds no impression in"):
+    with pytest.raises(InputError, match="table impressions holds no label row in"):
         built(home, february)
     with pytest.raises(NotFound, match="no feature service ctr_v9"):
         built(home, replace(JANUARY, feature_service="ctr_v9"))
@@ -187,3 +183,177 @@ def test_the_command_builds_and_then_finds_it_built(
         build_training_set.main(["--name", "january", *window])
     folder = home.training_sets / "january"
     assert capsys.readouterr().out.splitlines() == [f"{folder}: 30 rows, built", f"{folder}: 30 rows, unchanged"]
+
+
+def behavior(number: int, day: float, **stated: Any) -> dict[str, Any]:
+    return {
+        "behavior_id": f"b{number}",
+        "user_id": f"u{number % 3}",
+        "product_id": f"p{number % 2}",
+        "action": "cart",
+        "event_timestamp": START + timedelta(days=day),
+        **stated,
+    }
+
+
+def test_any_lake_table_with_an_event_time_gives_labels(home: Settings, write_rows: Write) -> None:
+    write_rows(home, "behaviors", [behavior(number, day=20 - number) for number in range(4)] + [behavior(9, day=40)])
+    found = built(home, replace(JANUARY, label_table="behaviors"))
+    assert found.read(["behavior_id"])["behavior_id"].to_pylist() == ["b3", "b2", "b1", "b0"]
+    assert found.schema.names[:5] == ["behavior_id", "user_id", "action", "product_id", "query_id"]
+    assert not {"source", "created_at"} & set(found.schema.names)
+    assert found.manifest.label_key == ("behavior_id",)
+    assert found.read(["price_cents"])["price_cents"].to_pylist() == [200, 150, 200, 150]
+    some = built(home, replace(JANUARY, name="some", label_table="behaviors", label_columns=("user_id", "product_id")))
+    assert some.schema.names[:4] == ["behavior_id", "user_id", "product_id", "event_timestamp"]
+    with pytest.raises(InputError, match="table product_images has no event time"):
+        built(home, replace(JANUARY, label_table="product_images"))
+
+
+def test_a_delta_table_at_a_path_gives_labels_when_its_columns_are_stated(home: Settings, tmp_path: Path) -> None:
+    path = str(tmp_path / "bought")
+    days = [10, 3, 40, 3]
+    rows = {
+        "basket": ["b", "a", "c", "a"],
+        "line": pa.array([1, 1, 1, 2], pa.int64()),
+        "user_id": ["u0"] * 4,
+        "product_id": ["p0"] * 4,
+        "paid": [True, False, True, True],
+        "refunded": [True] * 4,
+        "at": pa.array([START + timedelta(days=day) for day in days], pa.timestamp("us", tz="UTC")),
+    }
+    write_deltalake(path, pa.table(rows))
+    write_deltalake(path, pa.table(rows).slice(1, 1).set_column(4, "paid", pa.array([True])), mode="append")
+    stated: dict[str, Any] = {"label_key": ("basket", "line"), "label_event_time": "at"}
+    wanted = replace(JANUARY, label_table=path, label_columns=("paid", "user_id", "product_id"), **stated)
+    found = built(home, wanted)
+    assert found.schema.names[:6] == ["basket", "line", "event_timestamp", "paid", "user_id", "product_id"]
+    assert "refunded" not in found.schema.names
+    read = found.read(["basket", "line", "paid", "price_cents"])
+    assert [tuple(row.values()) for row in read.to_pylist()] == [
+        ("a", 1, True, 100),  # the commit that came last counts
+        ("a", 2, True, 100),
+        ("b", 1, True, 100),
+    ]
+    assert found.manifest.table_versions[path] == 1
+    earlier = built(home, replace(wanted, name="earlier", versions={path: 0}))
+    assert earlier.read(["paid"])["paid"].to_pylist() == [False, True, True]
+    for change, message in [
+        ({"label_event_time": None}, "for a label table at a path state label_event_time"),
+        ({"label_columns": ("paid", "position")}, r"label columns \['position'\] never enter"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            built(home, replace(wanted, **change))  # type: ignore[arg-type]
+    with pytest.raises(NotFound, match=r"has no columns \['price'\]; it has basket"):
+        built(home, replace(wanted, label_columns=("price",)))
+    with pytest.raises(InputError, match="no label row in"):
+        built(home, replace(wanted, start=JANUARY.end + timedelta(days=30), end=JANUARY.end + timedelta(days=31)))
+
+
+def test_key_columns_with_nulls_are_refused_and_not_dropped(home: Settings, tmp_path: Path) -> None:
+    path = str(tmp_path / "bought")
+    at = pa.array([START + timedelta(days=1)] * 2, pa.timestamp("us", tz="UTC"))
+    write_deltalake(path, pa.table({"basket": pa.array(["a", None]), "user_id": ["u0"] * 2, "at": at}))
+    wanted = replace(
+        JANUARY, label_table=path, label_key=("basket",), label_event_time="at", label_columns=("user_id",)
+    )
+    with pytest.raises(InputError, match=r"key columns with nulls in the window: \{'basket': 1\}"):
+        built(home, wanted)
+
+
+def test_tables_are_read_at_the_versions_that_are_declared(home: Settings, write_rows: Write) -> None:
+    write_rows(home, "products", [{"product_id": "p0", "price_cents": 999, "event_timestamp": START}])
+    write_rows(home, "impressions", [impression(77, day=2)])
+    latest = built(home, replace(JANUARY, name="latest"))
+    pinned = built(home, replace(JANUARY, versions={"products": 0, "impressions": 0}))
+    assert (pinned.manifest.table_versions["products"], latest.manifest.table_versions["products"]) == (0, 1)
+    assert len(latest) == len(pinned) + 1
+    assert 999 not in pinned.read(["price_cents"])["price_cents"].to_pylist()
+    with pytest.raises(NotFound, match=r"january reads no tables \['merchants'\]; it reads products"):
+        built(home, replace(JANUARY, versions={"merchants": 0}))
+    with pytest.raises(NotFound, match="has no version 9"):
+        built(home, replace(JANUARY, versions={"products": 9}))
+
+
+def test_lengths_are_declared_by_view(home: Settings) -> None:
+    view = "user_behavior_sequence_v1"
+    found = built(home, replace(JANUARY, sequence_lengths={view: 2})).read(["user_id", "behavior_actions"])
+    assert max(len(row["behavior_actions"]) for row in found.to_pylist()) == 2
+    with pytest.raises(NotFound, match=rf"no sequence views \['users'\]; it has {view}"):
+        built(home, replace(JANUARY, sequence_lengths={"users": 2}))
+
+
+def test_known_by_written_leaves_out_what_had_not_been_written_by_then(home: Settings, write_rows: Write) -> None:
+    late = {"product_id": "p1", "price_cents": 999, "event_timestamp": START + timedelta(days=2)}
+    write_rows(home, "products", [late | {"created_at": START + timedelta(days=20)}])
+    days: dict[str, list[int]] = {}
+    for known_by in ("event", "written"):
+        rows = built(home, replace(JANUARY, name=known_by, known_by=known_by)).read()
+        days[known_by] = [
+            (row["event_timestamp"] - START).days for row in rows.to_pylist() if row["price_cents"] == 999
+        ]
+    assert days == {"event": [2, 4], "written": []}  # from day 5 on another price is true
+
+
+def move_on(settings: Settings, write_rows: Write) -> None:
+    """What happens to tables after a training set was built: late rows, restated labels, deletes, compaction."""
+    write_rows(settings, "products", [{"product_id": "p0", "price_cents": 7, "event_timestamp": START}])
+    write_rows(settings, "users", [{"user_id": "u0", "segment": "loyal", "event_timestamp": START}])
+    restated = impression(3, day=4, clicked=True, created_at=WRITTEN)
+    write_rows(settings, "impressions", [impression(70, day=5), restated])
+    DeltaTable(f"{settings.lake}/impressions").optimize.compact()
+    DeltaTable(f"{settings.lake}/products").delete("product_id = 'p1'")
+    DeltaTable(f"{settings.lake}/behavior_sequences").delete()
+
+
+@pytest.mark.parametrize("form", ["parquet", "delta"])
+def test_a_manifest_gives_the_same_bytes_after_the_tables_have_moved_on(
+    home: Settings, write_rows: Write, tmp_path: Path, form: Any
+) -> None:
+    first = built(home, replace(JANUARY, format=form, sequence_length=7, known_by="written"))
+    before = file_bytes(first.folder)
+    move_on(home, write_rows)
+    report = replay(home, first.manifest, tmp_path / "again", written_at=WRITTEN)
+    assert file_bytes(tmp_path / "again") == before
+    assert report.warnings == ()
+    assert built(home, first.manifest.declaration).manifest.label_hash != first.manifest.label_hash
+    registered = Lake(home).read("training_sets")["training_set_id"].to_pylist()
+    assert registered.count(first.manifest.training_set_id) == 1
+    if form == "delta":
+        folder = str(tmp_path / "again" / "rows")
+        assert DeltaTable(folder).to_pyarrow_dataset().to_table() == report.training_set.read()
+
+
+def test_a_build_that_cannot_be_repeated_says_what_differs(home: Settings, write_rows: Write, tmp_path: Path) -> None:
+    manifest = built(home).manifest
+    again = tmp_path / "again"
+    other = replace(manifest, code_version="0", libraries={"pyarrow": "1"})
+    assert len(replay(home, other, again, written_at=None).warnings) == 2
+    definition = {**manifest.definitions[0], "ttl_seconds": 5}
+    with pytest.raises(InputError, match="definitions changed: view product_profile_v1: ttl_seconds 5 -> 0"):
+        replay(home, replace(manifest, definitions=[definition, *manifest.definitions[1:]]), again, written_at=None)
+    with pytest.raises(InputError, match="the label rows are others than those of the manifest"):
+        replay(home, replace(manifest, label_hash="0"), again, written_at=None)
+    with pytest.raises(InputError, match=r"files differ from those of the manifest: \['part-00000.parquet'\]"):
+        replay(home, replace(manifest, files={"part-00000.parquet": "0"}), again, written_at=None)
+    assert [path.name for path in tmp_path.iterdir() if "again" in path.name] == ["again"]
+    move_on(home, write_rows)
+    products = DeltaTable(f"{home.lake}/products")
+    products.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
+    with pytest.raises(NotFound, match=r"cannot be built again: table products version 0: 1 of 1 files were vacuumed"):
+        replay(home, manifest, again, written_at=None)
+
+
+def test_a_service_that_is_keyed_by_space_has_the_features_of_the_declared_one(
+    home: Settings, write_rows: Write
+) -> None:
+    content, spaces = "c" * 32, ("5" * 32, "6" * 32)
+    vectors = [{"content_id": content, "space_id": space, "vector": [float(space[0]), 1.0]} for space in spaces]
+    write_rows(home, "embeddings", vectors)
+    write_rows(home, "impressions", [impression(90, day=1.5, content_id=content)])
+    similar = replace(JANUARY, feature_service="similar_products_v1", end=START + timedelta(days=4))
+    rows = built(home, replace(similar, space_id=spaces[1])).read(["space_id", "vector"]).to_pylist()
+    assert [row["vector"] for row in rows] == [None, [6.0, 1.0], None, None]
+    assert {row["space_id"] for row in rows} == {spaces[1]}
+    with pytest.raises(InputError, match=r"views \['content_embedding_v1'\] are keyed by space_id; declare a space"):
+        built(home, replace(similar, name="open"))

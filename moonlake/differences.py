@@ -1,0 +1,73 @@
+"""Which values of two columns differ, row by row: nulls, NaN and nested lists included."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+BoolArray: TypeAlias = NDArray[np.bool_]
+
+
+def unequal(left: pa.ChunkedArray | pa.Array, right: pa.ChunkedArray | pa.Array, relative: float = 0.0) -> BoolArray:
+    """bool [n]: true where the two hold another value. Null equals null, NaN equals NaN.
+
+    Args:
+        left, right: of the same type and length.
+        relative: numbers differ when they are further apart than this share of the greater one.
+
+    >>> unequal(pa.array([1.0, None, 3.0]), pa.array([1.0, None, 4.0])).tolist()
+    [False, False, True]
+    >>> unequal(pa.array([["a"], ["a", None], []]), pa.array([["a"], ["a", "b"], []])).tolist()
+    [False, True, False]
+    """
+    left, right = _whole(left), _whole(right)
+    of = left.type
+    there = _flags(left.is_valid())
+    differ: BoolArray = there != _flags(right.is_valid())
+    both = there & ~differ
+    if pa.types.is_list(of) or pa.types.is_large_list(of):
+        differ[both] = _unequal_lists(left.filter(pa.array(both)), right.filter(pa.array(both)), relative)
+    elif pa.types.is_floating(of):
+        differ[both] = _unequal_floats(_numbers(left)[both], _numbers(right)[both], relative)
+    elif pa.types.is_nested(of):
+        pairs = zip(left.to_pylist(), right.to_pylist(), strict=True)
+        differ |= np.fromiter((one != other for one, other in pairs), bool, len(left))
+    else:
+        differ |= _flags(pc.fill_null(pc.not_equal(left, right), False))
+    return differ
+
+
+def _unequal_lists(left: pa.Array, right: pa.Array, relative: float) -> BoolArray:
+    """Lists differ in length or in an element; elements are compared where lengths agree."""
+    lengths = _numbers(pc.list_value_length(left)).astype(np.int64)
+    differ: BoolArray = lengths != _numbers(pc.list_value_length(right))
+    same = pa.array(~differ)
+    elements = unequal(pc.list_flatten(left.filter(same)), pc.list_flatten(right.filter(same)), relative)
+    rows = np.repeat(np.flatnonzero(~differ), lengths[~differ])
+    differ[rows[elements]] = True
+    return differ
+
+
+def _unequal_floats(left: NDArray[np.float64], right: NDArray[np.float64], relative: float) -> BoolArray:
+    with np.errstate(invalid="ignore"):  # infinities have no distance
+        near = np.abs(left - right) <= relative * np.maximum(np.abs(left), np.abs(right))
+    same: BoolArray = (left == right) | (np.isnan(left) & np.isnan(right)) | near
+    return ~same
+
+
+def _whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _flags(values: pa.Array) -> BoolArray:
+    found: BoolArray = values.to_numpy(zero_copy_only=False).astype(bool)
+    return found
+
+
+def _numbers(values: pa.Array) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = pc.fill_null(values.cast(pa.float64()), 0.0).to_numpy(zero_copy_only=False)
+    return found
