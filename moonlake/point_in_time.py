@@ -1,14 +1,14 @@
 """The as-of kernel: narrow arrays in, row pointers out; no IO.
 
-Keys become dense int64 codes once (`encode_keys`), times are int64 microseconds since 1970 UTC (`microseconds`), and
-everything after that is sorting and bisection. Wide columns never come here: the caller gathers them by the pointers.
-The rules are those of DESIGN.md section 4.
+Keys become int64 codes once (`Keys`), times are int64 microseconds since 1970 UTC (`microseconds`), and a pair of both
+is packed into one integer, so that a join is one sort of the features and one search of the labels. Wide columns never
+come here: the caller gathers them by the pointers. The rules are those of DESIGN.md section 4.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Literal, Self, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from moonlake.errors import PointInTimeError
 
 IntArray: TypeAlias = NDArray[np.int64]
+BoolArray: TypeAlias = NDArray[np.bool_]
 KnownBy = Literal["event", "written"]
 
 NO_KEY = -1
-"""Code of a key with a null in it, and of a label key that no feature row has."""
+"""Code of a key with a null in it, and of a key that the other side does not have."""
 NO_ROW = -1
 """Pointer of a label row that has no eligible feature row."""
 
@@ -32,11 +33,13 @@ class Slices:
 
     Attributes:
         order: int64 [log rows], the log's row numbers sorted by key, time and position.
+        first: int64 [labels], where the log of the label's key begins in `order`.
         start: int64 [labels].
         stop: int64 [labels], exclusive; equal to start when nothing is eligible.
     """
 
     order: IntArray
+    first: IntArray
     start: IntArray
     stop: IntArray
 
@@ -68,32 +71,63 @@ def microseconds(times: pa.Array | pa.ChunkedArray, column: str) -> IntArray:
     return ticks * {"s": 1_000_000, "ms": 1_000, "us": 1}[times.type.unit]
 
 
-def encode_keys(labels: pa.Table, features: pa.Table) -> tuple[IntArray, IntArray]:
-    """Codes of label keys and feature keys, int64 [labels] and int64 [features]: equal codes are equal typed tuples.
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The distinct keys of one table: they number its rows, and those of any other table, alike.
 
-    Feature codes lie in [0, number of distinct parts multiplied); a null in any part gives NO_KEY, as does a label
-    key of which some part occurs in no feature row. The columns of both sides pair up by position.
-
-    Raises: PointInTimeError: the two sides hold different types, so that no comparison would be meant.
+    Equal codes are equal typed tuples. Codes lie in [0, 2 * rows of the table); the rows of the other table may come
+    in pieces, and what has no key here costs nothing later.
     """
-    label_codes = np.zeros(len(labels), np.int64)
-    feature_codes = np.zeros(len(features), np.int64)
-    size = 1
-    for name, label_part, feature_part in zip(features.column_names, labels.columns, features.columns, strict=True):
-        label_part, feature_part = _plain(label_part), _plain(feature_part)
-        if label_part.type != feature_part.type and len(label_part) and len(feature_part):
-            raise PointInTimeError(
-                f"key {name}: label rows hold {label_part.type}, feature rows {feature_part.type}; cast one of them"
-            )
-        values = pc.unique(feature_part).drop_null()
-        if size * max(len(values), 1) > 2**62:
-            feature_codes, label_codes, size = _dense(feature_codes, label_codes)
-        size *= max(len(values), 1)
-        feature_codes = _combine(feature_codes, _positions(feature_part, values), len(values))
-        label_codes = _combine(label_codes, _positions(label_part, values), len(values))
-    if size > 2 * len(features):  # the kernel lays out one segment for each code
-        feature_codes, label_codes, _ = _dense(feature_codes, label_codes)
-    return label_codes, feature_codes
+
+    parts: tuple[_Part, ...]
+
+    @classmethod
+    def of(cls, keys: pa.Table) -> tuple[Self, IntArray]:
+        """The distinct keys of a table, and its own codes: int64 [rows], NO_KEY where a part is null."""
+        codes, size, parts = np.zeros(len(keys), np.int64), 1, []
+        for name, column in zip(keys.column_names, keys.columns, strict=True):
+            values = pc.unique(_plain(column)).drop_null()
+            part, codes = _Part(name, values), _combine(codes, _positions(_plain(column), values), len(values))
+            size *= max(len(values), 1)
+            if size > 2 * len(keys):  # keeps products of parts within 64 bits
+                present = np.unique(codes[codes != NO_KEY])
+                part, codes, size = _Part(name, values, present), _renumber(codes, present), len(present)
+            parts.append(part)
+        return cls(tuple(parts)), codes
+
+    def encode(self, keys: pa.Table) -> IntArray:
+        """The codes of another table's rows: int64 [rows], NO_KEY where a part is null or no such key is known.
+
+        The columns of both tables pair up by position.
+
+        Raises: PointInTimeError: the two hold different types, so that no comparison would be meant.
+        """
+        codes = np.zeros(len(keys), np.int64)
+        for part, name, column in zip(self.parts, keys.column_names, keys.columns, strict=True):
+            found = _plain(column)
+            if found.type != part.values.type and len(part.values) and len(found):
+                raise PointInTimeError(
+                    f"key {name}: label rows hold {part.values.type}, feature rows {found.type}; cast one of them"
+                )
+            codes = _combine(codes, _positions(found, part.values), len(part.values))
+            if part.present is not None:
+                codes = _renumber(codes, part.present)
+        return codes
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One key column: its distinct values, and the sorted codes of the tuples so far where those were renumbered."""
+
+    name: str
+    values: pa.Array
+    present: IntArray | None = None
+
+
+def encode_keys(labels: pa.Table, features: pa.Table) -> tuple[IntArray, IntArray]:
+    """Codes of label keys and feature keys, int64 [labels] and int64 [features]; see `Keys`."""
+    keys, codes = Keys.of(labels)
+    return codes, keys.encode(features)
 
 
 def as_of_rows(
@@ -118,23 +152,23 @@ def as_of_rows(
         known_by: "written" admits only rows that had also been written by then (created <= label time - lag).
     """
     times = label_times - lag_us
-    order = _time_order(feature_keys, feature_times, feature_created)
-    keys, available = feature_keys[order], feature_times[order]
-    best = np.arange(len(order))
+    packing = _Packing.of(feature_keys, feature_times, label_keys)
+    order, ranks = _in_order(packing(feature_keys, feature_times), feature_created)
     if known_by == "written" and feature_created is not None:
-        # A row can be seen from max(time, created) on. Walking in that order, the row to choose is the greatest rank
-        # seen so far; ranks of a later key are greater throughout, so one running maximum serves all keys.
-        available = np.maximum(available, feature_created[order])
-        seen = np.lexsort((available, keys))
-        available, best = available[seen], np.maximum.accumulate(seen)
-    first, last = _segments(keys, label_keys)
-    stop = _bisect(available, first, last, times)
-    found = np.flatnonzero(stop > first)
-    rows = np.full(len(label_keys), NO_ROW, np.int64)
-    rows[found] = order[best[stop[found] - 1]]
+        # A row can be seen from max(time, created) on. Walking in that order, the row to choose is the greatest one in
+        # event order so far; rows of a later key are greater throughout, so one running maximum serves all keys.
+        keys, available = feature_keys[order], np.maximum(feature_times, feature_created)[order]
+        packing = _Packing.of(keys, available, label_keys)
+        seen, ranks = _in_order(packing(keys, available), None)
+        order = order[np.maximum.accumulate(seen)]
+    stop = _behind(ranks, packing(label_keys, times))
+    found = np.flatnonzero((stop > 0) & (label_keys != NO_KEY))
+    chosen = order[stop[found] - 1]
+    valid = feature_keys[chosen] == label_keys[found]
     if ttl_us > 0:
-        expired = feature_times[rows[found]] < times[found] - ttl_us
-        rows[found[expired]] = NO_ROW
+        valid &= feature_times[chosen] >= times[found] - ttl_us
+    rows = np.full(len(label_keys), NO_ROW, np.int64)
+    rows[found[valid]] = chosen[valid]
     return rows
 
 
@@ -143,57 +177,121 @@ def as_of_slices(
     label_times: IntArray,
     log_keys: IntArray,
     log_times: IntArray,
+    log_ties: IntArray | None = None,
     *,
     length: int,
     lag_us: int = 0,
 ) -> Slices:
     """For each label row the last `length` log rows of its key strictly before label time - lag.
 
-    Rows of equal time keep the log's order.
+    Args: log_ties: order of rows of equal time; None keeps the log's order.
     """
     if length < 0:
         raise ValueError(f"length of a sequence: expected 0 or more, found {length}")
-    order = _time_order(log_keys, log_times, None)
-    first, last = _segments(log_keys[order], label_keys)
-    stop = _bisect(log_times[order], first, last, label_times - lag_us - 1)  # whole microseconds: < t is <= t - 1
-    return Slices(order, np.maximum(first, stop - length), stop)
+    packing = _Packing.of(log_keys, log_times, label_keys)
+    order, ranks = _in_order(packing(log_keys, log_times), log_ties)
+    first = _behind(ranks, packing.floor(label_keys))
+    stop = _behind(ranks, packing(label_keys, label_times - lag_us - 1))  # whole microseconds: < t is <= t - 1
+    first[label_keys == NO_KEY] = stop[label_keys == NO_KEY] = 0
+    return Slices(order, first, np.maximum(first, stop - length), stop)
+
+
+def written_slices(slices: Slices, log_written: IntArray, until: IntArray, length: int) -> Slices:
+    """The last `length` rows of each label that had been written by then, in the place of those that are true now.
+
+    Args:
+        slices: what is true now.
+        log_written: microseconds, by log row.
+        until: int64 [labels], a row counts when it was written at or before.
+    """
+    first, start, stop = slices.first, slices.start.copy(), slices.stop
+    short = np.arange(len(start))
+    while len(short):  # look twice as far back for those that came out short
+        looked = Slices(slices.order, first[short], start[short], stop[short])
+        label, _ = _written(looked, log_written, until[short])
+        counts = np.bincount(label, minlength=len(short))
+        short = short[(counts < length) & (start[short] > first[short])]
+        start[short] = np.maximum(first[short], 2 * start[short] - stop[short] - 1)
+    label, rows = _written(replace(slices, start=start), log_written, until)
+    stop = np.cumsum(np.bincount(label, minlength=len(start)))
+    first = np.concatenate([[0], stop[:-1]]) if len(stop) else stop
+    return Slices(rows, first, np.maximum(first, stop - length), stop)
 
 
 def latest_rows(keys: IntArray, times: IntArray, created: IntArray | None = None) -> IntArray:
     """int64 [distinct keys]: the row with the greatest (time, created, position) of each key, by ascending key code."""
-    order = _time_order(keys, times, created)
+    order, _ = _in_order(_Packing.of(keys, times, keys)(keys, times), created)
     ordered = keys[order]
     is_last = np.ones(len(order), bool)
     is_last[:-1] = ordered[1:] != ordered[:-1]
     return order[is_last & (ordered != NO_KEY)]
 
 
-def _time_order(keys: IntArray, times: IntArray, created: IntArray | None) -> IntArray:
-    """Row numbers by (key, time, created, position): stable sorts, so position decides what is left."""
-    return np.lexsort((times, keys) if created is None else (created, times, keys)).astype(np.int64)
+def _written(slices: Slices, log_written: IntArray, until: IntArray) -> tuple[IntArray, IntArray]:
+    """Label and log row of everything in the slices that had been written by then, label by label."""
+    rows = slices.rows()
+    label = np.repeat(np.arange(len(slices.start)), slices.stop - slices.start)
+    known = log_written[rows] <= until[label]
+    return label[known], rows[known]
 
 
-def _segments(sorted_keys: IntArray, wanted: IntArray) -> tuple[IntArray, IntArray]:
-    """First and last + 1 position of each wanted key; an empty segment for NO_KEY and keys that are not there."""
-    size = int(max(sorted_keys.max(initial=NO_KEY), wanted.max(initial=NO_KEY))) + 1
-    bounds = np.searchsorted(sorted_keys, np.arange(size + 1))
-    bounds = np.append(bounds, [0, 0])  # wanted = -1 reads bounds[-1] and bounds[-2]
-    some = wanted != NO_KEY
-    at = np.where(some, wanted, size + 1)
-    return bounds[at].astype(np.int64), bounds[np.where(some, wanted + 1, size + 1)].astype(np.int64)
+@dataclass(frozen=True, slots=True)
+class _Packing:
+    """How a key and a time become one integer that sorts as the pair of them does.
+
+    Attributes:
+        earliest: time that is packed as 1; what lies before all times is packed as 0.
+        bits: of the time part.
+        moments: the distinct times, ascending, where differences of times do not fit beside the keys: their ranks do.
+    """
+
+    earliest: int
+    bits: int
+    moments: IntArray | None = None
+
+    @classmethod
+    def of(cls, keys: IntArray, times: IntArray, other_keys: IntArray) -> Self:
+        size = int(max(keys.max(initial=NO_KEY), other_keys.max(initial=NO_KEY))) + 2
+        earliest = int(times.min()) if len(times) else 0
+        span = int(times.max()) - earliest + 1 if len(times) else 1
+        if size.bit_length() + span.bit_length() <= 62 and abs(earliest) < 2**61:
+            return cls(earliest, span.bit_length())
+        moments = np.unique(times)
+        return cls(0, len(moments).bit_length(), moments)
+
+    def __call__(self, keys: IntArray, times: IntArray) -> IntArray:
+        if self.moments is not None:
+            since = np.searchsorted(self.moments, times, side="right")
+        else:
+            since = np.clip(times, self.earliest - 1, self.earliest + 2**self.bits - 2) - (self.earliest - 1)
+        return self.floor(keys) | since
+
+    def floor(self, keys: IntArray) -> IntArray:
+        """Less than everything of the key, and more than everything of the keys before it."""
+        return (keys + 1) << self.bits
 
 
-def _bisect(times: IntArray, first: IntArray, last: IntArray, until: IntArray) -> IntArray:
-    """The position behind the last time <= until within each [first, last): all bisections step together."""
-    low, high = first.copy(), last.copy()
-    active = np.flatnonzero(low < high)
-    while len(active):
-        middle = (low[active] + high[active]) // 2
-        eligible = times[middle] <= until[active]
-        low[active[eligible]] = middle[eligible] + 1
-        high[active[~eligible]] = middle[~eligible]
-        active = active[low[active] < high[active]]
-    return low
+def _in_order(ranks: IntArray, created: IntArray | None) -> tuple[IntArray, IntArray]:
+    """Row numbers by (rank, created, position), and the sorted ranks."""
+    steps = np.diff(ranks)
+    if (steps > 0).all() or (created is None and (steps >= 0).all()):
+        return np.arange(len(ranks)), ranks
+    order = np.argsort(ranks)  # not stable, and several times faster for it: ties are rare, and settled below
+    ranks = ranks[order]
+    same = np.flatnonzero(ranks[1:] == ranks[:-1])
+    if len(same):
+        tied = np.union1d(same, same + 1)
+        rows = order[tied]
+        order[tied] = rows[np.lexsort((rows, ranks[tied]) if created is None else (rows, created[rows], ranks[tied]))]
+    return order, ranks
+
+
+def _behind(ranks: IntArray, wanted: IntArray) -> IntArray:
+    """The position behind the last rank <= wanted; searched in order, which is kinder to the cache than it is long."""
+    by_rank = np.argsort(wanted)
+    stop = np.empty(len(wanted), np.int64)
+    stop[by_rank] = np.searchsorted(ranks, wanted[by_rank], side="right")
+    return stop
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -214,12 +312,6 @@ def _positions(column: pa.ChunkedArray, values: pa.Array) -> IntArray:
 
 def _combine(codes: IntArray, part: IntArray, size: int) -> IntArray:
     return np.where((codes == NO_KEY) | (part == NO_KEY), NO_KEY, codes * size + part)
-
-
-def _dense(feature_codes: IntArray, label_codes: IntArray) -> tuple[IntArray, IntArray, int]:
-    """Both sides renumbered 0, 1, ... over the codes that feature rows have, and how many there are."""
-    present = np.unique(feature_codes[feature_codes != NO_KEY])
-    return _renumber(feature_codes, present), _renumber(label_codes, present), max(len(present), 1)
 
 
 def _renumber(codes: IntArray, present: IntArray) -> IntArray:

@@ -1,32 +1,158 @@
-"""The embedded engine: delta-rs reads, the kernel on narrow columns, wide columns gathered once by pointer; no JVM."""
+"""The embedded engine: narrow columns to the kernel, wide columns gathered once by pointer; no JVM.
+
+What is read is worked through within a memory budget: the narrow columns in shards of the label keys, the rows that
+were chosen in memory or beside it on disk, and the result in blocks of label rows. Label rows themselves are held.
+"""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 
-from moonlake.errors import SchemaMismatch
-from moonlake.feast_delta.plan import ViewJoin
+from moonlake.feast_delta import filters
+from moonlake.feast_delta.gather import RowGroups, take_any
+from moonlake.feast_delta.labels import arrow_labels
+from moonlake.feast_delta.plan import Labels, Pull, ViewJoin, in_utc
+from moonlake.feast_delta.retrieval import DeltaRetrievalJob, metadata_of
+from moonlake.feast_delta.sequences import latest_sequences, sequence_columns
+from moonlake.feast_delta.snapshots import TableSnapshot
 from moonlake.feast_delta.sources import BehaviorSequenceSource
-from moonlake.point_in_time import (
-    NO_ROW,
-    IntArray,
-    KnownBy,
-    as_of_rows,
-    as_of_slices,
-    encode_keys,
-    latest_rows,
-    microseconds,
-)
+from moonlake.point_in_time import NO_KEY, NO_ROW, IntArray, Keys, KnownBy, as_of_rows, latest_rows, microseconds
 
-PUSHED_DOWN_KEYS = 1_000
-"""A key column is filtered while it is read when label rows hold at most this many distinct values of it."""
+DEFAULT_MEMORY_BUDGET = 4 << 30
+
+ROWS_PER_READ = 4_000_000
+"""Narrow rows that are matched with the label keys at a time."""
+
+KERNEL_BYTES_PER_ROW = 64
+"""Keys, times, positions and their order while the kernel works."""
 
 _TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedEngine:
+    """Joins on one machine, over Arrow.
+
+    Attributes:
+        memory_budget: bytes that the engine may hold beside the label rows and one block of the result.
+    """
+
+    memory_budget: int = DEFAULT_MEMORY_BUDGET
+
+    def labels(self, rows: object, tables: Mapping[str, TableSnapshot]) -> Labels[pa.Table]:
+        """The label rows as an Arrow table; see `arrow_labels`."""
+        return arrow_labels(rows, tables)
+
+    def labels_between(self, joins: Sequence[ViewJoin], start: datetime, end: datetime) -> Labels[pa.Table]:
+        """One label row at `end` for each combination of keys that a view has in [start, end]."""
+        tables = []
+        for join in joins:
+            rows = features_between(join, start, end, [column for _, column in join.keys])
+            found = rows.rename_columns([label for label, _ in join.keys])
+            tables.append(found.group_by(found.column_names, use_threads=False).aggregate([]))
+        keys = pa.concat_tables(tables, promote_options="default")
+        keys = keys.group_by(keys.column_names, use_threads=False).aggregate([])
+        times = pa.repeat(pa.scalar(in_utc(end), _TIMESTAMP), len(keys))
+        table = keys.append_column("event_timestamp", times)
+        return Labels(table, tuple(table.column_names), "event_timestamp", end, end)
+
+    def historical(self, labels: Labels[pa.Table], joins: Sequence[ViewJoin], pull: Pull) -> DeltaRetrievalJob:
+        """The label rows with the features of all views, in blocks that fit the memory budget."""
+        return DeltaRetrievalJob(
+            lambda: self._blocks(labels, joins, pull),
+            {join.source.subject: join.snapshot.version for join in joins},
+            metadata=metadata_of(labels, pull),
+            full_feature_names=pull.full_feature_names,
+            on_demand_feature_views=pull.on_demand_feature_views,
+        )
+
+    def latest(self, join: ViewJoin, start: datetime, end: datetime) -> DeltaRetrievalJob:
+        """The latest row of each key in a window; see `latest_features`."""
+
+        def rows() -> Iterator[pa.Table]:
+            found = latest_features(join, start, end)
+            if not join.keys:
+                found = found.append_column(DUMMY_ENTITY_ID, pa.repeat(pa.scalar(DUMMY_ENTITY_VAL), len(found)))
+            yield found
+
+        return DeltaRetrievalJob(rows, {join.source.subject: join.snapshot.version})
+
+    def between(self, join: ViewJoin, start: datetime | None, end: datetime | None) -> DeltaRetrievalJob:
+        """All rows of a window; see `features_between`."""
+        versions = {join.source.subject: join.snapshot.version}
+        return DeltaRetrievalJob(lambda: iter([features_between(join, start, end)]), versions)
+
+    def _blocks(self, labels: Labels[pa.Table], joins: Sequence[ViewJoin], pull: Pull) -> Iterator[pa.Table]:
+        rows = labels.rows
+        times = microseconds(rows[labels.time_column], labels.time_column)
+        with TemporaryDirectory(prefix="moonlake-") as scratch:
+            share = self.memory_budget // (4 * max(len(joins), 1))
+            columns = [
+                feature_columns(rows, times, join, pull, share, Path(scratch) / str(number))
+                for number, join in enumerate(joins)
+            ]
+            width = sum(each.bytes_per_label for each in columns)
+            size = max(self.memory_budget // 4 // max(width, 1), 10_000)
+            for first in range(0, max(len(rows), 1), size):
+                block = rows.slice(first, size)
+                for each in columns:
+                    for name, column in each.block(first, first + len(block)).items():
+                        block = block.append_column(name, column)
+                yield block
+
+
+class FeatureColumns(Protocol):
+    """The features of one view, found for each label row but not yet laid out."""
+
+    @property
+    def bytes_per_label(self) -> int:
+        """About how many bytes they are for each label row."""
+
+    def block(self, first: int, stop: int) -> dict[str, pa.ChunkedArray]:
+        """The features of the label rows [first, stop), by name."""
+
+
+def feature_columns(
+    labels: pa.Table, label_times: IntArray, join: ViewJoin, pull: Pull, share: int, scratch: Path
+) -> FeatureColumns:
+    """The features of one view for label rows.
+
+    Args:
+        share: bytes that narrow columns, and then chosen rows, may take in memory.
+        scratch: where chosen rows lie that take more.
+    """
+    if isinstance(join.source, BehaviorSequenceSource):
+        return sequence_columns(labels, label_times, join, join.source, pull, share, scratch)
+    keys, label_codes = Keys.of(labels.select([label for label, _ in join.keys]))
+    groups = RowGroups(join.snapshot.dataset, possible_rows(labels, label_times, join))
+    shards = 1 + len(groups) * KERNEL_BYTES_PER_ROW // max(2 * share, 1)
+    pointers = np.full(len(labels), NO_ROW, np.int64)
+    latest = int(label_times.max(initial=-(2**62))) - join.lag_us
+    for shard in range(shards):
+        mine = np.flatnonzero(label_codes % shards == shard) if shards > 1 else np.arange(len(labels))
+        rows = _narrow_rows(join, groups, keys, latest, shard, shards)
+        found = as_of_rows(
+            label_codes[mine],
+            label_times[mine],
+            rows.codes,
+            rows.times,
+            rows.created,
+            ttl_us=join.ttl_us,
+            lag_us=join.lag_us,
+            known_by=pull.known_by,
+        )
+        pointers[mine] = np.where(found == NO_ROW, NO_ROW, rows.positions[found] if len(rows.positions) else NO_ROW)
+    return _AsOfColumns.gather(groups, join, pointers, share, scratch)
 
 
 def join_features(labels: pa.Table, label_times: IntArray, join: ViewJoin, known_by: KnownBy = "event") -> pa.Table:
@@ -34,156 +160,134 @@ def join_features(labels: pa.Table, label_times: IntArray, join: ViewJoin, known
 
     Args: label_times: microseconds, one for each label row.
     """
-    if isinstance(join.source, BehaviorSequenceSource):
-        return _join_sequences(labels, label_times, join, join.source)
-    keys = _label_keys(labels, join)
-    rows = _read(join, _key_filter(keys, join) & _time_filter(label_times, join))
-    label_codes, feature_codes = encode_keys(keys, rows.select([column for _, column in join.keys]))
-    created = microseconds(rows[join.created_column], join.created_column) if join.created_column else None
-    pointers = as_of_rows(
-        label_codes,
-        label_times,
-        feature_codes,
-        microseconds(rows[join.event_column], join.event_column),
-        created,
-        ttl_us=join.ttl_us,
-        lag_us=join.lag_us,
-        known_by=known_by,
-    )
-    indices = pa.array(pointers, mask=pointers == NO_ROW)
-    return pa.table({name: rows[column].take(indices) for column, name in join.features})
+    with TemporaryDirectory(prefix="moonlake-") as scratch:
+        pull = Pull(known_by=known_by)
+        found = feature_columns(labels, label_times, join, pull, DEFAULT_MEMORY_BUDGET // 4, Path(scratch) / "rows")
+        return pa.table(found.block(0, len(labels)))
 
 
 def latest_features(join: ViewJoin, start: datetime, end: datetime) -> pa.Table:
-    """The latest row of each key with an event time in [start, end]: keys, features and times by source column.
-
-    Of a sequence view: the sequence as it is known at `end` (actions strictly before it) of each key that acted in
-    [start, end), with the time of its last action.
-    """
+    """The latest row of each key with an event time in [start, end]; see `Engine.latest`."""
     if isinstance(join.source, BehaviorSequenceSource):
-        return _latest_sequences(join, join.source, start, end)
-    rows = features_between(join, start, end)
-    keys = rows.select([column for _, column in join.keys])
-    _, codes = encode_keys(keys, keys)
-    times = microseconds(rows[join.event_column], join.event_column)
-    created = microseconds(rows[join.created_column], join.created_column) if join.created_column else None
-    return rows.take(pa.array(latest_rows(codes, times, created)))
+        return latest_sequences(join, join.source, start, end)
+    groups = RowGroups(join.snapshot.dataset, _between(join, start, end))
+    names = [column for _, column in join.keys]
+    times = [join.event_column, *([join.created_column] if join.created_column else [])]
+    conditions = [column for column, _, _ in join.source.where]
+    narrow, positions = _rows_where(groups, [*names, *times, *conditions], _between(join, start, end))
+    _, codes = Keys.of(narrow.select(names))
+    created = microseconds(narrow[join.created_column], join.created_column) if join.created_column else None
+    chosen = latest_rows(codes, microseconds(narrow[join.event_column], join.event_column), created)
+    chosen = chosen[np.argsort(positions[chosen])]
+    wide = groups.take([column for column, _ in join.features if column not in narrow.column_names], positions[chosen])
+    found = narrow.take(pa.array(chosen))
+    for name in wide.column_names:
+        found = found.append_column(name, wide[name])
+    return found.select(dict.fromkeys([*names, *(column for column, _ in join.features), *times]))
 
 
-def features_between(join: ViewJoin, start: datetime | None, end: datetime | None) -> pa.Table:
-    """All rows with an event time in [start, end], by source column; without keys, every row has its own."""
-    event = ds.field(join.event_column)
-    where = ds.scalar(True)
-    if start is not None:
-        where = where & (event >= pa.scalar(_utc(start), _TIMESTAMP))
-    if end is not None:
-        where = where & (event <= pa.scalar(_utc(end), _TIMESTAMP))
-    return _read(join, where)
+def features_between(
+    join: ViewJoin, start: datetime | None, end: datetime | None, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """All rows with an event time in [start, end], by source column: keys, features and times, or those asked for."""
+    if columns is None:
+        named = [*(column for _, column in join.keys), *(column for column, _ in join.features), join.event_column]
+        columns = list(dict.fromkeys([*named, *([join.created_column] if join.created_column else [])]))
+    return join.snapshot.dataset.to_table(columns=columns, filter=_between(join, start, end))
 
 
-def _read(join: ViewJoin, where: ds.Expression) -> pa.Table:
-    """Rows with an event time, of the columns that the join needs."""
-    named = [*(column for _, column in join.keys), *(column for column, _ in join.features), join.event_column]
-    columns = dict.fromkeys([*named, *([join.created_column] if join.created_column else [])])
-    return join.snapshot.dataset.to_table(columns=list(columns), filter=where & ds.field(join.event_column).is_valid())
-
-
-def _label_keys(labels: pa.Table, join: ViewJoin) -> pa.Table:
-    return labels.select([label for label, _ in join.keys])
-
-
-def _key_filter(keys: pa.Table, join: ViewJoin) -> ds.Expression:
-    where = ds.scalar(True)
-    for values, (_, column) in zip(keys.columns, join.keys, strict=True):
-        distinct = pc.unique(values).drop_null()
-        if len(distinct) <= PUSHED_DOWN_KEYS and distinct.type == join.snapshot.dataset.schema.field(column).type:
-            where = where & ds.field(column).isin(distinct)
-    return where
-
-
-def _time_filter(label_times: IntArray, join: ViewJoin) -> ds.Expression:
+def possible_rows(labels: pa.Table, label_times: IntArray, join: ViewJoin) -> ds.Expression:
+    """What statistics can rule out before anything is read: keys that few labels have, times, and the `where`."""
     if not len(label_times):
         return ds.scalar(False)
     event = ds.field(join.event_column)
-    where = event <= _instant(int(label_times.max()) - join.lag_us)
+    where = filters.key_filter(labels, join) & filters.row_filter(join)
+    where = where & (event <= _instant(int(label_times.max()) - join.lag_us))
     if join.ttl_us:
         where = where & (event >= _instant(int(label_times.min()) - join.lag_us - join.ttl_us))
     return where
 
 
-def _join_sequences(
-    labels: pa.Table, label_times: IntArray, join: ViewJoin, source: BehaviorSequenceSource
-) -> pa.Table:
-    keys = _label_keys(labels, join)
-    until = int(label_times.max(initial=0)) - join.lag_us
-    rows = _read_packed(join, source, _key_filter(keys, join), until)
-    label_codes, row_codes = encode_keys(keys, rows.select([column for _, column in join.keys]))
-    has_key = np.logical_and.reduce([column.is_valid().to_numpy() for column in keys.columns])
-    return _slices(rows, row_codes, label_codes, label_times, has_key, join, source)[0]
+@dataclass(frozen=True, slots=True)
+class _NarrowRows:
+    """The rows that some label may see: key codes, microseconds, and their positions in the row groups."""
+
+    codes: IntArray
+    times: IntArray
+    created: IntArray | None
+    positions: IntArray
 
 
-def _latest_sequences(join: ViewJoin, source: BehaviorSequenceSource, start: datetime, end: datetime) -> pa.Table:
-    until = _us(end)
-    rows = _read_packed(join, source, ds.scalar(True), until)
-    keys = rows.select([column for _, column in join.keys])
-    _, codes = encode_keys(keys, keys)
-    one_row = latest_rows(codes, np.zeros(len(codes), np.int64))  # any row of each key, to take its values from
-    times = np.full(len(one_row), until, np.int64)
-    features, last = _slices(rows, codes, codes[one_row], times, np.ones(len(one_row), bool), join, source)
-    by_column = {column: features[name] for column, name in join.features}
-    table = pa.table({**{name: keys[name].take(one_row) for name in keys.column_names}, **by_column})
-    table = table.append_column(join.event_column, pa.array(last, pa.int64()).cast(_TIMESTAMP))
-    return table.filter(pa.array(last >= _us(start)))
+def _narrow_rows(join: ViewJoin, groups: RowGroups, keys: Keys, latest: int, shard: int, shards: int) -> _NarrowRows:
+    names = [column for _, column in join.keys]
+    times = [join.event_column, *([join.created_column] if join.created_column else [])]
+    where = filters.row_filter(join) if join.source.where else None
+    found: list[tuple[IntArray, ...]] = []
+    columns = list(dict.fromkeys([*names, *times, *(column for column, _, _ in join.source.where)]))
+    for first, rows in groups.blocks(columns, ROWS_PER_READ):
+        codes = keys.encode(rows.select(names))
+        kept = (codes != NO_KEY) & rows[join.event_column].is_valid().to_numpy()
+        if shards > 1:
+            kept &= codes % shards == shard
+        if where is not None:
+            kept &= filters.mask(rows, where)
+        columns_of_time = [microseconds(rows[name].filter(pa.array(kept)), name) for name in times]
+        early = columns_of_time[0] <= latest
+        positions = first + np.flatnonzero(kept)
+        found.append(tuple(each[early] for each in (codes[kept], *columns_of_time, positions)))
+    codes, event, *created, positions = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return _NarrowRows(codes, event, created[0] if created else None, positions)
 
 
-def _read_packed(join: ViewJoin, source: BehaviorSequenceSource, where: ds.Expression, until_us: int) -> pa.Table:
-    if source.month_column is not None:
-        month = datetime.fromtimestamp(until_us // 1_000_000, UTC).strftime("%Y-%m")
-        where = where & (ds.field(source.month_column) <= month)
-    arrays = [column for column, _ in join.features]
-    columns = dict.fromkeys([*(column for _, column in join.keys), *arrays, source.time_column])
-    return join.snapshot.dataset.to_table(columns=list(columns), filter=where).combine_chunks()
+@dataclass(frozen=True, slots=True)
+class _AsOfColumns:
+    """The rows that were chosen, each once, and for each label row which of them it has (NO_ROW for none)."""
+
+    chosen: pa.Table
+    which: IntArray
+    names: tuple[str, ...]
+
+    @classmethod
+    def gather(cls, groups: RowGroups, join: ViewJoin, pointers: IntArray, share: int, scratch: Path) -> _AsOfColumns:
+        used = np.zeros(len(groups) + 1, bool)
+        used[pointers] = True  # NO_ROW marks the one behind the last
+        positions = np.flatnonzero(used[:-1])
+        number = np.full(len(groups) + 1, NO_ROW, np.int64)
+        number[positions] = np.arange(len(positions))
+        columns = list(dict.fromkeys(column for column, _ in join.features))
+        expected = groups.nbytes(columns) * len(positions) // max(len(groups), 1)
+        chosen = groups.take(columns, positions, scratch if expected > share else None)
+        by_name = pa.table({name: chosen[column] for column, name in join.features})
+        return cls(by_name, number[pointers], tuple(by_name.column_names))
+
+    @property
+    def bytes_per_label(self) -> int:
+        return self.chosen.nbytes // max(len(self.chosen), 1)
+
+    def block(self, first: int, stop: int) -> dict[str, pa.ChunkedArray]:
+        which = self.which[first:stop]
+        rows = take_any(self.chosen, which)
+        return {name: rows[name] for name in self.names}
 
 
-def _slices(
-    rows: pa.Table,
-    row_codes: IntArray,
-    label_codes: IntArray,
-    label_times: IntArray,
-    has_key: np.ndarray[tuple[int], np.dtype[np.bool_]],
-    join: ViewJoin,
-    source: BehaviorSequenceSource,
-) -> tuple[pa.Table, IntArray]:
-    """The sequence of each label row (null without a key, else a list), and the time of its last action (or -2**62)."""
-    lengths = pc.list_value_length(rows[source.time_column]).to_numpy().astype(np.int64)
-    for column, _ in join.features:
-        if not np.array_equal(pc.list_value_length(rows[column]).to_numpy(), lengths):
-            raise SchemaMismatch(f"table {source.subject}: lists of {column} and {source.time_column} differ in length")
-    log_times = _flat(rows[source.time_column]).to_numpy().astype(np.int64)
-    log_keys = np.repeat(row_codes, lengths)
-    slices = as_of_slices(label_codes, label_times, log_keys, log_times, length=join.length, lag_us=join.lag_us)
-    log_rows = pa.array(slices.rows())
-    offsets = pa.array(slices.offsets().astype(np.int32))
-    lists = {
-        name: pa.ListArray.from_arrays(offsets, _flat(rows[column]).take(log_rows), mask=pa.array(~has_key))
-        for column, name in join.features
-    }
-    last = np.full(len(label_codes), -(2**62), np.int64)
-    acted = slices.stop > slices.start
-    last[acted] = log_times[slices.order[slices.stop[acted] - 1]]
-    return pa.table(lists), last
+def _rows_where(groups: RowGroups, columns: Sequence[str], where: ds.Expression) -> tuple[pa.Table, IntArray]:
+    """The rows that meet a condition on the columns, and their positions."""
+    tables, positions = [], []
+    for first, rows in groups.blocks(list(dict.fromkeys(columns)), ROWS_PER_READ):
+        met = filters.mask(rows, where)
+        tables.append(rows.filter(pa.array(met)))
+        positions.append(first + np.flatnonzero(met))
+    return pa.concat_tables(tables), np.concatenate(positions)
 
 
-def _flat(column: pa.ChunkedArray) -> pa.Array:
-    return pc.list_flatten(column).combine_chunks()
-
-
-def _utc(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-def _us(moment: datetime) -> int:
-    return int(pa.scalar(_utc(moment), _TIMESTAMP).cast(pa.int64()).as_py())
+def _between(join: ViewJoin, start: datetime | None, end: datetime | None) -> ds.Expression:
+    event = ds.field(join.event_column)
+    where = filters.row_filter(join) & event.is_valid()
+    if start is not None:
+        where = where & (event >= pa.scalar(in_utc(start), _TIMESTAMP))
+    if end is not None:
+        where = where & (event <= pa.scalar(in_utc(end), _TIMESTAMP))
+    return where
 
 
 def _instant(microseconds_since_1970: int) -> pa.Scalar:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from feast import FeatureView
 from feast.feature_view import DUMMY_ENTITY_ID
+from feast.infra.offline_stores.offline_store import RetrievalJob
+from feast.infra.offline_stores.offline_utils import DEFAULT_ENTITY_DF_EVENT_TIMESTAMP_COL
+from feast.on_demand_feature_view import OnDemandFeatureView
 
 from moonlake.errors import InputError, NotFound
 from moonlake.feast_delta.snapshots import TableSnapshot
 from moonlake.feast_delta.sources import BehaviorSequenceSource, DeltaSource
+from moonlake.point_in_time import KnownBy
+
+Rows = TypeVar("Rows")
+
+Sequences = Literal["inline", "pointers"]
+"""How a sequence comes back: as lists, or as (start, stop) positions within the log of its entity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +50,66 @@ class ViewJoin:
         return self.source.lag // timedelta(microseconds=1)
 
 
+@dataclass(frozen=True, slots=True)
+class Labels(Generic[Rows]):
+    """Label rows as an engine holds them: `rows` is an Arrow table, or a frame of Spark."""
+
+    rows: Rows
+    columns: tuple[str, ...]
+    time_column: str
+    earliest: datetime | None
+    latest: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """How features are to be pulled, and what Feast asks of the job that does it.
+
+    Attributes:
+        known_by: rule 7 of DESIGN.md section 4.
+        sequences: for sequence views.
+    """
+
+    feature_refs: Sequence[str] = ()
+    full_feature_names: bool = False
+    on_demand_feature_views: Sequence[OnDemandFeatureView] = ()
+    known_by: KnownBy = "event"
+    sequences: Sequences = "inline"
+
+
+class Engine(Protocol[Rows]):
+    """What joins labels and features; every engine follows the same rules and passes the same tests."""
+
+    def labels(self, rows: object, tables: Mapping[str, TableSnapshot]) -> Labels[Rows]:
+        """Label rows of any kind that the engine reads.
+
+        Args: tables: what SQL may name, beside paths as delta.`path`.
+        """
+
+    def labels_between(self, joins: Sequence[ViewJoin], start: datetime, end: datetime) -> Labels[Rows]:
+        """A label row at `end` for each combination of keys that some view has with an event time in [start, end].
+
+        A key column that a view does not have is null in its combinations.
+        """
+
+    def historical(self, labels: Labels[Rows], joins: Sequence[ViewJoin], pull: Pull) -> RetrievalJob:
+        """The label rows, in order, with the features of all views."""
+
+    def latest(self, join: ViewJoin, start: datetime, end: datetime) -> RetrievalJob:
+        """The latest row of each key with an event time in [start, end]: keys, features and times by source column.
+
+        A view without keys has Feast's dummy key. Of a sequence view: the sequence as it is known at `end` (actions
+        strictly before it) of each key that acted in [start, end), with the time of its last action.
+        """
+
+    def between(self, join: ViewJoin, start: datetime | None, end: datetime | None) -> RetrievalJob:
+        """All rows with an event time in [start, end], by source column, as they lie in the table."""
+
+
 def plan_view(
     view: FeatureView,
     features: Sequence[str],
     snapshot: TableSnapshot,
-    label_columns: Sequence[str],
     *,
     full_feature_names: bool,
     sequence_length: int | None = None,
@@ -52,19 +117,13 @@ def plan_view(
     """The join of one view as Feast hands it over: projections, join key maps and field mappings resolved.
 
     Args: sequence_length: takes the place of the length that a sequence source states.
-    Raises:
-        InputError: the label rows lack a join key of the view.
-        NotFound: a feature or column that the view's table does not have.
+    Raises: NotFound: a feature or column that the view's table does not have.
     """
     source = delta_source(view)
     columns = {feature: column for column, feature in source.field_mapping.items()}
     aliases = view.projection.join_key_map
     joins = [column.name for column in view.entity_columns if column.name != DUMMY_ENTITY_ID]
     keys = tuple((aliases.get(name, name), columns.get(name, name)) for name in joins)
-    if missing := [label for label, _ in keys if label not in label_columns]:
-        raise InputError(
-            f"feature view {view.name}: label rows lack its join keys {missing}; they have {', '.join(label_columns)}"
-        )
     prefix = f"{alias_of(view)}__" if full_feature_names else ""
     join = ViewJoin(
         view=view.name,
@@ -113,6 +172,33 @@ def delta_source(view: FeatureView) -> DeltaSource:
     return view.batch_source
 
 
+def check_labels(labels: Labels[Any], joins: Sequence[ViewJoin]) -> None:
+    """Raises InputError when label rows lack a join key, or have a column with the name of a feature."""
+    for join in joins:
+        if missing := [label for label, _ in join.keys if label not in labels.columns]:
+            raise InputError(
+                f"feature view {join.view}: label rows lack its join keys {missing}; they have "
+                + ", ".join(labels.columns)
+            )
+    names = {name for join in joins for _, name in join.features}
+    if clash := sorted(names & set(labels.columns)):
+        raise InputError(f"label rows have columns named as features: {clash}; drop them, or ask for full names")
+
+
+def time_column_of(columns: Sequence[str], timestamps: Sequence[str]) -> str:
+    """`event_timestamp`, or the only timestamp column that there is. Raises InputError for none or several."""
+    if DEFAULT_ENTITY_DF_EVENT_TIMESTAMP_COL in columns:
+        return DEFAULT_ENTITY_DF_EVENT_TIMESTAMP_COL
+    if len(timestamps) != 1:
+        raise InputError(f"label rows: name the event time event_timestamp; timestamp columns found: {timestamps}")
+    return timestamps[0]
+
+
+def in_utc(moment: datetime) -> datetime:
+    """The moment in UTC; Feast hands naive moments over that are meant so."""
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
 def alias_of(view: FeatureView) -> str:
     """The name that a view goes by in this pull: its alias, or its own."""
     return str(view.projection.name_to_use())  # type: ignore[no-untyped-call]
@@ -124,6 +210,7 @@ def check_columns(join: ViewJoin) -> None:
     named = {*(column for _, column in join.keys), *(column for column, _ in join.features), join.event_column}
     if join.created_column:
         named.add(join.created_column)
+    named.update(join.source.columns_used())
     if unknown := sorted(named - set(present)):
         raise NotFound(
             f"feature view {join.view}: table {join.source.subject} has no columns {unknown}; it has "

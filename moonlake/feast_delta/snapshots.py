@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -26,14 +27,18 @@ class TableSnapshot:
     dataset: ds.Dataset
 
 
-def open_path(path: str, version: int | None = None, empty: pa.Schema | None = None) -> TableSnapshot:
+def open_path(path: str, version: int | datetime | None = None, empty: pa.Schema | None = None) -> TableSnapshot:
     """The table at a path or URI, its files in the order in which they were written: the last tie-break of a join.
 
-    Args: empty: schema of the empty table to give where nothing was written yet.
+    Args:
+        version: a version, or the moment whose latest version is meant; None is the latest.
+        empty: schema of the empty table to give where nothing was written yet.
     Raises: NotFound: there is no table at the path, or it has no such version.
     """
     try:
-        table = None if version == NEVER_WRITTEN else DeltaTable(path, version=version)
+        table = None if version == NEVER_WRITTEN else DeltaTable(path)
+        if table is not None and version is not None:
+            table.load_as_version(version)
     except TableNotFoundError:
         if empty is None or version is not None:
             raise NotFound(f"there is no Delta table at {path}") from None

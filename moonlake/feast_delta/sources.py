@@ -7,8 +7,8 @@ an explicit path. Feast serialises a custom source as its class path and a JSON 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from datetime import timedelta
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from feast import RepoConfig, ValueType
@@ -23,6 +23,11 @@ from moonlake.feast_delta.snapshots import open_path
 from moonlake.lake import contract
 from moonlake.tables import BEHAVIOR_SEQUENCES
 
+OPERATORS = ("==", "!=", "<", "<=", ">", ">=", "in", "not in")
+
+Condition = tuple[str, str, Any]
+"""(column, one of OPERATORS, value): a value is a JSON value, a list of them for `in`; a time is text in ISO 8601."""
+
 
 class DeltaSource(DataSource):
     """A Delta table as a feature source.
@@ -30,6 +35,9 @@ class DeltaSource(DataSource):
     Args:
         table: name of a lake table; or give `path`, the path or URI of any Delta table.
         version: the Delta version to read; None reads the latest, or what the offline store's `versions` say.
+        timestamp: in place of a version, the moment whose latest version is read.
+        where: conditions that a row must meet, all of them; a null meets none. Files and row groups that cannot hold
+            such a row are not read.
         lag: serving delay: what became true less than `lag` before the label is not yet known to it.
         field_mapping: column -> feature name.
     """
@@ -41,6 +49,8 @@ class DeltaSource(DataSource):
         table: str | None = None,
         path: str | None = None,
         version: int | None = None,
+        timestamp: datetime | None = None,
+        where: Sequence[Condition] = (),
         lag: timedelta = timedelta(0),
         timestamp_field: str = "event_timestamp",
         created_timestamp_column: str = "created_at",
@@ -53,9 +63,17 @@ class DeltaSource(DataSource):
             raise InputError(f"source {name}: state either a table of the lake or a path, found {table!r} and {path!r}")
         if table is not None:
             contract(table)
+        if version is not None and timestamp is not None:
+            raise InputError(f"source {name}: pin a version or a timestamp, not both")
+        if timestamp is not None and timestamp.tzinfo is None:
+            raise InputError(f"source {name}: timestamp {timestamp} has no time zone")
+        if unknown := sorted({operator for _, operator, _ in where} - set(OPERATORS)):
+            raise InputError(f"source {name}: unknown operators {unknown} in `where`; known are {', '.join(OPERATORS)}")
         self.table = table
         self.path = path
         self.version = version
+        self.timestamp = timestamp
+        self.where = tuple((column, operator, value) for column, operator, value in where)
         self.lag = lag
         super().__init__(
             name=name,
@@ -74,13 +92,22 @@ class DeltaSource(DataSource):
 
     def configuration(self) -> dict[str, Any]:
         """Everything that Feast's own fields do not hold, as JSON values."""
-        lag_us = self.lag // timedelta(microseconds=1)
-        return {"table": self.table, "path": self.path, "version": self.version, "lag_us": lag_us}
+        stated: dict[str, Any] = {"table": self.table, "path": self.path, "version": self.version}
+        stated["lag_us"] = self.lag // timedelta(microseconds=1)
+        if self.timestamp is not None:
+            stated["timestamp"] = self.timestamp.astimezone(UTC).isoformat()
+        if self.where:
+            stated["where"] = [list(condition) for condition in self.where]
+        return stated
+
+    def columns_used(self) -> list[str]:
+        """Columns that decide which rows count and in what order, beside keys and times."""
+        return list(dict.fromkeys(column for column, _, _ in self.where))
 
     def validate(self, config: RepoConfig) -> None:
         """Raises NotFound when a column that this source names does not exist, or there is no table at its path."""
         present = [name for name, _ in self.get_table_column_names_and_types(config)]
-        named = [self.timestamp_field, self.created_timestamp_column, *self.field_mapping]
+        named = [self.timestamp_field, self.created_timestamp_column, *self.field_mapping, *self.columns_used()]
         if missing := [name for name in named if name and name not in present]:
             raise NotFound(f"source {self.name}: {self.subject} has no columns {missing}; it has {', '.join(present)}")
 
@@ -88,7 +115,7 @@ class DeltaSource(DataSource):
         """Column names and types: from the contract of a lake table, from the Delta schema at a path."""
         if self.table is not None:
             return [(column.name, column.type) for column in contract(self.table)]
-        schema = open_path(str(self.path), self.version).dataset.schema
+        schema = open_path(str(self.path), self.version or self.timestamp).dataset.schema
         return [(field.name, column_type(field.type)) for field in schema]
 
     @staticmethod
@@ -130,6 +157,8 @@ class DeltaSource(DataSource):
     @classmethod
     def from_proto(cls, data_source: DataSourceProto) -> Self:
         configuration = json.loads(data_source.custom_options.configuration)
+        if "timestamp" in configuration:
+            configuration["timestamp"] = datetime.fromisoformat(configuration["timestamp"])
         return cls(
             name=data_source.name,
             timestamp_field=data_source.timestamp_field,
@@ -144,15 +173,24 @@ class DeltaSource(DataSource):
 
 
 class BehaviorSequenceSource(DeltaSource):
-    """A user's last actions strictly before a time, from packed rows of parallel arrays.
+    """A user's last actions strictly before a time, from packed rows of parallel arrays or from a plain log.
 
-    A packed row holds some of an entity's actions (a month of them) in order of time. The offline store unpacks the
-    rows into one log and takes a slice of it, across rows; so the length is chosen when features are pulled.
+    A packed row holds some of an entity's actions (a month of them) in order of time; a row of a plain log is one
+    action. The offline store takes a slice of the entity's whole log, across rows; so the length is chosen when
+    features are pulled. Features are lists of one length, oldest action first.
 
     Args:
+        packed: true where rows hold lists, false for a plain log, whose features are lists of its plain columns.
         length: actions of a sequence; the offline store's `sequence_length` takes its place for one pull.
-        time_column: list<int64> column with the microseconds of each action.
+        time_column: microseconds of each action: list<int64> when packed; of a plain log the event time, a timestamp.
         month_column: string column "YYYY-MM" of the packed row, if there is one: later months are not read.
+        written_column: when each action was written, list<int64> in microseconds, for `known_by="written"`; of a plain
+            log it is the created column.
+        event_types: actions of other types are left out, before the length is counted.
+        event_type_column: the (list) column that holds an action's type.
+        order: columns of a plain log that put actions of one time in order; without any it is the order of writing.
+        identity: column of a plain log that names an action: of rows with the same name the one written last counts,
+            for `known_by="written"` the one written first.
     """
 
     def __init__(
@@ -161,23 +199,60 @@ class BehaviorSequenceSource(DeltaSource):
         name: str,
         table: str | None = BEHAVIOR_SEQUENCES.name,
         path: str | None = None,
+        packed: bool = True,
         length: int = 50,
-        time_column: str = "times_us",
-        month_column: str | None = "month",
+        time_column: str | None = None,
+        month_column: str | None = None,
+        written_column: str | None = None,
+        event_types: Sequence[str] = (),
+        event_type_column: str = "actions",
+        order: Sequence[str] = (),
+        identity: str | None = None,
         created_timestamp_column: str = "",
         **source: Any,
     ) -> None:
         if length < 1:
             raise InputError(f"source {name}: the length of a sequence must be 1 or more, found {length}")
-        self.length = length
-        self.time_column = time_column
-        self.month_column = month_column
+        if packed and (order or identity or created_timestamp_column):
+            raise InputError(
+                f"source {name}: order, identity and created_timestamp_column are for a plain log; packed rows hold "
+                "their actions in order, each once"
+            )
+        if not packed and written_column:
+            raise InputError(f"source {name}: a plain log states created_timestamp_column, not written_column")
         table = None if path is not None else table
+        self.packed = packed
+        self.length = length
+        if packed and table == BEHAVIOR_SEQUENCES.name:
+            month_column = month_column or "month"
+        event_time = source.get("timestamp_field", "event_timestamp")
+        self.time_column = time_column or ("times_us" if packed else event_time)
+        self.month_column = month_column
+        self.written_column = written_column
+        self.event_types = tuple(event_types)
+        self.event_type_column = event_type_column
+        self.order = tuple(order)
+        self.identity = identity
         super().__init__(name=name, table=table, path=path, created_timestamp_column=created_timestamp_column, **source)
 
     def configuration(self) -> dict[str, Any]:
-        sequence = {"length": self.length, "time_column": self.time_column, "month_column": self.month_column}
-        return {**super().configuration(), **sequence}
+        stated = {
+            "packed": self.packed,
+            "length": self.length,
+            "time_column": self.time_column,
+            "month_column": self.month_column,
+            "written_column": self.written_column,
+            "event_types": list(self.event_types),
+            "event_type_column": self.event_type_column,
+            "order": list(self.order),
+            "identity": self.identity,
+        }
+        return {**super().configuration(), **stated}
+
+    def columns_used(self) -> list[str]:
+        types = [self.event_type_column] if self.event_types else []
+        optional = [column for column in (self.month_column, self.written_column, self.identity) if column]
+        return list(dict.fromkeys([*super().columns_used(), self.time_column, *types, *self.order, *optional]))
 
 
 class SavedDatasetDeltaStorage(SavedDatasetStorage):

@@ -41,7 +41,7 @@ def config(folder: Path, **offline: Any) -> RepoConfig:
         registry=str(folder / "registry.db"),
         online_store={"type": "sqlite", "path": str(folder / "online.db")},
         offline_store={"type": "moonlake.feast_delta.offline_store.DeltaOfflineStore", **offline},
-        batch_engine={"type": "moonlake.feast_delta.materialization.DeltaEngine"},
+        batch_engine={"type": "moonlake.feast_delta.materialization.DeltaChangeEngine"},
         entity_key_serialization_version=3,
         repo_path=folder,
     )
@@ -273,7 +273,7 @@ def test_mistakes_are_named(store: FeatureStore, prices: Callable[..., str], tmp
         joined(store, labels.drop_columns("item_id"))
     with pytest.raises(InputError, match=r"columns named as features: \['price'\]"):
         joined(store, labels.append_column("price", pa.array([1])))
-    with pytest.raises(InputError, match="expected an Arrow table or a pandas frame, found str"):
+    with pytest.raises(InputError, match="name the event time event_timestamp"):
         joined(store, "SELECT 1")
     with pytest.raises(InputError, match="name the event time event_timestamp"):
         joined(store, labels.drop_columns("event_timestamp"))
