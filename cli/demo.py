@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from cli.ctr import training_bar
-from cli.lake import SourceName, stage
+from cli.lake import BEHAVIOR_LOGS, SourceName, stage
 from cli.steps import Found, Steps
 from moonlake.errors import InputError
 from moonlake.lake import Lake
@@ -52,6 +52,8 @@ def demo(
     The preset `demo` fills MOONLAKE_HOME itself; another source gets a home of its own inside it, since two
     catalogues in one lake would speak of each other's products.
     """
+    if source in BEHAVIOR_LOGS:
+        raise InputError(f"--source {source.value} has no pictures to learn from: moonlake ingest takes it")
     settings = Settings.from_environment()
     name = preset if source is SourceName.MARKETPLACE else source.value
     if name != DEFAULT_PRESET:

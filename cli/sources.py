@@ -37,6 +37,31 @@ def files(
     _stage(SourceName.FILES, data=data, name=name)
 
 
+Negatives = Annotated[int, typer.Option(help="Impressions sampled as not clicked for each click.", min=0)]
+
+
+@stage_app.command()
+def taobao(
+    data: Annotated[Path, typer.Argument(help="Folder with UserBehavior.csv.")], negatives: Negatives = 0
+) -> None:
+    """Take the Taobao UserBehavior log (docs/behaviour_logs.md)."""
+    _stage(SourceName.TAOBAO, data=data, negatives=negatives)
+
+
+@stage_app.command()
+def rees46(
+    data: Annotated[Path, typer.Argument(help="Folder with 2019-Oct.csv or other months.")], negatives: Negatives = 0
+) -> None:
+    """Take months of the REES46 multi-category store (docs/behaviour_logs.md)."""
+    _stage(SourceName.REES46, data=data, negatives=negatives)
+
+
+@stage_app.command()
+def otto(data: Annotated[Path, typer.Argument(help="Folder with train.jsonl.")], negatives: Negatives = 0) -> None:
+    """Take the OTTO sessions (docs/behaviour_logs.md)."""
+    _stage(SourceName.OTTO, data=data, negatives=negatives)
+
+
 @stage_app.command()
 def arrivals(
     preset: Annotated[str, typer.Argument(help="Preset whose merchants list the products.")] = "demo",
@@ -50,12 +75,27 @@ def arrivals(
 
 
 def _stage(
-    source: SourceName, *, preset: str = "", data: Path | None = None, products: int = 0, name: str = "files"
+    source: SourceName,
+    *,
+    preset: str = "",
+    data: Path | None = None,
+    products: int = 0,
+    name: str = "files",
+    negatives: int = 0,
 ) -> None:
     from rich.console import Console
 
-    settings = Settings.from_environment()
-    _report(stage(settings, source, preset=preset, data=data, products=products, name=name, console=Console()))
+    folder = stage(
+        Settings.from_environment(),
+        source,
+        preset=preset,
+        data=data,
+        products=products,
+        name=name,
+        negatives=negatives,
+        console=Console(),
+    )
+    _report(folder)
 
 
 def _report(folder: Path) -> None:
@@ -66,5 +106,7 @@ def _report(folder: Path) -> None:
     for kind, staged in info.staged.items():
         refused = info.refused[kind]
         typer.echo(f"  {kind:<12} {staged:>9,}" + (f"   refused {refused:,}" if refused else ""))
+    for rule, count in info.repaired.items():
+        typer.echo(f"  taken for null: {rule} {count:,}")
     for kind, names in info.ignored.items():
         typer.echo(f"  ignored in {kind}: {', '.join(names)}")

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -41,12 +42,13 @@ ARROW_TYPES: dict[ColumnType, pa.DataType] = {
 
 @dataclass(frozen=True, slots=True)
 class WriteReport:
-    """What became of a batch: rows_in = written + rejected + duplicates + unchanged, always.
+    """What became of a batch: rows_in = written + rejected + duplicates + unchanged, and rejected = sum(by_rule).
 
     Attributes:
         duplicates: rows that stood twice in the batch.
         unchanged: rows that the lake held already.
         version: version of the table after the write; unchanged when nothing was written.
+        by_rule: the rejected rows by the rule that they broke first.
     """
 
     table: str
@@ -56,12 +58,15 @@ class WriteReport:
     duplicates: int
     unchanged: int
     version: int
+    by_rule: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.rows_in != self.written + self.rejected + self.duplicates + self.unchanged:
             raise AssertionError(f"{self}: rows went missing")
+        if self.rejected != sum(self.by_rule.values()):
+            raise AssertionError(f"{self}: not every rejected row has a rule")
 
-    def as_dict(self) -> dict[str, str | int]:
+    def as_dict(self) -> dict[str, Any]:
         """The fields by name."""
         return asdict(self)
 
@@ -136,6 +141,10 @@ class Lake:
             return schema.empty_table()
         rows = self.dataset(name, version).to_table(columns=schema.names, filter=where)
         return rows.cast(schema)
+
+    def nothing_for(self, name: str) -> WriteReport:
+        """What a write of no rows comes to."""
+        return WriteReport(name, 0, 0, 0, 0, 0, self.version(name))
 
     def append(self, name: str, rows: pa.Table, *, written_at: datetime) -> WriteReport:
         """Append what is new to an unclustered table; `created_at` is stamped, rows already there are left out.

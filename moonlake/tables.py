@@ -13,7 +13,7 @@ from moonlake.contracts import Column, RowRule, Table
 TIMELESS = datetime(1970, 1, 1, tzinfo=UTC)
 """The event time of a fact that is true for ever: a vector is a function of its content and its space alone."""
 
-ACTIONS = ("search", "click", "cart", "purchase")
+ACTIONS = ("search", "click", "cart", "purchase", "favorite")
 MODALITIES = ("text", "image", "product")
 PAIR_TYPES = tuple(f"{query}_query_to_{item}" for query in MODALITIES for item in ("image", "text", "product"))
 SPACE_STATUSES = ("building", "candidate", "live", "retired")
@@ -105,7 +105,12 @@ PRODUCTS = Table(
         CREATED_AT,
     ),
     rules=(
-        RowRule("has_content", "title IS NOT NULL OR cardinality(image_ids) > 0", "an encoder has something to read"),
+        RowRule(
+            "has_content",
+            "title IS NOT NULL OR cardinality(image_ids) > 0 OR category IS NOT NULL OR brand IS NOT NULL"
+            " OR price_cents IS NOT NULL",
+            "something is known of the product; without title and images no encoder reads it",
+        ),
         RowRule("listed_before_change", "listed_at <= event_timestamp", "a product changes after it is listed"),
     ),
 )
@@ -218,7 +223,7 @@ IMPRESSIONS = Table(
 
 BEHAVIORS = Table(
     name="behaviors",
-    grain="One row per user action: search, click, cart, purchase.",
+    grain="One row per user action: search, click, cart, purchase, favorite.",
     key=("behavior_id",),
     writer="ingest_behaviors",
     writing="append",

@@ -7,6 +7,7 @@ there is no commit. A batch that is refused leaves the table as it was.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -108,9 +109,11 @@ def _write(
         counts = {row["_fate"]: row["count"] for row in rows.groupBy("_fate").count().collect()}
         total = sum(counts.values())
         check_batch(table, rows, counts.get(_REJECTED, 0), total)
+        by_rule: dict[str, int] = {}
         if counts.get(_REJECTED, 0):
             refused = rows.where(f.col("_fate") == _REJECTED)
             keep_rejects(spark, settings, table.name, refused, source=source, written_at=written_at)
+            by_rule = rows_by_rule(refused)
         kept = counts.get(_UNCHANGED, 0)
         if counts.get(_NEW, 0) or (within is not None and kept != present.count()):
             stamp = f.coalesce(f.col("_created_at"), f.lit(written_at)) if within is not None else f.lit(written_at)
@@ -125,6 +128,7 @@ def _write(
             duplicates=counts.get(_DUPLICATE, 0),
             unchanged=kept,
             version=lake.version(table.name),
+            by_rule=by_rule,
         )
     finally:
         rows.unpersist()
@@ -250,10 +254,16 @@ def with_refused(
 
     Arguments as for `as_rejects` and `append`.
     """
-    count = refused.count()
-    if count:
+    rules = Counter(rows_by_rule(refused))
+    if rules:
         keep_rejects(spark, settings, report.table, refused, source=source, written_at=written_at)
-    return replace(report, rows_in=report.rows_in + count, rejected=report.rejected + count)
+    count, by_rule = rules.total(), dict(rules + Counter(report.by_rule))
+    return replace(report, rows_in=report.rows_in + count, rejected=report.rejected + count, by_rule=by_rule)
+
+
+def rows_by_rule(refused: DataFrame) -> dict[str, int]:
+    """How many of the refused records broke each rule, which stands in `_rule`."""
+    return {row["_rule"]: row["count"] for row in refused.groupBy("_rule").count().orderBy("_rule").collect()}
 
 
 def as_rejects(name: str, refused: DataFrame, source: str) -> DataFrame:

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
 
-from moonlake.errors import BatchRejected, InputError, SchemaMismatch
+from moonlake.errors import InputError, SchemaMismatch
 from moonlake.moments import parse_moment
 from moonlake.settings import Settings
-from moonlake.tables import TABLES
 from sources.cells import is_readable_as
 from sources.conform import conform, fill, has_place, raw_record, repeated_names
 from sources.form import KINDS, Kind
@@ -119,7 +117,6 @@ _IMAGES = KINDS["images"].schema()
 def _stage_table(writer: StageWriter, kind: Kind, path: Path, progress: Progress) -> list[str]:
     """Stage the rows of a kind; gives the columns that the form has no place for."""
     ignored: dict[str, None] = {}
-    broken: Counter[str] = Counter()
     seen_names: set[str] = set()
     for number, batch in enumerate(read_batches(path)):
         if batch.rows or number == 0:
@@ -132,12 +129,11 @@ def _stage_table(writer: StageWriter, kind: Kind, path: Path, progress: Progress
         for row, rule in unreadable.items():
             refused.setdefault(rule, []).append(raw_record(kind, batch, row))
         for rule, values in refused.items():
-            broken[rule] += len(values)
             writer.refuse(kind.name, rule, values)
         kept = rows.filter(pa.array([row not in unreadable for row in range(batch.rows)], pa.bool_()))
         writer.write(kind.name, fill(kind, kept))
         progress(kind.name, writer.staged[kind.name], 0)
-    _check_share(writer, kind, path, broken)
+    writer.check_share(kind.name, str(path))
     return list(ignored)
 
 
@@ -151,16 +147,6 @@ def _check_columns(kind: Kind, path: Path, batch: Batch) -> None:
         cells = batch.columns[entry.name]
         if isinstance(cells, pa.Array) and not is_readable_as(cells.type, entry.type):
             raise SchemaMismatch(f"{path}: column {entry.name} must be {entry.type}; found {cells.type}")
-
-
-def _check_share(writer: StageWriter, kind: Kind, path: Path, broken: Counter[str]) -> None:
-    staged, refused = writer.staged[kind.name], writer.refused[kind.name]
-    limit = TABLES[kind.table].max_reject_share
-    if refused > limit * (staged + refused):
-        worst, total = broken.most_common(1)[0][0], staged + refused
-        raise BatchRejected(
-            f"{path}: {refused} of {total} rows cannot be read (most by rule {worst}); nothing was staged"
-        )
 
 
 def _info(

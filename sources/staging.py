@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -19,8 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from moonlake.errors import InputError, NotFound, SchemaMismatch
+from moonlake.errors import BatchRejected, InputError, NotFound, SchemaMismatch
 from moonlake.settings import Settings
+from moonlake.tables import TABLES
 from sources.form import KINDS, REFUSED_SCHEMA
 
 Progress = Callable[[str, int, int], None]
@@ -41,6 +43,7 @@ class SourceInfo:
         fingerprint: hash of everything that the stage was made from.
         staged, refused: rows per kind; rows handed in = staged + refused.
         ignored: columns of input files that have no place in the form, per kind.
+        repaired: cells that say nothing and were taken for null, by rule; their rows are staged.
     """
 
     name: str
@@ -54,6 +57,11 @@ class SourceInfo:
     staged: dict[str, int] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)
     ignored: dict[str, list[str]] = field(default_factory=dict)
+    repaired: dict[str, int] = field(default_factory=dict)
+
+    def has(self, kind: str) -> bool:
+        """True when the source handed in anything of the kind, good or not."""
+        return bool(self.staged.get(kind) or self.refused.get(kind))
 
     @classmethod
     def read(cls, folder: Path) -> SourceInfo:
@@ -89,6 +97,7 @@ class StageWriter:
         self.folder = folder
         self.staged = dict.fromkeys(KINDS, 0)
         self.refused = dict.fromkeys(KINDS, 0)
+        self._rules: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
         self._files: dict[str, pq.ParquetWriter] = {}
         self._info: SourceInfo | None = None
         self._spans: dict[str, tuple[datetime, datetime]] = {}
@@ -120,6 +129,26 @@ class StageWriter:
         rows = pa.table([[kind] * len(cut), [rule] * len(cut), cut], schema=REFUSED_SCHEMA)
         self._file("refused", REFUSED_SCHEMA).write_table(rows)
         self.refused[kind] += len(cut)
+        self._rules[kind][rule] += len(cut)
+
+    def check_share(self, kind: str, where: str) -> None:
+        """Nothing, if a kind may lose as many rows as were refused.
+
+        Args: where: what the rows were read from, for the message.
+        Raises: BatchRejected: too large a share was refused.
+        """
+        staged, refused = self.staged[kind], self.refused[kind]
+        if refused > TABLES[KINDS[kind].table].max_reject_share * (staged + refused):
+            worst, total = self._rules[kind].most_common(1)[0][0], staged + refused
+            raise BatchRejected(
+                f"{where}: {refused} of {total} rows cannot be read (most by rule {worst}); nothing was staged"
+            )
+
+    def read_back(self, kind: str) -> Iterator[pa.Table]:
+        """The rows of a kind that were written, in batches; no more of them can be written from then on."""
+        self._file(kind, KINDS[kind].schema()).close()
+        for batch in pq.ParquetFile(self.folder / kind / "part-00000.parquet").iter_batches():
+            yield pa.Table.from_batches([batch])
 
     def describe(self, info: SourceInfo) -> None:
         """Say what the source is; must be called once before the stage ends."""

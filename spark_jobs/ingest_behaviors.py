@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as f
 
 from moonlake import writes
-from moonlake.lake import WriteReport
+from moonlake.lake import Lake, WriteReport
 from moonlake.settings import Settings
 from moonlake.spark import current_rows, read_table, spark_session
 from moonlake.tables import BEHAVIORS, IMPRESSIONS, PRODUCTS
@@ -56,11 +56,15 @@ def run(spark: SparkSession, settings: Settings, folder: Path, *, written_at: da
 
     Returns: one report a table; for each, rows in = written + rejected + duplicates + unchanged.
     """
-    source = SourceInfo.read(folder).name
+    info = SourceInfo.read(folder)
+    source = info.name
     spans = content_spans(read_table(spark, settings, "products"))
     queries = read_table(spark, settings, "queries")
     reports = []
     for kind in ("users", "impressions", "behaviors"):
+        if not info.has(kind):
+            reports.append(Lake(settings).nothing_for(kind))
+            continue
         rows = spark.read.parquet(str(folder / kind))
         if kind == "users":
             rows = rows.withColumn("source", f.lit(source))

@@ -18,7 +18,7 @@ from moonlake import writes
 from moonlake.contents import content_of, prompt_text
 from moonlake.errors import ImageRefused
 from moonlake.images import inspect
-from moonlake.lake import WriteReport
+from moonlake.lake import Lake, WriteReport
 from moonlake.settings import Settings
 from moonlake.spark import spark_session
 from moonlake.tables import PRODUCT_IMAGES, PRODUCTS, QUERIES
@@ -38,6 +38,8 @@ LOOKED_AT = t.StructType(
         t.StructField("_rule", t.StringType()),
     ]
 )
+TABLE_OF = {"images": "product_images", "products": "products", "queries": "queries", "merchants": "merchants"}
+"""The kinds of a staged source that are written here, in this order, and their tables."""
 REFERENCE_RULE = "image_not_found"
 """The rule that a product's or query's image name breaks when the source has no readable image of that name."""
 
@@ -127,7 +129,11 @@ def run(spark: SparkSession, settings: Settings, folder: Path, *, written_at: da
     Returns: one report a table; for each, rows in = written + rejected + duplicates + unchanged.
     Raises: BatchRejected: too many images or rows are bad; of images that is known before anything is written.
     """
-    source = SourceInfo.read(folder).name
+    info = SourceInfo.read(folder)
+    source = info.name
+    lake = Lake(settings)
+    if not any(info.has(kind) for kind in TABLE_OF):
+        return [lake.nothing_for(table) for table in TABLE_OF.values()]
 
     def staged(kind: str) -> DataFrame:
         return spark.read.parquet(str(folder / kind))
@@ -135,9 +141,12 @@ def run(spark: SparkSession, settings: Settings, folder: Path, *, written_at: da
     def unread(kind: str) -> DataFrame:
         return staged("refused").where(f.col("kind") == kind).select("value", f.col("rule").alias("_rule"))
 
-    def write(write_rows: Write, table: str, rows: DataFrame, *refused: DataFrame) -> WriteReport:
+    def write(write_rows: Write, kind: str, rows: DataFrame, *refused: DataFrame) -> WriteReport:
+        table = TABLE_OF[kind]
+        if not info.has(kind):
+            return lake.nothing_for(table)
         report = write_rows(spark, settings, table, rows, source=source, written_at=written_at)
-        for records in refused:
+        for records in (*refused, unread(kind)):
             report = writes.with_refused(spark, settings, report, records, source=source, written_at=written_at)
         return report
 
@@ -150,10 +159,10 @@ def run(spark: SparkSession, settings: Settings, folder: Path, *, written_at: da
     queries, lost_of_queries = resolve_images(staged("queries"), names, "query_id")
     merchants = staged("merchants").withColumn("source", f.lit(source))
     reports = [
-        write(writes.merge, "product_images", good_images, bad_images, unread("images")),
-        write(writes.append, "products", transform(products, source), unread("products")),
-        write(writes.merge, "queries", transform_queries(queries, source), unread("queries")),
-        write(writes.append, "merchants", merchants, unread("merchants")),
+        write(writes.merge, "images", good_images, bad_images),
+        write(writes.append, "products", transform(products, source)),
+        write(writes.merge, "queries", transform_queries(queries, source)),
+        write(writes.append, "merchants", merchants),
     ]
     for references in (lost, lost_of_queries):  # the row itself is loaded without that image
         writes.keep_rejects(spark, settings, "product_images", references, source=source, written_at=written_at)
