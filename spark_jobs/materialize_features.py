@@ -9,16 +9,17 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from moonlake.errors import NotFound
+from moonlake.feast_delta.materialization import ViewServed, reports_of
 from moonlake.feast_delta.store import apply
 from moonlake.moments import parse_moment
 from moonlake.settings import Settings
-from moonlake.tables import TIMELESS
 
 
-def run(settings: Settings, end: datetime, views: Sequence[str] | None = None) -> list[str]:
-    """The names of the feature views that were materialised: those named, or all.
+def run(settings: Settings, end: datetime, views: Sequence[str] | None = None) -> list[ViewServed]:
+    """What was done for each feature view that was materialised: those named, or all.
 
-    The window begins in 1970: that is the event time of a vector, and an older value that is still true must be online.
+    Of each view the keys that changed since it was last served go online, late rows and timeless vectors among them,
+    and the keys with facts since then.
 
     Raises: NotFound: an unknown feature view.
     """
@@ -28,8 +29,8 @@ def run(settings: Settings, end: datetime, views: Sequence[str] | None = None) -
         raise NotFound(f"no feature views {unknown}; registered: {', '.join(known)}")
     names = list(views or known)
     with contextlib.redirect_stdout(io.StringIO()):  # Feast reports by printing; its progress bars stay on stderr
-        store.materialize(TIMELESS, end, feature_views=names)
-    return names
+        store.materialize_incremental(end, feature_views=names)
+    return [reports_of(store)[name] for name in names]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -39,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--end", type=parse_moment, help="moment up to which facts are served, with its time zone")
     arguments = parser.parse_args(argv)
     end = arguments.end or datetime.now(UTC)
-    names = run(Settings.from_environment(), end, arguments.views or None)
-    print(f"materialised up to {end.isoformat()}: {', '.join(names)}")
+    for served in run(Settings.from_environment(), end, arguments.views or None):
+        print(served)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 from feast import RepoConfig
-from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStoreConfig
 from feast.infra.registry.file import FileRegistryStore
 from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
 from feast.repo_config import RegistryConfig
 
+from moonlake.feast_delta.online_sqlite import DeltaSqliteOnlineStore, DeltaSqliteOnlineStoreConfig
 from moonlake.settings import Settings
 
 
@@ -42,15 +42,15 @@ class HomeRegistryStore(FileRegistryStore):
         super().update_registry_proto(registry_proto)
 
 
-class HomeSqliteOnlineStoreConfig(SqliteOnlineStoreConfig):
+class HomeSqliteOnlineStoreConfig(DeltaSqliteOnlineStoreConfig):
     """Configuration of `HomeSqliteOnlineStore`."""
 
     type: Literal["moonlake.feast_delta.home.HomeSqliteOnlineStore"] = "moonlake.feast_delta.home.HomeSqliteOnlineStore"  # type: ignore[assignment]
     path: str = "online.db"
 
 
-class HomeSqliteOnlineStore(SqliteOnlineStore):
-    """Feast's SQLite online store, with its path relative to `<home>/feast`."""
+class HomeSqliteOnlineStore(DeltaSqliteOnlineStore):
+    """Our SQLite online store, with its path relative to `<home>/feast`."""
 
     @staticmethod
     def _get_db_path(config: RepoConfig) -> str:

@@ -1,4 +1,4 @@
-"""`moonlake features` and `moonlake training-set` on a small lake, as a person types them."""
+"""`moonlake features` on a small lake, as a person types it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from cli.app import app
 from moonlake.settings import Settings
@@ -39,21 +38,14 @@ def test_definitions_are_applied_materialised_and_read_online(moonlake: Callable
     assert "similar_products_v1: content_embedding_v1" in applied.stdout
     views = ["product_profile_v1", "user_profile_v1"]
     materialised = moonlake("features", "materialize", *views, "--end", "2026-01-06T00:00:00Z")
-    assert materialised.stdout == f"online up to 2026-01-06T00:00:00+00:00: {', '.join(views)}\n"
+    assert materialised.stdout == "".join(
+        f"{view}: 1 of 1 keys written up to 2026-01-06T00:00:00+00:00, from version 0 (first run)\n" for view in views
+    )
+    again = moonlake("features", "materialize", *views, "--end", "2026-01-06T00:00:00Z")
+    assert "product_profile_v1: 0 of 0 keys written" in again.stdout
+    assert "(changed keys)" in again.stdout
     online = json.loads(moonlake("features", "online", "user_id=u", "product_id=p").stdout)
     assert (online["segment"], online["price_cents"], online["user_clicks_7d"]) == ("loyal", 900, None)
-
-
-def test_a_training_set_is_built_once_and_shown(moonlake: Callable[..., Result], settings: Settings) -> None:
-    moonlake("features", "apply")
-    window = ["--start", "2026-01-01T00:00:00Z", "--end", "2026-02-01T00:00:00Z"]
-    first, second = (moonlake("training-set", "build", "january", *window) for _ in range(2))
-    folder = settings.training_sets / "january"
-    assert first.stdout.startswith(f"{folder} (built)\n")
-    assert second.stdout.startswith(f"{folder} (unchanged)\n")
-    assert "rows: 1\n" in moonlake("training-set", "show", "january").stdout
-    manifest = json.loads(moonlake("training-set", "show", "january", "--manifest").stdout)
-    assert manifest["table_versions"]["impressions"] == 0
 
 
 @pytest.mark.parametrize(
@@ -62,8 +54,6 @@ def test_a_training_set_is_built_once_and_shown(moonlake: Callable[..., Result],
         (["features", "online", "user_id=u"], "is read by the join keys ['product_id', 'user_id'], found ['user_id']"),
         (["features", "online", "user_id", "product_id=p"], "write user_id=VALUE"),
         (["features", "materialize", "stats"], "no feature views ['stats']"),
-        (["training-set", "show", "march"], "there is no training set at"),
-        (["training-set", "build", "a", "--start", "2026-01-01", "--end", "2026-01-02Z"], "has no time zone"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_1(
