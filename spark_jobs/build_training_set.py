@@ -14,6 +14,7 @@ from feast import FeatureStore, FeatureView
 
 from moonlake.errors import InputError, NotFound
 from moonlake.feast_delta.plan import delta_source
+from moonlake.feast_delta.retrieval import DeltaRetrievalJob
 from moonlake.feast_delta.sources import BehaviorSequenceSource
 from moonlake.feast_delta.store import (
     definition_of,
@@ -30,10 +31,6 @@ from moonlake.tables import SPACE_ID, TRAINING_SETS
 from moonlake.training_set_checks import definition_changes, versions_gone
 from moonlake.training_set_files import write_training_set
 from moonlake.training_sets import Declaration, Manifest, TrainingSet, manifest_of, numbers_by_name
-
-ROWS_PER_PULL = 100_000
-ACTIONS_PER_PULL = 10_000_000
-"""Label rows that are joined at a time, and actions of their sequences: bounds memory, and has no part in the files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +133,13 @@ def _build(plan: _Plan, folder: Path, expected: Manifest | None = None) -> Train
 
 def _with_features(plan: _Plan, labels: pa.Table) -> Iterator[pa.Table]:
     declared = plan.inputs.declaration
-    keyed = _in_space(labels, declared, plan.views)
-    service = plan.store.get_feature_service(declared.feature_service)
-    step = min(ROWS_PER_PULL, max(1_000, ACTIONS_PER_PULL // max(declared.lengths.values())))
-    for first in range(0, len(keyed), step):
-        job = plan.store.get_historical_features(
-            keyed.slice(first, step), service, filter_by_created_timestamp=declared.known_by == "written"
-        )
-        yield job.to_arrow()
+    job = plan.store.get_historical_features(
+        _in_space(labels, declared, plan.views),
+        plan.store.get_feature_service(declared.feature_service),
+        filter_by_created_timestamp=declared.known_by == "written",
+    )
+    assert isinstance(job, DeltaRetrievalJob)
+    yield from job.to_batches()
 
 
 def _in_space(labels: pa.Table, declared: Declaration, views: Sequence[FeatureView]) -> pa.Table:

@@ -11,12 +11,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
+from feast import FeatureService
 
 from moonlake.errors import InputError, NotFound
 from moonlake.feast_delta.store import apply
 from moonlake.label_tables import LABEL_COLUMNS
 from moonlake.lake import Lake
 from moonlake.settings import Settings
+from moonlake.training_set_files import write_training_set
 from moonlake.training_sets import Declaration, TrainingSet
 from spark_jobs import build_training_set
 from spark_jobs.build_training_set import replay, run
@@ -64,7 +66,9 @@ def home(settings: Settings, write_rows: Write) -> Settings:
         "event_timestamp": START + timedelta(days=30),
     }
     write_rows(settings, "behavior_sequences", [sequence])
-    apply(settings)
+    store = apply(settings)
+    profile = [store.get_feature_view(name) for name in ("product_profile_v1", "user_profile_v1")]
+    store.apply(FeatureService(name="profile_v1", features=[*profile]))
     return settings
 
 
@@ -122,7 +126,7 @@ def test_a_second_build_does_no_work_and_keeps_every_byte(home: Settings) -> Non
     assert len(Lake(home).read("training_sets")) == 1
 
 
-def test_the_same_tables_give_the_same_bytes_in_any_folder_and_by_any_slices(
+def test_the_same_tables_give_the_same_bytes_in_any_folder_and_by_any_blocks(
     home: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = built(home).folder
@@ -130,7 +134,13 @@ def test_the_same_tables_give_the_same_bytes_in_any_folder_and_by_any_slices(
     folder.rename(folder.with_name("kept"))
     assert file_bytes(built(home).folder) == first
     folder.rename(folder.with_name("kept as well"))
-    monkeypatch.setattr(build_training_set, "ROWS_PER_PULL", 7)
+
+    def in_small_blocks(*inputs: Any, **stated: Any) -> TrainingSet:
+        folder, manifest, labels, batches = inputs
+        blocks = [block.slice(first, 7) for block in batches for first in range(0, len(block), 7)]
+        return write_training_set(folder, manifest, labels, blocks, **stated)
+
+    monkeypatch.setattr(build_training_set, "write_training_set", in_small_blocks)
     assert file_bytes(built(home).folder) == first
 
 
@@ -288,7 +298,8 @@ def test_known_by_written_leaves_out_what_had_not_been_written_by_then(home: Set
     write_rows(home, "products", [late | {"created_at": START + timedelta(days=20)}])
     days: dict[str, list[int]] = {}
     for known_by in ("event", "written"):
-        rows = built(home, replace(JANUARY, name=known_by, known_by=known_by)).read()
+        stated: dict[str, Any] = {"name": known_by, "known_by": known_by, "feature_service": "profile_v1"}
+        rows = built(home, replace(JANUARY, **stated)).read()
         days[known_by] = [
             (row["event_timestamp"] - START).days for row in rows.to_pylist() if row["price_cents"] == 999
         ]
@@ -306,11 +317,14 @@ def move_on(settings: Settings, write_rows: Write) -> None:
     DeltaTable(f"{settings.lake}/behavior_sequences").delete()
 
 
-@pytest.mark.parametrize("form", ["parquet", "delta"])
+@pytest.mark.parametrize(
+    "declared",
+    [{"sequence_length": 7}, {"format": "delta", "known_by": "written", "feature_service": "profile_v1"}],
+)
 def test_a_manifest_gives_the_same_bytes_after_the_tables_have_moved_on(
-    home: Settings, write_rows: Write, tmp_path: Path, form: Any
+    home: Settings, write_rows: Write, tmp_path: Path, declared: dict[str, Any]
 ) -> None:
-    first = built(home, replace(JANUARY, format=form, sequence_length=7, known_by="written"))
+    first = built(home, replace(JANUARY, **declared))
     before = file_bytes(first.folder)
     move_on(home, write_rows)
     report = replay(home, first.manifest, tmp_path / "again", written_at=WRITTEN)
@@ -319,7 +333,7 @@ def test_a_manifest_gives_the_same_bytes_after_the_tables_have_moved_on(
     assert built(home, first.manifest.declaration).manifest.label_hash != first.manifest.label_hash
     registered = Lake(home).read("training_sets")["training_set_id"].to_pylist()
     assert registered.count(first.manifest.training_set_id) == 1
-    if form == "delta":
+    if first.manifest.declaration.format == "delta":
         folder = str(tmp_path / "again" / "rows")
         assert DeltaTable(folder).to_pyarrow_dataset().to_table() == report.training_set.read()
 
