@@ -33,12 +33,12 @@ def materialize(
     views: Annotated[list[str] | None, typer.Argument(help="Feature views; default: all.")] = None,
     end: Annotated[str | None, typer.Option(help="Serve facts up to this moment; default: now.")] = None,
 ) -> None:
-    """Bring the online store up to a moment."""
+    """Bring the online store up to a moment: what changed since it was last served, or all where that is not known."""
     from spark_jobs import materialize_features
 
     moment = parse_moment(end) if end else datetime.now(UTC)
-    names = materialize_features.run(Settings.from_environment(), moment, views)
-    typer.echo(f"online up to {moment.isoformat()}: {', '.join(names)}")
+    for served in materialize_features.run(Settings.from_environment(), moment, views):
+        typer.echo(str(served))
 
 
 @features_app.command()

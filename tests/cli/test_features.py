@@ -38,7 +38,12 @@ def test_definitions_are_applied_materialised_and_read_online(moonlake: Callable
     assert "similar_products_v1: content_embedding_v1" in applied.stdout
     views = ["product_profile_v1", "user_profile_v1"]
     materialised = moonlake("features", "materialize", *views, "--end", "2026-01-06T00:00:00Z")
-    assert materialised.stdout == f"online up to 2026-01-06T00:00:00+00:00: {', '.join(views)}\n"
+    assert materialised.stdout == "".join(
+        f"{view}: 1 of 1 keys written up to 2026-01-06T00:00:00+00:00, from version 0 (first run)\n" for view in views
+    )
+    again = moonlake("features", "materialize", *views, "--end", "2026-01-06T00:00:00Z")
+    assert "product_profile_v1: 0 of 0 keys written" in again.stdout
+    assert "(changed keys)" in again.stdout
     online = json.loads(moonlake("features", "online", "user_id=u", "product_id=p").stdout)
     assert (online["segment"], online["price_cents"], online["user_clicks_7d"]) == ("loyal", 900, None)
 
