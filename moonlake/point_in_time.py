@@ -77,9 +77,12 @@ class Keys:
 
     Equal codes are equal typed tuples. Codes lie in [0, 2 * rows of the table); the rows of the other table may come
     in pieces, and what has no key here costs nothing later.
+
+    Attributes: size: every code is less.
     """
 
     parts: tuple[_Part, ...]
+    size: int
 
     @classmethod
     def of(cls, keys: pa.Table) -> tuple[Self, IntArray]:
@@ -93,7 +96,7 @@ class Keys:
                 present = np.unique(codes[codes != NO_KEY])
                 part, codes, size = _Part(name, values, present), _renumber(codes, present), len(present)
             parts.append(part)
-        return cls(tuple(parts)), codes
+        return cls(tuple(parts), size), codes
 
     def encode(self, keys: pa.Table) -> IntArray:
         """The codes of another table's rows: int64 [rows], NO_KEY where a part is null or no such key is known.

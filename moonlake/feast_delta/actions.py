@@ -48,8 +48,8 @@ class ActionLog(Protocol):
     def __len__(self) -> int:
         """About how many actions there are to read."""
 
-    def read(self, keys: Keys, latest: int, shard: int, shards: int) -> Actions:
-        """The actions with time <= latest of the keys whose code leaves `shard` when it is divided by `shards`."""
+    def read(self, keys: Keys, codes: range, latest: int) -> Actions:
+        """The actions with time <= latest of the keys with these codes."""
 
     def columns(self, numbers: IntArray) -> Iterator[pa.Table]:
         """The features of the actions with these ascending numbers, by feature name, in pieces."""
@@ -81,7 +81,7 @@ class PackedLog:
     def nbytes(self) -> int:
         return self.groups.nbytes(column for column, _ in self.join.features)
 
-    def read(self, keys: Keys, latest: int, shard: int, shards: int) -> Actions:
+    def read(self, keys: Keys, codes: range, latest: int) -> Actions:
         names = [column for _, column in self.join.keys]
         lists = [self.source.time_column, *([self.written_column] if self.written_column else [])]
         types = [self.source.event_type_column] if self.source.event_types else []
@@ -89,24 +89,24 @@ class PackedLog:
         rows_per_read = max(ACTIONS_PER_READ * len(self.groups) // max(len(self), 1), 1)
         found, starts = [], [np.zeros(1, np.int64)]
         for _, rows in self.groups.blocks([*dict.fromkeys([*names, *lists, *types, *conditions])], rows_per_read):
-            codes = keys.encode(rows.select(names))
+            code = keys.encode(rows.select(names))
             lengths = _lengths(rows[self.source.time_column])
             starts.append(starts[-1][-1] + np.cumsum(lengths))
-            kept = (codes != NO_KEY) & (codes % shards == shard)
+            kept = (code >= codes.start) & (code < codes.stop)
             if self.source.where:
                 kept &= filters.mask(rows, filters.row_filter(self.join))
-            rows, lengths, codes = rows.filter(pa.array(kept)), lengths[kept], codes[kept]
+            rows, lengths, code = rows.filter(pa.array(kept)), lengths[kept], code[kept]
             first = np.concatenate([starts[-2][-1:], starts[-1][:-1]])[kept]
             flat = self._flat(rows, [*lists, *types], lengths)
             mine = flat[self.source.time_column].to_numpy() <= latest
             if types:
                 wanted = pa.array(self.source.event_types, flat[types[0]].type)
                 mine &= pc.is_in(flat[types[0]], value_set=wanted).to_numpy()
-            columns = [np.repeat(codes, lengths), *(flat[name].to_numpy() for name in lists), _counted(first, lengths)]
+            columns = [np.repeat(code, lengths), *(flat[name].to_numpy() for name in lists), _counted(first, lengths)]
             found.append([column[mine] for column in columns])
         self._starts = np.concatenate(starts)
-        codes, times, *written, numbers = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        return Actions(codes, times, written[0] if written else None, None, numbers)
+        of, times, *written, numbers = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return Actions(of, times, written[0] if written else None, None, numbers)
 
     def columns(self, numbers: IntArray) -> Iterator[pa.Table]:
         row = np.searchsorted(self._starts, numbers, side="right") - 1
@@ -148,7 +148,7 @@ class PlainLog:
     def nbytes(self) -> int:
         return self.groups.nbytes(column for column, _ in self.join.features)
 
-    def read(self, keys: Keys, latest: int, shard: int, shards: int) -> Actions:
+    def read(self, keys: Keys, codes: range, latest: int) -> Actions:
         source, time_column, created_column = self.source, self.source.time_column, self.join.created_column
         names = [column for _, column in self.join.keys]
         times = [time_column, *([created_column] if created_column else [])]
@@ -158,8 +158,8 @@ class PlainLog:
         columns = [*dict.fromkeys([*names, *times, *asked, *source.order, *types, *conditions])]
         found, texts = [], []
         for first, rows in self.groups.blocks(columns, ACTIONS_PER_READ):
-            codes = keys.encode(rows.select(names))
-            kept = (codes != NO_KEY) & (codes % shards == shard) & rows[time_column].is_valid().to_numpy()
+            code = keys.encode(rows.select(names))
+            kept = (code >= codes.start) & (code < codes.stop) & rows[time_column].is_valid().to_numpy()
             if source.where:
                 kept &= filters.mask(rows, filters.row_filter(self.join))
             if types:
@@ -167,17 +167,17 @@ class PlainLog:
                 kept &= pc.is_in(rows[types[0]], value_set=wanted).to_numpy()
             rows = rows.filter(pa.array(kept))
             moments = [microseconds(rows[column], column) for column in times]
-            found.append([codes[kept], *moments, first + np.flatnonzero(kept)])
+            found.append([code[kept], *moments, first + np.flatnonzero(kept)])
             texts.append(rows.select([*dict.fromkeys([*asked, *source.order])]))
-        codes, when, *created, numbers = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        of, when, *created, numbers = (np.concatenate(parts) for parts in zip(*found, strict=True))
         text = pa.concat_tables(texts)
         kept = when <= latest
         if source.identity:
             kept &= self._one_each(text.select([source.identity]), created[0] if created else None)
-        codes, when, numbers = codes[kept], when[kept], numbers[kept]
+        of, when, numbers = of[kept], when[kept], numbers[kept]
         written = created[0][kept] if created and self.known_by == "written" else None
-        ties = _tie_order(codes, when, text.filter(pa.array(kept)), source.order) if source.order else None
-        return Actions(codes, when, written, ties, numbers)
+        ties = _tie_order(of, when, text.filter(pa.array(kept)), source.order) if source.order else None
+        return Actions(of, when, written, ties, numbers)
 
     def columns(self, numbers: IntArray) -> Iterator[pa.Table]:
         for piece in self.groups.pieces([*dict.fromkeys([column for column, _ in self.join.features])], numbers):

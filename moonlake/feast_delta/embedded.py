@@ -19,14 +19,15 @@ import pyarrow.dataset as ds
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 
 from moonlake.feast_delta import filters
-from moonlake.feast_delta.gather import RowGroups, take_any
+from moonlake.feast_delta.gather import RowGroups, shards_of, take_any
 from moonlake.feast_delta.labels import arrow_labels
 from moonlake.feast_delta.plan import Labels, Pull, ViewJoin, in_utc
 from moonlake.feast_delta.retrieval import DeltaRetrievalJob, metadata_of
-from moonlake.feast_delta.sequences import latest_sequences, sequence_columns
+from moonlake.feast_delta.sequences import SequenceColumns, latest_sequences, sequence_columns
 from moonlake.feast_delta.snapshots import TableSnapshot
 from moonlake.feast_delta.sources import BehaviorSequenceSource
-from moonlake.point_in_time import NO_KEY, NO_ROW, IntArray, Keys, KnownBy, as_of_rows, latest_rows, microseconds
+from moonlake.point_in_time import NO_ROW, IntArray, Keys, KnownBy, as_of_rows, latest_rows, microseconds
+from moonlake.sequence_logs import write_log
 
 DEFAULT_MEMORY_BUDGET = 4 << 30
 
@@ -101,6 +102,10 @@ class EmbeddedEngine:
                 feature_columns(rows, times, join, pull, share, Path(scratch) / str(number))
                 for number, join in enumerate(joins)
             ]
+            if pull.sequences == "pointers":
+                for join, found in zip(joins, columns, strict=True):
+                    if isinstance(found, SequenceColumns):
+                        write_log(Path(pull.logs) / f"{join.view}.arrow", found.actions.schema, found.log())
             width = sum(each.bytes_per_label for each in columns)
             size = max(self.memory_budget // 4 // max(width, 1), 10_000)
             for first in range(0, max(len(rows), 1), size):
@@ -135,12 +140,11 @@ def feature_columns(
         return sequence_columns(labels, label_times, join, join.source, pull, share, scratch)
     keys, label_codes = Keys.of(labels.select([label for label, _ in join.keys]))
     groups = RowGroups(join.snapshot.dataset, possible_rows(labels, label_times, join))
-    shards = 1 + len(groups) * KERNEL_BYTES_PER_ROW // max(2 * share, 1)
     pointers = np.full(len(labels), NO_ROW, np.int64)
     latest = int(label_times.max(initial=-(2**62))) - join.lag_us
-    for shard in range(shards):
-        mine = np.flatnonzero(label_codes % shards == shard) if shards > 1 else np.arange(len(labels))
-        rows = _narrow_rows(join, groups, keys, latest, shard, shards)
+    for shard in shards_of(keys, len(groups) * KERNEL_BYTES_PER_ROW, 2 * share):
+        mine = np.flatnonzero((label_codes >= shard.start) & (label_codes < shard.stop))
+        rows = _narrow_rows(join, groups, keys, shard, latest)
         found = as_of_rows(
             label_codes[mine],
             label_times[mine],
@@ -151,7 +155,8 @@ def feature_columns(
             lag_us=join.lag_us,
             known_by=pull.known_by,
         )
-        pointers[mine] = np.where(found == NO_ROW, NO_ROW, rows.positions[found] if len(rows.positions) else NO_ROW)
+        some = found != NO_ROW
+        pointers[mine[some]] = rows.positions[found[some]]
     return _AsOfColumns.gather(groups, join, pointers, share, scratch)
 
 
@@ -218,7 +223,7 @@ class _NarrowRows:
     positions: IntArray
 
 
-def _narrow_rows(join: ViewJoin, groups: RowGroups, keys: Keys, latest: int, shard: int, shards: int) -> _NarrowRows:
+def _narrow_rows(join: ViewJoin, groups: RowGroups, keys: Keys, shard: range, latest: int) -> _NarrowRows:
     names = [column for _, column in join.keys]
     times = [join.event_column, *([join.created_column] if join.created_column else [])]
     where = filters.row_filter(join) if join.source.where else None
@@ -226,9 +231,7 @@ def _narrow_rows(join: ViewJoin, groups: RowGroups, keys: Keys, latest: int, sha
     columns = list(dict.fromkeys([*names, *times, *(column for column, _, _ in join.source.where)]))
     for first, rows in groups.blocks(columns, ROWS_PER_READ):
         codes = keys.encode(rows.select(names))
-        kept = (codes != NO_KEY) & rows[join.event_column].is_valid().to_numpy()
-        if shards > 1:
-            kept &= codes % shards == shard
+        kept = (codes >= shard.start) & (codes < shard.stop) & rows[join.event_column].is_valid().to_numpy()
         if where is not None:
             kept &= filters.mask(rows, where)
         columns_of_time = [microseconds(rows[name].filter(pa.array(kept)), name) for name in times]

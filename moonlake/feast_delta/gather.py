@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from moonlake.point_in_time import NO_ROW, IntArray
+from moonlake.point_in_time import NO_ROW, IntArray, Keys
 
 ROWS_PER_BATCH = 16_384
 """Rows that are decoded at a time when few are taken: of 64-d vectors these are 4 MB, which stay in the cache."""
@@ -124,6 +125,13 @@ class RowGroups:
                 running.append(readers.submit(read, number))
             while running:
                 yield running.popleft().result()
+
+
+def shards_of(keys: Keys, needed: int, available: int) -> list[range]:
+    """The codes of keys in ranges, so many that each needs about the bytes that are available."""
+    shards = min(1 + needed // max(available, 1), max(keys.size, 1))
+    bounds = [keys.size * shard // shards for shard in range(shards + 1)]
+    return [range(low, high) for low, high in itertools.pairwise(bounds)]
 
 
 def gathered(pieces: Iterator[pa.Table], schema: pa.Schema, scratch: Path | None) -> pa.Table:

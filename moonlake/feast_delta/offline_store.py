@@ -59,7 +59,9 @@ class DeltaOfflineStoreConfig(FeastConfigBaseModel):
     memory_budget_mb: int = Field(default=DEFAULT_MEMORY_BUDGET >> 20, ge=64)
     """Of the embedded engine: megabytes for what it reads, beside the label rows and one block of the result."""
     sequences: Sequences = "inline"
-    """Behaviour sequences as lists, or as (start, stop) pointers into the log of each entity at the pinned version."""
+    """Behaviour sequences as lists, or as (start, stop) pointers into a log: see `moonlake.sequence_logs`."""
+    sequence_logs: str = ""
+    """Folder for those logs, `<view>.arrow` each, laid down when the features are pulled."""
     sequence_length: int | None = Field(default=None, ge=1)
     """Actions of every behaviour sequence, in place of the length that its source states."""
     sequence_lengths: dict[str, int] = Field(default_factory=dict)
@@ -101,6 +103,8 @@ class DeltaOfflineStore(OfflineStore):
             PointInTimeError: times or keys that cannot be compared.
         """
         options: DeltaOfflineStoreConfig = config.offline_store
+        if options.sequences == "pointers" and not options.sequence_logs:
+            raise InputError("sequences as pointers: state `sequence_logs`, the folder for what they point into")
         on_demand = _get_requested_on_demand_feature_views(feature_refs, project, registry)
         by_view, _requested = _get_requested_feature_views_to_features_dict(feature_refs, feature_views, on_demand)
         joins = [
@@ -126,6 +130,7 @@ class DeltaOfflineStore(OfflineStore):
             on_demand_feature_views=OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry),
             known_by="written" if filter_by_created_timestamp else "event",
             sequences=options.sequences,
+            logs=options.sequence_logs,
         )
         return engine.historical(labels, joins, pull)
 

@@ -21,7 +21,7 @@ from moonlake.point_in_time import KnownBy
 Rows = TypeVar("Rows")
 
 Sequences = Literal["inline", "pointers"]
-"""How a sequence comes back: as lists, or as (start, stop) positions within the log of its entity."""
+"""How a sequence comes back: as lists, or as (start, stop) into a log that is written beside; see `SequenceLog`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,7 @@ class Pull:
     Attributes:
         known_by: rule 7 of DESIGN.md section 4.
         sequences: for sequence views.
+        logs: folder for the log `<view>.arrow` of each sequence view that is pulled as pointers.
     """
 
     feature_refs: Sequence[str] = ()
@@ -75,6 +76,7 @@ class Pull:
     on_demand_feature_views: Sequence[OnDemandFeatureView] = ()
     known_by: KnownBy = "event"
     sequences: Sequences = "inline"
+    logs: str = ""
 
 
 class Engine(Protocol[Rows]):

@@ -1,7 +1,8 @@
-"""Behaviour sequences of label rows: slices of each entity's log, as lists or as pointers into it."""
+"""Behaviour sequences of label rows: slices of each entity's log, as lists or as pointers into a log of their own."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,12 +15,15 @@ import pyarrow.dataset as ds
 from moonlake.errors import InputError
 from moonlake.feast_delta import filters
 from moonlake.feast_delta.actions import action_log
-from moonlake.feast_delta.gather import gathered, take_any
+from moonlake.feast_delta.gather import gathered, shards_of, take_any
 from moonlake.feast_delta.plan import Pull, ViewJoin, in_utc
 from moonlake.feast_delta.sources import BehaviorSequenceSource
-from moonlake.point_in_time import NO_KEY, BoolArray, IntArray, Keys, as_of_slices, written_slices
+from moonlake.point_in_time import IntArray, Keys, as_of_slices, written_slices
+from moonlake.sequence_logs import lists_of, pointer_names
 
 KERNEL_BYTES_PER_ACTION = 64
+
+ACTIONS_PER_WRITE = 1_000_000
 
 NEVER = -(2**62)
 """Time of the last action of a label row that has none."""
@@ -33,70 +37,39 @@ class SequenceColumns:
 
     Attributes:
         actions: the features of each chosen action, once.
-        which: int64 [chosen in order of key and time], rows of `actions`.
-        start, stop: int64 [labels], the slice of `which` that is the label row's sequence.
-        known: bool [labels], false where a key is null: null features.
+        which: int64 [chosen], rows of `actions` in order of entity and time.
+        start, stop: int64 [labels], the slice of `which` that is the label row's sequence; -1 where a key is null.
         last: int64 [labels], microseconds of the last action, or NEVER.
+        pointers: what (start, stop) are to be called when they take the place of lists.
     """
 
     actions: pa.Table
     which: IntArray
     start: IntArray
     stop: IntArray
-    known: BoolArray
     last: IntArray
+    pointers: tuple[str, str] | None = None
 
     @property
     def bytes_per_label(self) -> int:
         """About how many bytes the sequences are for each label row."""
+        if self.pointers:
+            return 16
         actions = int((self.stop - self.start).sum()) // max(len(self.start), 1)
         return (self.actions.nbytes // max(len(self.actions), 1) + 16) * actions
 
     def block(self, first: int, stop: int) -> dict[str, pa.ChunkedArray]:
-        """The features of the label rows [first, stop), by name: lists, oldest action first."""
-        lengths = self.stop[first:stop] - self.start[first:stop]
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        if offsets[-1] >= 2**31:
-            raise InputError(
-                f"{stop - first} sequences hold {offsets[-1]} actions, more than one Arrow list column can; "
-                "lower the memory budget, or pull them as pointers"
-            )
-        places = np.arange(offsets[-1]) + np.repeat(self.start[first:stop] - offsets[:-1], lengths)
-        actions = take_any(self.actions, self.which[places])
-        nulls = pa.array(~self.known[first:stop])
-        ends = pa.array(offsets.astype(np.int32))
-        return {
-            name: pa.chunked_array([pa.ListArray.from_arrays(ends, _one_chunk(actions[name]), mask=nulls)])
-            for name in actions.column_names
-        }
+        """The features of the label rows [first, stop), by name: lists, oldest action first; or pointers into `log`."""
+        bounds = self.start[first:stop], self.stop[first:stop]
+        if self.pointers:
+            return {name: pa.chunked_array([pa.array(each)]) for name, each in zip(self.pointers, bounds, strict=True)}
+        lists = lists_of(self.actions, self.which, *bounds)
+        return {name: pa.chunked_array([column]) for name, column in lists.items()}
 
-
-@dataclass(frozen=True, slots=True)
-class PointerColumns:
-    """The sequences of label rows as (start, stop) within the log of their entity, which a pinned version holds."""
-
-    names: tuple[str, str]
-    start: IntArray
-    stop: IntArray
-    known: BoolArray
-
-    @property
-    def bytes_per_label(self) -> int:
-        """Two integers."""
-        return 16
-
-    def block(self, first: int, stop: int) -> dict[str, pa.ChunkedArray]:
-        """The pointers of the label rows [first, stop)."""
-        nulls = ~self.known[first:stop]
-        values = (self.start[first:stop], self.stop[first:stop])
-        return {
-            name: pa.chunked_array([pa.array(each, mask=nulls)]) for name, each in zip(self.names, values, strict=True)
-        }
-
-
-def pointer_names(join: ViewJoin) -> tuple[str, str]:
-    """The columns that hold the pointers of a sequence view."""
-    return f"{join.view}__start", f"{join.view}__stop"
+    def log(self) -> Iterator[pa.Table]:
+        """The chosen actions in order of entity and time, in pieces: what pointers point into."""
+        for first in range(0, len(self.which), ACTIONS_PER_WRITE):
+            yield take_any(self.actions, self.which[first : first + ACTIONS_PER_WRITE])
 
 
 def sequence_columns(
@@ -107,24 +80,27 @@ def sequence_columns(
     pull: Pull,
     share: int,
     scratch: Path,
-) -> SequenceColumns | PointerColumns:
+) -> SequenceColumns:
     """The last `join.length` actions strictly before each label time, less the source's lag.
 
-    Raises: InputError: what had been written is asked of a source that does not say it, or as pointers.
+    Raises: InputError: what had been written is asked of a source that does not say it.
     """
     written = pull.known_by == "written"
-    _check(join, source, pull)
+    if written and not (source.written_column if source.packed else join.created_column):
+        raise InputError(
+            f"feature view {join.view}: known_by='written' needs to know when each action was written, and source "
+            f"{source.name} states no {'written_column' if source.packed else 'created_timestamp_column'}"
+        )
     keys, codes = Keys.of(labels.select([label for label, _ in join.keys]))
     log = action_log(join, source, _possible_rows(labels, label_times, join, source), pull.known_by)
     latest = int(label_times.max(initial=NEVER)) - join.lag_us - 1
-    shards = 1 + len(log) * KERNEL_BYTES_PER_ACTION // max(2 * share, 1)
-    start, stop = np.zeros(len(labels), np.int64), np.zeros(len(labels), np.int64)
+    start, stop = np.full(len(labels), -1, np.int64), np.full(len(labels), -1, np.int64)
     last = np.full(len(labels), NEVER, np.int64)
     numbers: list[IntArray] = [np.zeros(0, np.int64)]
     held = 0
-    for shard in range(shards):
-        mine = np.flatnonzero(codes % shards == shard) if shards > 1 else np.arange(len(labels))
-        actions = log.read(keys, latest, shard, shards)
+    for shard in shards_of(keys, len(log) * KERNEL_BYTES_PER_ACTION, 2 * share):
+        mine = np.flatnonzero((codes >= shard.start) & (codes < shard.stop))
+        actions = log.read(keys, shard, latest)
         slices = as_of_slices(
             codes[mine],
             label_times[mine],
@@ -134,28 +110,23 @@ def sequence_columns(
             length=join.length,
             lag_us=join.lag_us,
         )
-        if pull.sequences == "pointers":
-            start[mine], stop[mine] = slices.start - slices.first, slices.stop - slices.first
-            continue
-        if written and actions.written is not None:
+        if actions.written is not None:
             slices = written_slices(slices, actions.written, label_times[mine] - join.lag_us, join.length)
         size = len(slices.order) + 1
         covering = np.cumsum(np.bincount(slices.start, minlength=size) - np.bincount(slices.stop, minlength=size))
-        used_places = np.flatnonzero(covering)
-        place = np.searchsorted(used_places, slices.start) + held
-        start[mine], stop[mine] = place, place + slices.stop - slices.start
-        numbers.append(actions.numbers[slices.order[used_places]])
+        used = np.flatnonzero(covering)
+        start[mine] = np.searchsorted(used, slices.start) + held
+        stop[mine] = start[mine] + slices.stop - slices.start
         acted = slices.stop > slices.start
         last[mine[acted]] = actions.times[slices.order[slices.stop[acted] - 1]]
-        held += len(used_places)
-    known = codes != NO_KEY
-    if pull.sequences == "pointers":
-        return PointerColumns(pointer_names(join), start, stop, known)
+        numbers.append(actions.numbers[slices.order[used]])
+        held += len(used)
     chosen, which = np.unique(np.concatenate(numbers), return_inverse=True)
     expected = log.nbytes() * len(chosen) // max(len(log), 1)
-    schema = pa.schema([(name, _value_type(join, column)) for column, name in join.features])
-    actions_table = gathered(log.columns(chosen), schema, scratch if expected > share else None)
-    return SequenceColumns(actions_table, which, start, stop, known, last)
+    schema = pa.schema([(name, _value_type(join, source, column)) for column, name in join.features])
+    features = gathered(log.columns(chosen), schema, scratch if expected > share else None)
+    pointers = pointer_names(join.view) if pull.sequences == "pointers" else None
+    return SequenceColumns(features, which, start, stop, last, pointers)
 
 
 def latest_sequences(join: ViewJoin, source: BehaviorSequenceSource, start: datetime, end: datetime) -> pa.Table:
@@ -167,7 +138,6 @@ def latest_sequences(join: ViewJoin, source: BehaviorSequenceSource, start: date
     with TemporaryDirectory(prefix="moonlake-") as scratch:
         times = np.full(len(keys), _us(end), np.int64)
         columns = sequence_columns(labels, times, join, source, Pull(), 1 << 30, Path(scratch) / "actions")
-        assert isinstance(columns, SequenceColumns)
         features = columns.block(0, len(keys))
         table = pa.table(
             {
@@ -176,20 +146,7 @@ def latest_sequences(join: ViewJoin, source: BehaviorSequenceSource, start: date
                 join.event_column: pa.array(columns.last).cast(_TIMESTAMP),
             }
         )
-        return table.filter(pa.array(columns.known & (columns.last >= _us(start))))
-
-
-def _check(join: ViewJoin, source: BehaviorSequenceSource, pull: Pull) -> None:
-    if pull.known_by != "written":
-        return
-    if pull.sequences == "pointers":
-        raise InputError(f"feature view {join.view}: pointers cannot say what had been written when; pull it inline")
-    if not (source.written_column if source.packed else join.created_column):
-        kind = "written_column" if source.packed else "created_timestamp_column"
-        raise InputError(
-            f"feature view {join.view}: known_by='written' needs to know when each action was written, and source "
-            f"{source.name} states no {kind}"
-        )
+        return table.filter(pa.array(columns.last >= _us(start)))
 
 
 def _possible_rows(
@@ -210,14 +167,9 @@ def _until(source: BehaviorSequenceSource, until_us: int) -> ds.Expression:
     return ds.field(source.month_column) <= month
 
 
-def _value_type(join: ViewJoin, column: str) -> pa.DataType:
+def _value_type(join: ViewJoin, source: BehaviorSequenceSource, column: str) -> pa.DataType:
     found = join.snapshot.dataset.schema.field(column).type
-    assert isinstance(join.source, BehaviorSequenceSource)
-    return found.value_type if join.source.packed else found
-
-
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    return found.value_type if source.packed else found
 
 
 def _us(moment: datetime) -> int:
