@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from cli.app import app
+from cli.lake import show_reports
+from moonlake.lake import WriteReport
+from sources.staging import SourceInfo
 
 HEADER = "product_id,title,image_names,listed_at\n"
 GOOD = "p1,red chair,,2026-01-01T00:00:00Z\n"
@@ -60,3 +67,48 @@ def test_a_source_that_needs_a_folder_says_so(tmp_path: Path, monkeypatch: pytes
     found = CliRunner().invoke(app, ["ingest", "--source", "myntra"])
     assert found.exit_code == 1
     assert "--source myntra needs --data" in found.stderr
+
+
+@pytest.mark.parametrize("source", ["taobao", "rees46", "otto"])
+def test_a_folder_without_the_log_is_one_clear_line(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOONLAKE_HOME", str(tmp_path / "home"))
+    found = CliRunner().invoke(app, ["ingest", "--source", source, "--data", str(tmp_path)])
+    assert found.exit_code == 1
+    assert found.stderr.startswith(f"error: {tmp_path}")
+
+
+def test_only_logs_without_impressions_take_negatives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOONLAKE_HOME", str(tmp_path))
+    found = CliRunner().invoke(app, ["ingest", "--source", "myntra", "--data", str(tmp_path), "--negatives", "2"])
+    assert found.exit_code == 1
+    assert "--negatives 2: only a log without impressions takes it, not myntra" in found.stderr
+
+
+def test_a_log_without_pictures_is_no_source_of_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOONLAKE_HOME", str(tmp_path))
+    found = CliRunner().invoke(app, ["demo", "--source", "otto"])
+    assert found.exit_code == 1
+    assert "--source otto has no pictures to learn from" in found.stderr
+
+
+def test_what_became_of_the_rows_is_shown_by_rule() -> None:
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    info = SourceInfo("taobao", False, "real behaviour log", (moment, moment), moment, moment, "", "")
+    by_rule = {"user_id_missing": 2, "event_type_unknown": 1}
+    reports = [WriteReport("behaviors", 1_000, 990, 3, 5, 2, 4, by_rule), WriteReport("users", 0, 0, 0, 0, 0, -1)]
+
+    def shown(info: SourceInfo) -> list[list[str]]:
+        console = Console(file=io.StringIO(), width=120)
+        show_reports(console, reports, info)
+        return [line.split() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+
+    lines = shown(info)
+    assert ["behaviors", "1,000", "990", "3", "5", "2", "4"] in lines
+    assert ["rejected", "behaviors", "user_id_missing", "2"] in lines
+    assert ["rejected", "behaviors", "event_type_unknown", "1"] in lines
+    assert not any("simulated:" in line for line in lines)
+    sampled = replace(info, simulated=True, kind="sampled negatives", repaired={"price_zero": 9})
+    assert ["taken", "for", "null", "price_zero", "9"] in shown(sampled)
+    assert shown(sampled)[-1] == ["simulated:", "sampled", "negatives"]

@@ -40,6 +40,17 @@ def test_own_files_report_what_was_refused_and_ignored(tmp_path):
     assert "ignored in products: colour" in output
 
 
+def test_a_behaviour_log_reports_what_was_taken_for_null_and_ignored(tmp_path):
+    header = "event_time,event_type,product_id,category_id,category_code,brand,price,user_id,user_session\n"
+    row = "2019-10-01 00:00:00 UTC,view,1,2,,apple,0.00,3,s\n"
+    (tmp_path / "2019-Oct.csv").write_text(header + row)
+    output = RUN.invoke(stage_app, ["rees46", str(tmp_path), "--negatives", "2"], catch_exceptions=False).output
+    assert "rees46 (simulated)" in output.replace("\n", "")
+    assert "taken for null: category_empty 1" in output
+    assert "taken for null: price_zero 1" in output
+    assert "ignored in behaviors: user_session" in output
+
+
 def test_a_wrong_path_is_an_error_of_the_tree(tmp_path):
     with pytest.raises(InputError, match="is not a folder"):
         RUN.invoke(stage_app, ["files", str(tmp_path / "nowhere")], catch_exceptions=False)
