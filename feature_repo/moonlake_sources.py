@@ -17,5 +17,7 @@ user_stats_source = DeltaSource(
 )
 content_embedding_source = DeltaSource(name="content_embedding_source", table="embeddings")
 user_behavior_sequence_source = BehaviorSequenceSource(
-    name="user_behavior_sequence_source", field_mapping={name: f"behavior_{name}" for name in SEQUENCES}
+    name="user_behavior_sequence_source",
+    written_column="written_us",
+    field_mapping={name: f"behavior_{name}" for name in SEQUENCES},
 )

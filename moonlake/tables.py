@@ -263,6 +263,14 @@ BEHAVIOR_SEQUENCES = Table(
         Column("product_ids", "list<string>", "on which product; null for a search", shape="[L]"),
         Column("content_ids", "list<string>", "content of that product as of the action", shape="[L]"),
         Column("query_content_ids", "list<string>", "content of the query before it", shape="[L]"),
+        Column(
+            "written_us",
+            "list<int64>",
+            "when each action was written to the behaviour log; null in rows packed without",
+            nullable=True,
+            unit="us since 1970 UTC",
+            shape="[L]",
+        ),
         Column("event_timestamp", "timestamp", "time of the last action in the row"),
         CREATED_AT,
     ),
@@ -271,7 +279,8 @@ BEHAVIOR_SEQUENCES = Table(
             "arrays_are_parallel",
             "cardinality(times_us) = cardinality(actions) AND cardinality(times_us) = cardinality(product_ids)"
             " AND cardinality(times_us) = cardinality(content_ids)"
-            " AND cardinality(times_us) = cardinality(query_content_ids)",
+            " AND cardinality(times_us) = cardinality(query_content_ids)"
+            " AND (written_us IS NULL OR cardinality(times_us) = cardinality(written_us))",
             "every array of a row has the same length",
         ),
     ),

@@ -29,6 +29,7 @@ def transform(behaviors: DataFrame) -> DataFrame:
         "product_id",
         "content_id",
         "query_content_id",
+        f.unix_micros("created_at").alias("written_us"),
     )
     packed = (
         current_rows(behaviors, BEHAVIORS)
@@ -43,6 +44,7 @@ def transform(behaviors: DataFrame) -> DataFrame:
         f.col("log.product_id").alias("product_ids"),
         f.col("log.content_id").alias("content_ids"),
         f.col("log.query_content_id").alias("query_content_ids"),
+        f.col("log.written_us").alias("written_us"),
         "event_timestamp",
     ).select(*BEHAVIOR_SEQUENCES.facts)
 
