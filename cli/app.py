@@ -40,6 +40,7 @@ COMMANDS = {
     "ingest": Entry("cli.lake:ingest", "Bring a source into the lake; what is bad is kept with its reason."),
     "features": Entry("cli.features:features_app", "Register feature definitions; fill and read the online store."),
     "training-set": Entry("cli.training_sets:training_set_app", "Build, verify and compare training sets."),
+    "consistency": Entry("cli.consistency:consistency", "Hold what was served online against what training sees."),
     "train": Entry("cli.learning:train_app", "Train an encoder or a click model."),
     "evaluate": Entry("cli.learning:evaluate_app", "Measure an encoder or click models on later rows."),
     "release": Entry("cli.releases:release", "Switch CTR ranking to a click model and its embedding space."),

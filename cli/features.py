@@ -45,13 +45,19 @@ def materialize(
 def online(
     entities: Annotated[list[str], typer.Argument(help="Join keys, such as user_id=u1 product_id=p1.")],
     service: Annotated[str, typer.Option(help="Feature service.")] = CTR_SERVICE,
+    log: Annotated[bool, typer.Option("--log", help="Keep the request, for `moonlake consistency`.")] = False,
 ) -> None:
     """Read the online features of one combination of join keys, as JSON."""
+    from moonlake.feast_delta.request_log import RequestLog, log_of_service
     from moonlake.feast_delta.store import feature_store, online_features
 
     keys = dict(entity.partition("=")[::2] for entity in entities)
     if unstated := sorted(name for name, value in keys.items() if not value):
         raise InputError(f"join keys {unstated} have no value; write {unstated[0]}=VALUE")
-    store = feature_store(Settings.from_environment())
+    settings = Settings.from_environment()
+    store = feature_store(settings)
     rows = online_features(store, service, {name: [value] for name, value in keys.items()})
+    if log:
+        with RequestLog(store, service, log_of_service(settings, store, service)) as requests:
+            requests(rows)
     typer.echo(json.dumps(rows.to_pylist()[0], indent=2))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -17,9 +17,13 @@ USER, PRODUCT = "user_id", "product_id"
 class OnlineFeatures:
     """Reads a feature service: what the user's views hold once, what the products' views hold for each product."""
 
-    def __init__(self, store: FeatureStore, service: str) -> None:
-        """Raises: NotFound: no such service.   InputError: a view of it has join keys that a request does not have."""
+    def __init__(self, store: FeatureStore, service: str, log: Callable[[pa.Table], None] | None = None) -> None:
+        """Args: log: called with the rows of each request that were read; a `RequestLog`, or whatever keeps them.
+
+        Raises: NotFound: no such service.   InputError: a view of it has join keys that a request does not have.
+        """
         self.store = store
+        self.log = log
         views = service_views(store, service)
         for view in views:
             if view.join_keys not in ([USER], [PRODUCT]):
@@ -35,7 +39,10 @@ class OnlineFeatures:
         of_products = self._read(self.product_views, PRODUCT, product_ids)
         of_user = self._read(self.user_views, USER, [user_id])
         repeated = of_user.take(pa.array([0] * len(product_ids), pa.int64()))
-        return pa.table({**_columns(repeated), **_columns(of_products)})
+        rows = pa.table({**_columns(repeated), **_columns(of_products)})
+        if self.log is not None:
+            self.log(rows)
+        return rows
 
     def _read(self, views: Sequence[FeatureView], key: str, values: Sequence[str]) -> pa.Table:
         features = {feature.name: (view, feature) for view in views for feature in view.projection.features}
