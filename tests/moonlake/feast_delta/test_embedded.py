@@ -1,4 +1,4 @@
-"""The embedded engine works within a memory budget: shards, spilled rows and blocks give what one pass in memory gives."""
+"""The embedded engine within a memory budget: shards, spilled rows and blocks give what one pass in memory gives."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from deltalake import write_deltalake
 
 from moonlake.errors import InputError
-from moonlake.feast_delta.embedded import EmbeddedEngine, feature_columns
+from moonlake.feast_delta.embedded import EmbeddedEngine, feature_columns, possible_rows
 from moonlake.feast_delta.gather import RowGroups
 from moonlake.feast_delta.plan import Labels, Pull, ViewJoin
 from moonlake.feast_delta.snapshots import open_path
@@ -105,7 +105,7 @@ def as_of(labels: pa.Table, rows: pa.Table, met: Callable[[dict], bool]) -> list
 def test_rows_are_those_of_a_search_through_all_whatever_the_budget(table: str, share: int, tmp_path: Path) -> None:
     labels = labels_at_random(2)
     found = pulled(view(table), labels, share, tmp_path)
-    expected = as_of(labels, rows_at_random(1), lambda row: True)
+    expected = as_of(labels, rows_at_random(1), lambda _: True)
     assert found["row"].to_pylist() == expected
     assert found["vector"].to_pylist() == [None if row is None else [float(row), 0.5] for row in expected]
     assert (tmp_path / f"scratch-{share}").exists() == (share == NEXT_TO_NOTHING)
@@ -142,7 +142,6 @@ def test_rows_that_statistics_rule_out_are_not_read(tmp_path: Path) -> None:
     join = ViewJoin(
         "v", DeltaSource(name="s", path=path), open_path(path), (("key", "key"),), (), "event_timestamp", None
     )
-    from moonlake.feast_delta.embedded import possible_rows
 
     label = pa.table({"key": ["k"], "event_timestamp": pa.array([150], MOMENT)})
     assert len(RowGroups(join.snapshot.dataset, possible_rows(label, micros(label), join))) == 20
