@@ -183,12 +183,19 @@ def _behaviors(log: PublishedLog, cells: pa.Table, times: pa.ChunkedArray) -> pa
 def _new_states(
     seen: SeenProducts, products: pa.ChunkedArray, times: pa.ChunkedArray, columns: dict[str, pa.ChunkedArray]
 ) -> tuple[pa.Array, pa.ChunkedArray, pa.Array]:
-    """The records that say something new of their product, when they were made, and since when it is known."""
+    """The records that say something new of their product, when they were made, and since when it is known.
+
+    Of several that do at one time the last in the file stands.
+    """
     ids, moments = products.cast(pa.int64()).to_numpy(), times.to_numpy()
     codes = mixed(np.zeros(len(ids), np.int64), *(codes_of(column) for column in columns.values()))
     begins, since = seen.take(ids, moments, codes)
-    rows = pa.array(np.flatnonzero(begins))
-    return rows, times.take(rows), pa.array(np.minimum(since, moments)[begins])
+    new = np.flatnonzero(begins)
+    order = np.lexsort((new, moments[new], ids[new]))
+    same = (np.diff(ids[new][order]) == 0) & (np.diff(moments[new][order]) == 0)  # as the one behind it
+    last = np.sort(order[np.append(~same, True)[: len(order)]])
+    rows = pa.array(new[last])
+    return rows, times.take(rows), pa.array(since[new[last]])
 
 
 def _products(

@@ -5,6 +5,7 @@ One line is one record: quotes mean nothing in these formats, so that a stray on
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +51,7 @@ def read_csv(
         InputError: the file is empty, or cannot be read to its end.
         SchemaMismatch: the header lacks a column.
     """
-    refused: list[object] = []
+    refused: deque[object] = deque()  # the reader fills it while it reads ahead
 
     def skip(row: pa.csv.InvalidRow) -> str:
         refused.append(row.text)
@@ -71,7 +72,7 @@ def read_csv(
         )
         for batch in reader:
             trimmed = [pc.ascii_trim_whitespace(column) for column in batch.columns]
-            taken, refused[:] = list(refused), []
+            taken = [refused.popleft() for _ in range(len(refused))]
             yield TextBatch(pa.table(trimmed, names=batch.schema.names), {FIELD_COUNT_WRONG: taken})
     except pa.ArrowKeyError as error:
         raise SchemaMismatch(f"{path}: {error.args[0]}; expected {', '.join(columns)}") from None
@@ -79,7 +80,7 @@ def read_csv(
         raise InputError(f"{path}: cannot be read as CSV: {str(error).splitlines()[0]}") from None
     yield TextBatch(
         pa.table([[]] * len(columns), schema=pa.schema([(name, pa.string()) for name in columns])),
-        {FIELD_COUNT_WRONG: refused},
+        {FIELD_COUNT_WRONG: list(refused)},
     )
 
 

@@ -153,7 +153,8 @@ def run(spark: SparkSession, settings: Settings, folder: Path, *, written_at: da
     looked_at = look_at_images(staged("images")).persist()
     good_images = looked_at.where("_rule IS NULL").withColumn("source", f.lit(source)).select(*PRODUCT_IMAGES.facts)
     bad_images = looked_at.where("_rule IS NOT NULL").select("name", "image_bytes", "_rule")
-    writes.check_batch(PRODUCT_IMAGES, looked_at, bad_images.count(), looked_at.count())
+    if info.has("images"):
+        writes.check_batch(PRODUCT_IMAGES, looked_at, bad_images.count(), looked_at.count())
     names = one_image_a_name(looked_at)
     products, lost = resolve_images(staged("products"), names, "product_id")
     queries, lost_of_queries = resolve_images(staged("queries"), names, "query_id")
@@ -164,8 +165,9 @@ def run(spark: SparkSession, settings: Settings, folder: Path, *, written_at: da
         write(writes.merge, "queries", transform_queries(queries, source)),
         write(writes.append, "merchants", merchants),
     ]
-    for references in (lost, lost_of_queries):  # the row itself is loaded without that image
-        writes.keep_rejects(spark, settings, "product_images", references, source=source, written_at=written_at)
+    for kind, references in (("products", lost), ("queries", lost_of_queries)):
+        if info.has(kind):  # the row itself is loaded without that image
+            writes.keep_rejects(spark, settings, "product_images", references, source=source, written_at=written_at)
     looked_at.unpersist()
     return reports
 

@@ -124,6 +124,16 @@ def test_rees46_products_get_a_state_from_each_event_on_that_says_something_new(
     assert info.ignored == {"behaviors": ["user_session"]}
 
 
+def test_of_two_states_within_one_second_the_later_one_stands(tmp_path, settings):
+    log = [view(0, 1), view(0, 2), view(1, 1, price="11"), view(1, 1, price="12"), view(2, 1, price="12")]
+    (tmp_path / "2019-Oct.csv").write_text(REES46_HEADER + "".join(log))
+    folder = stage_rees46(tmp_path, settings)
+    states = [
+        (row["product_id"], row["event_timestamp"].second, row["price_cents"]) for row in rows(folder, "products")
+    ]
+    assert states == [("1", 0, 1_050), ("2", 0, 1_050), ("1", 1, 1_200)]
+
+
 def test_rees46_dirt_is_refused_by_name(tmp_path, settings):
     dirt = {
         "price_negative": view(1, 3, price="-1.00"),

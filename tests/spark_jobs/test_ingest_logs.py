@@ -30,7 +30,7 @@ LOGS = [
     (stage_rees46, "rees46", 8_717, {}, 5, 3_707, {"has_content": 5}),
     (stage_otto, "otto_sessions", 862, {}, 0, 0, {}),
 ]
-"""How to stage an extract, its folder, its records, those rejected and duplicates; product states and those rejected."""
+"""How to stage an extract, its folder, its records, those rejected and doubled; product states, those rejected."""
 SEQUENCES = [f"user_behavior_sequence_v1:behavior_{name}" for name in ("product_ids", "actions", "times_us")]
 
 
