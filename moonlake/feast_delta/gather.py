@@ -38,7 +38,7 @@ class RowGroups:
             group
             for fragment in dataset.get_fragments(where)
             if isinstance(fragment, ds.ParquetFileFragment)  # a table that was never written has another kind
-            for group in fragment.split_by_row_group(where, schema=dataset.schema)
+            for group in _split(fragment, where, dataset.schema)
         ]
         self._starts = np.cumsum([0, *(group.row_groups[0].num_rows for group in self._groups)], dtype=np.int64)
 
@@ -153,6 +153,15 @@ def take_any(rows: pa.Table, which: IntArray) -> pa.Table:
     few = pa.Table.from_batches(take_ascending(rows.to_batches(), ascending), rows.schema).combine_chunks()
     places = inverse - (len(wanted) - len(ascending))
     return few.take(pa.array(places, mask=places < 0))
+
+
+def _split(fragment: ds.ParquetFileFragment, where: ds.Expression, schema: pa.Schema) -> list[ds.ParquetFileFragment]:
+    """The row groups of a file that the filter cannot rule out by their statistics."""
+    try:
+        return list(fragment.split_by_row_group(where, schema=schema))
+    except pa.ArrowNotImplementedError:
+        # Updates and merges of delta-rs store strings as string_view, whose statistics Arrow cannot compare.
+        return list(fragment.split_by_row_group(schema=schema))
 
 
 def take_ascending(batches: Iterable[pa.RecordBatch], rows: IntArray) -> Iterator[pa.RecordBatch]:

@@ -131,8 +131,7 @@ class DeltaChangeEngine(LocalComputeEngine):
         before = store.served(self.repo_config, view)
         definition, table, version = _definition(view, join), table_id(join), join.snapshot.version
         same = (definition, table) == (before.definition, before.table_id)
-        if same:  # what is served up to a later moment does not go back
-            end_us = max(end_us, before.reaching_us)
+        end_us = max(end_us, before.reaching_us)  # what is served up to a later moment does not go back
         why = _why_whole(before, same, version)
         if why is None:
             try:

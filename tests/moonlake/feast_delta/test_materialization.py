@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import time
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from shutil import which
 from typing import Any
 
 import pyarrow as pa
@@ -24,7 +19,6 @@ from moonlake.feast_delta.sources import DeltaSource
 MOMENT = pa.timestamp("us", tz="UTC")
 ENGINE = "moonlake.feast_delta.materialization.DeltaChangeEngine"
 OFFLINE = "moonlake.feast_delta.offline_store.DeltaOfflineStore"
-STORES = ["sqlite", pytest.param("redis", marks=pytest.mark.redis)]
 shop = Entity(name="shop", join_keys=["shop_id"], value_type=ValueType.STRING)
 item = Entity(name="item", join_keys=["item_id"], value_type=ValueType.STRING)
 
@@ -34,46 +28,6 @@ def at(day: float) -> datetime:
 
 
 TIMELESS = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-@pytest.fixture(scope="module")
-def redis_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """host:port of a Redis server of our own, which keeps nothing on disk."""
-    server = which("redis-server")
-    if server is None:
-        pytest.skip("redis-server is not on the PATH")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("redis")
-    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder)]
-    process = subprocess.Popen([server, *options], stdout=subprocess.DEVNULL)
-    try:
-        for _ in range(200):
-            with socket.socket() as tried:
-                if tried.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-@pytest.fixture(params=STORES)
-def online(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
-    """Configuration of the online store under test, empty."""
-    if request.param == "sqlite":
-        kind = "moonlake.feast_delta.online_sqlite.DeltaSqliteOnlineStore"
-        return {"type": kind, "path": str(tmp_path / "online.db")}
-    address = request.getfixturevalue("redis_address")
-    from redis import Redis
-
-    host, port = address.split(":")
-    with Redis(host=host, port=int(port)) as client:
-        client.flushall()
-    kind = "moonlake.feast_delta.online_redis.DeltaRedisOnlineStore"
-    return {"type": kind, "connection_string": address}
 
 
 def feature_store(folder: Path, online: dict[str, Any], **more: Any) -> FeatureStore:
@@ -127,9 +81,6 @@ class Prices:
 @pytest.fixture
 def prices(tmp_path: Path) -> Prices:
     return Prices(tmp_path / "prices")
-
-
-Serve = Callable[..., ViewServed]
 
 
 class Shop:
