@@ -29,22 +29,31 @@ def at(day: int, hour: int = 0) -> datetime:
     return datetime(2026, 1, day, hour, tzinfo=UTC)
 
 
+@pytest.fixture(params=["embedded", pytest.param("spark", marks=pytest.mark.spark)])
+def config(request: pytest.FixtureRequest) -> Callable[..., RepoConfig]:
+    """A function that gives the configuration of a project in a folder, for each engine in turn."""
+    if request.param == "spark":
+        request.getfixturevalue("spark")
+
+    def make(folder: Path, **offline: Any) -> RepoConfig:
+        store = "moonlake.feast_delta.offline_store.DeltaOfflineStore"
+        return RepoConfig(
+            project="shop",
+            provider="local",
+            registry=str(folder / "registry.db"),
+            online_store={"type": "sqlite", "path": str(folder / "online.db")},
+            offline_store={"type": store, "engine": request.param, **offline},
+            batch_engine={"type": "moonlake.feast_delta.materialization.DeltaChangeEngine"},
+            entity_key_serialization_version=3,
+            repo_path=folder,
+        )
+
+    return make
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> FeatureStore:
+def store(tmp_path: Path, config: Callable[..., RepoConfig]) -> FeatureStore:
     return FeatureStore(config=config(tmp_path))
-
-
-def config(folder: Path, **offline: Any) -> RepoConfig:
-    return RepoConfig(
-        project="shop",
-        provider="local",
-        registry=str(folder / "registry.db"),
-        online_store={"type": "sqlite", "path": str(folder / "online.db")},
-        offline_store={"type": "moonlake.feast_delta.offline_store.DeltaOfflineStore", **offline},
-        batch_engine={"type": "moonlake.feast_delta.materialization.DeltaChangeEngine"},
-        entity_key_serialization_version=3,
-        repo_path=folder,
-    )
 
 
 @pytest.fixture
@@ -139,7 +148,7 @@ def test_what_was_written_later_is_hidden_when_that_is_asked_for(
 
 
 def test_a_source_and_a_store_can_be_pinned_to_a_version(
-    store: FeatureStore, prices: Callable[..., str], tmp_path: Path
+    store: FeatureStore, prices: Callable[..., str], config: Callable[..., RepoConfig], tmp_path: Path
 ) -> None:
     labels = label_table([("s", "i", at(5))])
     path = prices([("s", "i", 10, 1, 1)])
@@ -265,7 +274,9 @@ def test_a_saved_dataset_is_written_once_and_read_back(
     assert kept["item_id"].tolist() == ["i", "j"]
 
 
-def test_mistakes_are_named(store: FeatureStore, prices: Callable[..., str], tmp_path: Path) -> None:
+def test_mistakes_are_named(
+    store: FeatureStore, prices: Callable[..., str], config: Callable[..., RepoConfig], tmp_path: Path
+) -> None:
     path = prices([("s", "i", 10, 1, 1)])
     store.apply([shop, item, price_view(path)])
     labels = label_table([("s", "i", at(5))])
@@ -336,7 +347,9 @@ def test_a_missing_id_in_a_sequence_is_null_and_a_null_key_has_no_sequence(store
     assert sequences(store, [("v", at(20)), (None, at(20))]) == [[None], None]
 
 
-def test_a_pull_may_ask_for_another_length_than_the_view(store: FeatureStore, log: str, tmp_path: Path) -> None:
+def test_a_pull_may_ask_for_another_length_than_the_view(
+    store: FeatureStore, log: str, config: Callable[..., RepoConfig], tmp_path: Path
+) -> None:
     store.apply([USERS, sequence_view(log)])
     longer = FeatureStore(config=config(tmp_path, sequence_length=100))
     assert sequences(longer, [("u", datetime(2026, 3, 1, tzinfo=UTC))]) == [["a", "b", "c", "d"]]

@@ -1,0 +1,134 @@
+"""The Spark engine: label rows, features and results are frames, and the kernel runs in shards of the keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import reduce
+
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as f
+
+from moonlake.feast_delta.plan import Labels, Pull, ViewJoin
+from moonlake.feast_delta.retrieval import metadata_of
+from moonlake.feast_delta.snapshots import TableSnapshot
+from moonlake.feast_delta.sources import BehaviorSequenceSource
+from moonlake.feast_delta.spark_join import (
+    SparkLabels,
+    between,
+    chosen_rows,
+    joined,
+    latest_positions,
+    microseconds_of,
+    sequences,
+)
+from moonlake.feast_delta.spark_labels import numbered, spark_labels
+from moonlake.feast_delta.spark_retrieval import ORDER, DeltaSparkRetrievalJob, Ordered
+from moonlake.feast_delta.spark_shards import LABEL, LAST
+from moonlake.feast_delta.spark_tables import POSITION, column, file_count, moment, table_rows
+from moonlake.settings import Settings
+from moonlake.spark import spark_session
+
+HOT_LABELS = 500_000
+"""A key with more label rows than this is dealt to several shards."""
+
+_TIME = "event_timestamp"
+
+
+@dataclass(frozen=True, slots=True)
+class SparkEngine:
+    """Joins within the Spark session that is active, or else the one that the settings describe.
+
+    Attributes:
+        hot_labels: label rows of one key that one shard takes.
+    """
+
+    settings: Settings
+    hot_labels: int = HOT_LABELS
+
+    @property
+    def session(self) -> SparkSession:
+        """The session of this process."""
+        return SparkSession.getActiveSession() or spark_session(self.settings, "feast")
+
+    def labels(self, rows: object, tables: Mapping[str, TableSnapshot]) -> SparkLabels:
+        """The label rows as a frame; see `spark_labels`."""
+        return spark_labels(self.session, rows, tables)
+
+    def labels_between(self, joins: Sequence[ViewJoin], start: datetime, end: datetime) -> SparkLabels:
+        """One label row at `end` for each combination of keys that a view has in [start, end]."""
+        found = []
+        for join in joins:
+            possible, condition = between(join, start, end)
+            names = [*(name for _, name in join.keys), join.event_column, *join.source.columns_used()]
+            rows = table_rows(self.session, join.snapshot, names, possible).where(condition)
+            found.append(rows.select(*(column(source).alias(label) for label, source in join.keys)).distinct())
+        keys = reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), found).distinct()
+        return numbered(keys.withColumn(_TIME, moment(microseconds_of(end))), _TIME)
+
+    def historical(self, labels: Labels[DataFrame], joins: Sequence[ViewJoin], pull: Pull) -> DeltaSparkRetrievalJob:
+        """The label rows with the features of all views."""
+        assert isinstance(labels, SparkLabels)
+
+        def rows() -> Ordered:
+            found = joined(labels, joins, pull, self.hot_labels)
+            return Ordered(found.withColumnRenamed(LABEL, ORDER), labels.partitions)
+
+        versions = {join.source.subject: join.snapshot.version for join in joins}
+        return DeltaSparkRetrievalJob(self.session, rows, versions, pull=pull, metadata=metadata_of(labels, pull))
+
+    def latest(self, join: ViewJoin, start: datetime, end: datetime) -> DeltaSparkRetrievalJob:
+        """The latest row of each key in a window; of a sequence view, its sequences at the end."""
+        find = self._latest_sequences if isinstance(join.source, BehaviorSequenceSource) else self._latest_rows
+        versions = {join.source.subject: join.snapshot.version}
+        return DeltaSparkRetrievalJob(self.session, lambda: find(join, start, end), versions)
+
+    def between(self, join: ViewJoin, start: datetime | None, end: datetime | None) -> DeltaSparkRetrievalJob:
+        """All rows of a window."""
+        versions = {join.source.subject: join.snapshot.version}
+        return DeltaSparkRetrievalJob(self.session, lambda: self._rows_between(join, start, end), versions)
+
+    def _rows_between(self, join: ViewJoin, start: datetime | None, end: datetime | None) -> Ordered:
+        possible, condition = between(join, start, end)
+        names = [*_columns(join), *join.source.columns_used()]
+        found = table_rows(self.session, join.snapshot, names, possible).where(condition)
+        found = found.select(*(column(name) for name in _columns(join)), f.col(POSITION).alias(ORDER))
+        return Ordered(found, file_count(join.snapshot))
+
+    def _latest_rows(self, join: ViewJoin, start: datetime, end: datetime) -> Ordered:
+        possible, condition = between(join, start, end)
+        created = [join.created_column] if join.created_column else []
+        names = [*(name for _, name in join.keys), join.event_column, *created, *join.source.columns_used()]
+        rows = table_rows(self.session, join.snapshot, names, possible).where(condition)
+        chosen = chosen_rows(self.session, join, latest_positions(rows, join), _columns(join), possible)
+        found = chosen.select(*(column(name) for name in _columns(join)), f.col(POSITION).alias(ORDER))
+        if not join.keys:
+            found = found.withColumn(DUMMY_ENTITY_ID, f.lit(DUMMY_ENTITY_VAL))
+        return Ordered(found, file_count(join.snapshot))
+
+    def _latest_sequences(self, join: ViewJoin, start: datetime, end: datetime) -> Ordered:
+        source = join.source
+        assert isinstance(source, BehaviorSequenceSource)
+        names = [name for _, name in join.keys]
+        rows = table_rows(self.session, join.snapshot, names)
+        keys = rows.select(*(column(source_name).alias(label) for label, source_name in join.keys)).distinct()
+        labels = numbered(keys.withColumn(_TIME, moment(microseconds_of(end))), _TIME)
+        found = sequences(labels, join, source, Pull(), self.hot_labels)
+        found = found.where(f.col(LAST) >= microseconds_of(start)).join(labels.rows, LABEL, "inner")
+        return Ordered(
+            found.select(
+                *(column(label).alias(name) for label, name in join.keys),
+                *(column(name).alias(source_name) for source_name, name in join.features),
+                f.timestamp_micros(f.col(LAST)).alias(join.event_column),
+                f.col(LABEL).alias(ORDER),
+            ),
+            labels.partitions,
+        )
+
+
+def _columns(join: ViewJoin) -> list[str]:
+    """Keys, features and times by source column."""
+    named = [*(name for _, name in join.keys), *(name for name, _ in join.features), join.event_column]
+    return list(dict.fromkeys([*named, *([join.created_column] if join.created_column else [])]))
