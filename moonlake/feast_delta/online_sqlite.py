@@ -79,15 +79,21 @@ class DeltaSqliteOnlineStore(ServedOnlineStore, SqliteOnlineStore):
         return _served(self._get_conn(config), _table(config, view))
 
     @contextmanager
-    def serving(self, config: RepoConfig, view: FeatureView, opened: Served, done: Served) -> Iterator[WriteRows]:
+    def serving(
+        self,
+        config: RepoConfig,
+        view: FeatureView,
+        opened: Served,  # noqa: ARG002 a transaction has no state in between
+        done: Served,
+    ) -> Iterator[WriteRows]:
         """All rows and the state in one transaction: of a run that is cut off nothing is there."""
         conn, table = self._get_conn(config), _table(config, view)
         conn.execute(_CREATE_STAMPS.format(stamps=_stamps(table)))
         with conn:
             conn.execute("BEGIN IMMEDIATE")
             yield lambda rows: self._write(config, view, rows, done.epoch, done.version or 0)
-            if done.may_follow(_served(conn, table)):
-                if done.visible_from > opened.visible_from:
+            if done.may_follow(stored := _served(conn, table)):
+                if done.visible_from > stored.visible_from:
                     _forget_epochs_before(conn, table, done.visible_from)
                 conn.execute("INSERT OR REPLACE INTO moonlake_served VALUES (?, ?)", (table, done.as_json()))
 

@@ -10,11 +10,12 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from feast import Entity, FeatureStore, FeatureView, Field, RepoConfig, ValueType
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
-from feast.types import Int64, String
+from feast.types import Array, Int64, String
 
 from moonlake.feast_delta.materialization import ViewServed, reports_of
-from moonlake.feast_delta.sources import DeltaSource
+from moonlake.feast_delta.sources import BehaviorSequenceSource, DeltaSource
 
 MOMENT = pa.timestamp("us", tz="UTC")
 ENGINE = "moonlake.feast_delta.materialization.DeltaChangeEngine"
@@ -30,13 +31,13 @@ def at(day: float) -> datetime:
 TIMELESS = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def feature_store(folder: Path, online: dict[str, Any], **more: Any) -> FeatureStore:
+def feature_store(folder: Path, online: dict[str, Any], *, stock: bool = False) -> FeatureStore:
     return FeatureStore(
         config=RepoConfig(
             project="shop",
             provider="local",
             registry=str(folder / "registry.db"),
-            online_store={"now": "served", **online, **more},
+            online_store={"now": "served", **online} if not stock else online,
             offline_store={"type": OFFLINE},
             batch_engine={"type": ENGINE, "rows_per_write": 3},
             entity_key_serialization_version=3,
@@ -264,3 +265,129 @@ def test_composite_keys_do_not_mix_and_a_key_with_a_null_is_left_out(market: Sho
     market.prices.write(("1", "23", 4, 2, 2), (None, "a", 5, 2, 2))  # type: ignore[arg-type]
     assert market.serve(5).keys == 1
     assert market.online("1/23", "12/3") == [4, 2]
+
+
+def test_a_vector_that_is_true_for_ever_is_served_when_it_arrives(market: Shop) -> None:
+    market.serve(5)
+    write_deltalake(market.prices.path, timeless("a", "z"), mode="append")
+    market.serve(6)
+    assert market.online("a", "z") == [10, 0]
+
+
+def timeless(*items: str) -> pa.Table:
+    columns = {"shop_id": ["s"] * len(items), "item_id": list(items), "price": [0] * len(items)}
+    times = pa.array([TIMELESS] * len(items), MOMENT)
+    return pa.table({**columns, "event_timestamp": times, "created_at": times})
+
+
+def test_feasts_incremental_command_serves_late_rows(market: Shop) -> None:
+    market.store.materialize_incremental(at(5), ["prices"])
+    market.prices.write(("s", "a", 11, 2, 6), ("s", "d", 40, -4000, 6))
+    market.store.materialize_incremental(at(6), ["prices"])
+    assert market.online("a", "b", "d") == [11, 20, 40]
+
+
+def test_a_view_without_entities_is_served(tmp_path: Path, online: dict[str, Any], prices: Prices) -> None:
+    prices.write(("s", "a", 10, 1, 1), ("t", "b", 20, 2, 2))
+    source = DeltaSource(name="all_source", path=prices.path)
+    view = FeatureView(name="all", entities=[], source=source, schema=[Field(name="price", dtype=Int64)])
+    store = feature_store(tmp_path, online)
+    store.apply([view])
+    for day, price in ((1, 10), (2, 20), (3, 30)):
+        if day == 3:
+            prices.write(("u", "c", 30, 1.5, 9), ("u", "c", 30, 3, 9))
+        store.materialize(at(day), at(day), ["all"])
+        found = store.get_online_features(["all:price"], [{DUMMY_ENTITY_ID: DUMMY_ENTITY_VAL}]).to_dict()
+        assert found["price"] == [price]
+
+
+def test_field_mappings_large_integers_and_nulls_arrive_as_they_are(
+    tmp_path: Path, online: dict[str, Any], prices: Prices
+) -> None:
+    prices.write(("s", "a", 2**53 + 1, 1, 1), ("s", "b", None, 1, 1))  # type: ignore[arg-type]
+    store_entity = Entity(name="store", join_keys=["shop"], value_type=ValueType.STRING)
+    fields = [("shop", String), ("item_id", String), ("cents", Int64)]
+    view = FeatureView(
+        name="mapped",
+        entities=[store_entity, item],
+        source=DeltaSource(name="m", path=prices.path, field_mapping={"shop_id": "shop", "price": "cents"}),
+        schema=[Field(name=name, dtype=dtype) for name, dtype in fields],
+    )
+    store = feature_store(tmp_path, online)
+    store.apply([store_entity, item, view])
+    store.materialize(at(5), at(5), ["mapped"])
+    prices.write(("s", "a", 2**53 + 3, 2, 2))
+    store.materialize(at(5), at(5), ["mapped"])
+    rows = [{"shop": "s", "item_id": name} for name in "ab"]
+    assert store.get_online_features(["mapped:cents"], rows).to_dict()["cents"] == [2**53 + 3, None]
+
+
+def test_the_lag_of_a_source_is_not_taken_off_twice(market: Shop) -> None:
+    market.apply(lag=timedelta(days=10))
+    market.serve(5)
+    assert market.online("a") == [10]
+
+
+def test_a_store_that_keeps_no_state_gets_feasts_own_window(tmp_path: Path, prices: Prices) -> None:
+    prices.write(("s", "a", 10, 1, 1), ("s", "b", 20, 3, 3), ("s", "c", 30, 9, 9))
+    store = feature_store(tmp_path, {"type": "sqlite", "path": str(tmp_path / "stock.db")}, stock=True)
+    store.apply([shop, item, prices.view(ttl=timedelta(days=3))])
+    store.materialize(at(2), at(5), ["prices"])
+    assert reports_of(store)["prices"].why == "event window"
+    rows = [{"shop_id": "s", "item_id": name} for name in "abc"]
+    assert store.get_online_features(["prices:price"], rows).to_dict()["price"] == [None, 20, None]
+
+
+class Acts:
+    """Packed behaviour of users, a row a month, merged as the packing job merges it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def write(self, *months: tuple[str, str, list[tuple[float, str | None]]]) -> None:
+        """Merge rows (user, month, [(day, product)])."""
+        users, names, acts = zip(*months, strict=True)
+        table = pa.table(
+            {
+                "user_id": pa.array(users, pa.string()),
+                "month": pa.array(names, pa.string()),
+                "times_us": [[int(at(day).timestamp() * 1e6) for day, _ in each] for each in acts],
+                "product_ids": pa.array([[product for _, product in each] for each in acts], pa.list_(pa.string())),
+                "event_timestamp": pa.array([at(max(day for day, _ in each)) for each in acts], MOMENT),
+            }
+        )
+        if not DeltaTable.is_deltatable(self.path):
+            write_deltalake(self.path, table, configuration={"delta.enableChangeDataFeed": "true"})
+            return
+        merge = DeltaTable(self.path).merge(table, "s.user_id = t.user_id and s.month = t.month", "s", "t")
+        merge.when_matched_update_all().when_not_matched_insert_all().execute()
+
+
+def test_a_user_whose_packed_rows_changed_or_who_acted_gets_a_whole_new_sequence(
+    tmp_path: Path, online: dict[str, Any]
+) -> None:
+    acts = Acts(tmp_path / "acts")
+    acts.write(("u", "2026-01", [(1, "a"), (3, None), (20, "z")]), ("v", "2026-01", [(2, "b")]))
+    user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.STRING)
+    source = BehaviorSequenceSource(name="acts_source", path=acts.path, length=3, month_column="month")
+    fields = [("user_id", String), ("product_ids", Array(String))]
+    schema = [Field(name=name, dtype=dtype) for name, dtype in fields]
+    store = feature_store(tmp_path, online)
+    store.apply([user, FeatureView(name="acts", entities=[user], source=source, schema=schema)])
+
+    def served(day: float) -> tuple[int, list[Any]]:
+        store.materialize(at(day), at(day), ["acts"])
+        rows = [{"user_id": name} for name in ("u", "v", "w")]
+        found = store.get_online_features(["acts:product_ids"], rows).to_dict()["product_ids"]
+        return reports_of(store)["acts"].keys, found
+
+    assert served(2)[1] == [["a"], None, None], "actions strictly before the moment"
+    assert served(10) == (2, [["a", ""], ["b"], None])
+    acts.write(("u", "2026-01", [(1, "a"), (2, "late"), (3, None), (20, "z")]))
+    assert served(10) == (1, [["a", "late", ""], ["b"], None])
+    acts.write(("w", "2026-02", [(35, "c")]), ("u", "2026-02", [(40, "y")]))
+    assert served(36)[1] == [["late", "", "z"], ["b"], ["c"]]
+    acts.write(("u", "2026-01", [(1, "a")]), ("u", "2026-02", [(40, "y")]))  # the late ones were withdrawn
+    assert served(36)[1] == [["a"], ["b"], ["c"]]
+    DeltaTable(acts.path).delete("user_id = 'v'")
+    assert served(36)[1] == [["a"], None, ["c"]]
