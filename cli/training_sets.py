@@ -39,6 +39,7 @@ def build(
     ] = None,
     known_by: Annotated[str, typer.Option(help="event: what was true then; written: what we had written.")] = "event",
     format: Annotated[str, typer.Option(help="parquet or delta.")] = "parquet",
+    sequences: Annotated[str, typer.Option(help="inline: lists; pointers: slices of a log.")] = "inline",
     space_id: Annotated[str | None, typer.Option(help="Embedding space to read content ids in.")] = None,
     from_manifest: Annotated[
         str | None, typer.Option(help="Build again, byte for byte: a manifest.json or a training set's name.")
@@ -69,6 +70,7 @@ def build(
         versions=numbers_by_name(version or []),
         known_by=known_by,  # type: ignore[arg-type]  # the declaration checks it
         format=format,  # type: ignore[arg-type]
+        sequences=sequences,  # type: ignore[arg-type]
         space_id=space_id,
     ).with_lengths(numbers_by_name(sequence_length or []))
     report = build_training_set.run(settings, declaration, written_at=datetime.now(UTC))

@@ -239,8 +239,7 @@ def _spans(a: TrainingSet, b: TrainingSet, columns: Sequence[str]) -> Iterator[t
             where = where & (event >= pa.scalar(start, _TIMESTAMP))
         if end is not None:
             where = where & (event < pa.scalar(end, _TIMESTAMP))
-        rows_a, rows_b = (source.to_table(columns=list(columns), filter=where) for source in sources)
-        yield rows_a, rows_b
+        yield a.rows_of(sources[0], columns, where), b.rows_of(sources[1], columns, where)
 
 
 def _group_starts(found: TrainingSet) -> Iterator[datetime]:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from moonlake.contents import stable_hash
 from moonlake.errors import InputError
-from moonlake.training_sets import Declaration, Manifest, TrainingSet
+from moonlake.training_sets import SEQUENCE_LOGS, Declaration, Manifest, TrainingSet
 
 ROWS_PER_FILE = 100_000
 ROWS_PER_GROUP = 20_000
@@ -33,18 +33,24 @@ def write_training_set(
     batches: Iterable[pa.Table],
     *,
     expected: Manifest | None = None,
+    sequence_logs: Path | None = None,
 ) -> TrainingSet:
     """The training set written from batches of finished rows; what was in the folder is replaced.
 
     Nothing is to be seen in the folder until all is written.
 
-    Args: expected: the manifest that is rebuilt: its files have to come out byte for byte, and it is kept as it is.
+    Args:
+        expected: the manifest that is rebuilt: its files have to come out byte for byte, and it is kept as it is.
+        sequence_logs: folder of the logs that pointers of the rows point into; it moves into the training set.
+
     Raises: InputError: there are no rows, or other files than expected came out, which are named.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "rows").mkdir(parents=True)
     schema, counts = _write_rows(partial / "rows", inputs.declaration, batches)
+    if sequence_logs is not None:
+        sequence_logs.rename(partial / "rows" / SEQUENCE_LOGS)
     if inputs.declaration.format == "delta":
         _write_delta_log(partial / "rows", inputs.declaration, schema, counts)
     manifest = replace(
@@ -101,7 +107,8 @@ def hash_of_rows(rows: pa.Table) -> str:
 
 def _write_rows(folder: Path, declared: Declaration, batches: Iterable[pa.Table]) -> tuple[pa.Schema, dict[str, int]]:
     """The schema, and how many rows each file holds. Raises InputError when there are no rows."""
-    per_group = max(100, min(ROWS_PER_GROUP, ACTIONS_PER_GROUP // max(declared.lengths.values())))
+    longest = max(declared.lengths.values()) if declared.sequences == "inline" else 1
+    per_group = max(100, min(ROWS_PER_GROUP, ACTIONS_PER_GROUP // longest))
     groups_per_file = max(1, ROWS_PER_FILE // per_group)
     schema: pa.Schema | None = None
     counts: dict[str, int] = {}

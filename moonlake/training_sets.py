@@ -20,8 +20,15 @@ import pyarrow.parquet as pq
 from moonlake.contents import stable_hash
 from moonlake.errors import InputError, NotFound
 from moonlake.point_in_time import KnownBy
+from moonlake.sequence_logs import SequenceLog, pointer_names
 
 Format = Literal["parquet", "delta"]
+Sequences = Literal["inline", "pointers"]
+CHOICES = {"known_by": ("event", "written"), "format": ("parquet", "delta"), "sequences": ("inline", "pointers")}
+
+SEQUENCE_LOGS = "_sequences"
+"""Folder beside the files of rows with the log of each sequence view, for pointers. Readers of folders of Parquet and
+Delta tables pass over names that begin so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,8 @@ class Declaration:
             that its contract states and that is no knowledge of the future; for a path it has to be stated.
         versions: Delta version to read, by table name or path; the others are read at their latest.
         sequence_length: actions of a behaviour sequence; `sequence_lengths` by view comes before it.
+        sequences: "inline" stores a behaviour sequence as lists in each row, "pointers" as a slice of a log that holds
+            each action once. Both are read alike.
         known_by: "event" gives what was true at the time of the label, "written" what had been written by then.
         space_id: the embedding space that its content ids are to be read in; None when that is left open. Features
             of a view that is keyed by `space_id` are those of this space.
@@ -61,6 +70,7 @@ class Declaration:
     sequence_lengths: Mapping[str, int] = field(default_factory=dict)
     known_by: KnownBy = "event"
     format: Format = "parquet"
+    sequences: Sequences = "inline"
 
     def __post_init__(self) -> None:
         moments = {"start": self.start, "end": self.end, "settled_by": self.settled_by}
@@ -71,7 +81,7 @@ class Declaration:
             raise InputError(f"training set {self.name}: start {self.start} is not before end {self.end}")
         if Path(self.name).name != self.name or self.name in ("", ".", ".."):
             raise InputError(f"training set name {self.name!r}: expected a plain folder name")
-        for what, allowed in {"known_by": ("event", "written"), "format": ("parquet", "delta")}.items():
+        for what, allowed in CHOICES.items():
             if (found := getattr(self, what)) not in allowed:
                 raise InputError(f"training set {self.name}: {what} is one of {', '.join(allowed)}, found {found!r}")
         if short := {name: length for name, length in self.lengths.items() if length < 1}:
@@ -109,7 +119,7 @@ class Manifest:
         libraries: versions of what decides how rows become bytes.
         label_key: columns that name a row.
         label_hash: hash of the label rows, in order.
-        columns: Arrow type by column name, in order.
+        columns: Arrow type by the name of each stored column.
         files: hash of each file below `rows`, by its name.
     """
 
@@ -203,12 +213,27 @@ class TrainingSet:
 
     @property
     def schema(self) -> pa.Schema:
-        """The Arrow schema of the rows."""
-        return pq.read_schema(self._paths()[0])
+        """The Arrow schema of the rows as they are read."""
+        return self.expand(self._stored.empty_table()).schema
 
     def dataset(self) -> ds.Dataset:
-        """The rows as a lazy Arrow dataset, in order."""
+        """The rows as they are stored, in order, as a lazy Arrow dataset; `expand` lays pointers of sequences out."""
         return ds.dataset([str(path) for path in self._paths()], format="parquet")
+
+    def expand(self, stored: pa.Table, features: Sequence[str] | None = None) -> pa.Table:
+        """Stored rows with the lists of behaviour sequences, or of some of their features, in place of pointers."""
+        for view, log in self._logs().items():
+            start, stop = pointer_names(view)
+            if start not in stored.column_names:
+                continue
+            wanted = [name for name in log.actions.column_names if features is None or name in features]
+            bounds = (stored[name].to_numpy() for name in (start, stop))
+            lists = SequenceLog(log.actions.select(wanted)).expand(*bounds)
+            place = stored.column_names.index(start)
+            stored = stored.drop_columns([start, stop])
+            for offset, name in enumerate(wanted):
+                stored = stored.add_column(place + offset, name, lists[name])
+        return stored
 
     def read(
         self, columns: Sequence[str] | None = None, start: datetime | None = None, end: datetime | None = None
@@ -226,7 +251,27 @@ class TrainingSet:
             where = where & (ds.field("event_timestamp") >= pa.scalar(start, moment))
         if end is not None:
             where = where & (ds.field("event_timestamp") < pa.scalar(end, moment))
-        return self.dataset().to_table(columns=None if columns is None else list(columns), filter=where)
+        return self.rows_of(self.dataset(), known if columns is None else columns, where)
+
+    def rows_of(self, stored: ds.Dataset, columns: Sequence[str], where: ds.Expression) -> pa.Table:
+        """Columns of the rows that meet a condition, sequences laid out.
+
+        Args: stored: what `dataset` gave; one that is used again has its metadata read once.
+        """
+        names = [name for name in columns if name in self._stored.names]
+        for view, log in self._logs().items():
+            if set(log.actions.column_names) & set(columns):
+                names += pointer_names(view)
+        return self.expand(stored.to_table(columns=names, filter=where), columns).select(list(columns))
+
+    @property
+    def _stored(self) -> pa.Schema:
+        return pq.read_schema(self._paths()[0])
+
+    def _logs(self) -> dict[str, SequenceLog]:
+        """The log of each sequence view that is stored as pointers."""
+        names = [Path(name) for name in self.manifest.files or {} if name.startswith(f"{SEQUENCE_LOGS}/")]
+        return {name.stem: SequenceLog.open(self.folder / "rows" / name) for name in names}
 
     def _paths(self) -> list[Path]:
         return [self.folder / "rows" / name for name in sorted(self.manifest.files or {}) if name.endswith(".parquet")]
@@ -265,6 +310,7 @@ def describe(manifest: Manifest) -> dict[str, Any]:
         "labels": f"{declared.label_table}, settled by {declared.settled.isoformat()}",
         "feature service": declared.feature_service,
         "sequence length": ", ".join(f"{view} {length}".strip() for view, length in declared.lengths.items()),
+        "sequences": declared.sequences,
         "known by": declared.known_by,
         "space": declared.space_id or "open",
         "table versions": manifest.table_versions,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow as pa
-from feast import FeatureStore, FeatureView
+from feast import FeatureView
 
 from moonlake.errors import InputError, NotFound
 from moonlake.feast_delta.plan import delta_source
@@ -49,11 +50,11 @@ class BuildReport:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What a training set is made of: its label table and a store that reads the versions of the manifest."""
+    """What a training set is made of."""
 
+    settings: Settings
     inputs: Manifest
     labels: LabelTable
-    store: FeatureStore
     views: Sequence[FeatureView]
 
 
@@ -108,12 +109,6 @@ def _plan(settings: Settings, declared: Declaration, versions: Mapping[str, int]
     read = versions_read(latest, views) | {labels.subject: labels.snapshot.version}
     if unread := sorted(versions.keys() - read.keys()):
         raise NotFound(f"training set {declared.name} reads no tables {unread}; it reads {', '.join(read)}")
-    store = feature_store(
-        settings,
-        versions=read,
-        sequence_length=declared.sequence_length,
-        sequence_lengths=declared.sequence_lengths,
-    )
     inputs = Manifest(
         declaration=declared,
         table_versions=read,
@@ -123,23 +118,31 @@ def _plan(settings: Settings, declared: Declaration, versions: Mapping[str, int]
         libraries={"pyarrow": pa.__version__},
         label_key=labels.key,
     )
-    return _Plan(inputs, labels, store, views)
+    return _Plan(settings, inputs, labels, views)
 
 
 def _build(plan: _Plan, folder: Path, expected: Manifest | None = None) -> TrainingSet:
-    labels = plan.labels.read(plan.inputs.declaration)
-    return write_training_set(folder, plan.inputs, labels, _with_features(plan, labels), expected=expected)
-
-
-def _with_features(plan: _Plan, labels: pa.Table) -> Iterator[pa.Table]:
     declared = plan.inputs.declaration
-    job = plan.store.get_historical_features(
+    logs = folder.with_name(f".{folder.name}.sequences") if declared.sequences == "pointers" else None
+    store = feature_store(
+        plan.settings,
+        versions=plan.inputs.table_versions,
+        sequence_length=declared.sequence_length,
+        sequence_lengths=declared.sequence_lengths,
+        sequence_logs=logs,
+    )
+    labels = plan.labels.read(declared)
+    job = store.get_historical_features(
         _in_space(labels, declared, plan.views),
-        plan.store.get_feature_service(declared.feature_service),
+        store.get_feature_service(declared.feature_service),
         filter_by_created_timestamp=declared.known_by == "written",
     )
     assert isinstance(job, DeltaRetrievalJob)
-    yield from job.to_batches()
+    try:
+        return write_training_set(folder, plan.inputs, labels, job.to_batches(), expected=expected, sequence_logs=logs)
+    finally:
+        if logs is not None:
+            shutil.rmtree(logs, ignore_errors=True)
 
 
 def _in_space(labels: pa.Table, declared: Declaration, views: Sequence[FeatureView]) -> pa.Table:
@@ -181,6 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sequence-length", action="append", default=[], help="NUMBER, or VIEW=NUMBER")
     parser.add_argument("--known-by", default="event", choices=("event", "written"))
     parser.add_argument("--format", default="parquet", choices=("parquet", "delta"))
+    parser.add_argument("--sequences", default="inline", choices=("inline", "pointers"))
     parser.add_argument("--space-id", help="embedding space that the content ids are to be read in")
     asked = vars(parser.parse_args(argv))
     versions, lengths = numbers_by_name(asked.pop("version")), numbers_by_name(asked.pop("sequence_length"))

@@ -36,6 +36,7 @@ def feature_store(
     versions: Mapping[str, int] | None = None,
     sequence_length: int | None = None,
     sequence_lengths: Mapping[str, int] | None = None,
+    sequence_logs: Path | None = None,
 ) -> FeatureStore:
     """Feast's feature store for the repository's `feature_store.yaml`, in the home of the settings.
 
@@ -43,6 +44,7 @@ def feature_store(
         versions: Delta version to read, by table name or path; the others are read at their latest.
         sequence_length: actions of every behaviour sequence, in place of what the sources state.
         sequence_lengths: the same by the name of the view, before `sequence_length`.
+        sequence_logs: pulls sequences as pointers into logs in this folder; None as lists.
 
     Raises: NotFound: there is no feature_store.yaml in the repository.
     """
@@ -58,6 +60,8 @@ def feature_store(
         "versions": dict(versions or {}),
         "sequence_length": sequence_length,
         "sequence_lengths": dict(sequence_lengths or {}),
+        "sequences": "pointers" if sequence_logs else "inline",
+        "sequence_logs": str(sequence_logs or ""),
     }
     config = RepoConfig(**stated)
     config.repo_path = repo.absolute()

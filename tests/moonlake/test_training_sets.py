@@ -125,6 +125,7 @@ def test_what_is_missing_is_named(written: TrainingSet, tmp_path: Path) -> None:
         ({"name": "../elsewhere"}, "expected a plain folder name"),
         ({"name": ""}, "expected a plain folder name"),
         ({"known_by": "guess"}, "known_by is one of event, written, found 'guess'"),
+        ({"sequences": "none"}, "sequences is one of inline, pointers, found 'none'"),
         ({"format": "csv"}, "format is one of parquet, delta, found 'csv'"),
         ({"sequence_lengths": {"v": 0}}, r"sequences of \{'v': 0\} actions; a length is 1 or more"),
     ],
@@ -156,6 +157,7 @@ def test_a_declaration_with_everything_stated_comes_back_from_json() -> None:
         sequence_lengths={"v": 3},
         known_by="written",
         format="delta",
+        sequences="pointers",
         settled_by=END,
     )
     assert Manifest.from_json(stated.as_json()) == stated

@@ -18,6 +18,7 @@ from moonlake.feast_delta.store import apply
 from moonlake.label_tables import LABEL_COLUMNS
 from moonlake.lake import Lake
 from moonlake.settings import Settings
+from moonlake.training_set_checks import diff, verify
 from moonlake.training_set_files import write_training_set
 from moonlake.training_sets import Declaration, TrainingSet
 from spark_jobs import build_training_set
@@ -319,7 +320,11 @@ def move_on(settings: Settings, write_rows: Write) -> None:
 
 @pytest.mark.parametrize(
     "declared",
-    [{"sequence_length": 7}, {"format": "delta", "known_by": "written", "feature_service": "profile_v1"}],
+    [
+        {"sequence_length": 7},
+        {"sequences": "pointers", "sequence_length": 7},
+        {"format": "delta", "known_by": "written", "feature_service": "profile_v1"},
+    ],
 )
 def test_a_manifest_gives_the_same_bytes_after_the_tables_have_moved_on(
     home: Settings, write_rows: Write, tmp_path: Path, declared: dict[str, Any]
@@ -371,3 +376,27 @@ def test_a_service_that_is_keyed_by_space_has_the_features_of_the_declared_one(
     assert {row["space_id"] for row in rows} == {spaces[1]}
     with pytest.raises(InputError, match=r"views \['content_embedding_v1'\] are keyed by space_id; declare a space"):
         built(home, replace(similar, name="open"))
+
+
+@pytest.mark.parametrize("form", ["parquet", "delta"])
+def test_sequences_as_pointers_are_read_as_lists_are(home: Settings, form: Any) -> None:
+    inline = built(home, replace(JANUARY, name="inline", sequence_length=5, format=form))
+    pointers = built(home, replace(JANUARY, name="pointers", sequence_length=5, format=form, sequences="pointers"))
+    assert pointers.schema == inline.schema
+    assert pointers.read() == inline.read()
+    middle = START + timedelta(days=15)
+    columns = ["behavior_actions", "impression_id", "behavior_times_us"]
+    assert pointers.read(columns, start=middle) == inline.read(columns, start=middle)
+    assert pointers.read(["clicked"]) == inline.read(["clicked"])
+    assert diff(inline, pointers).same_rows
+    view = "user_behavior_sequence_v1"
+    stored = pointers.dataset().to_table()
+    assert {f"{view}__start", f"{view}__stop"} <= set(stored.column_names)
+    assert not set(columns) & {"behavior_actions"} & set(stored.column_names)
+    assert f"_sequences/{view}.arrow" in (pointers.manifest.files or {})
+    assert pointers.expand(stored.slice(3, 4)) == inline.read().slice(3, 4)
+    assert verify(home, pointers.folder).problems == ()
+    log = pointers.folder / "rows" / "_sequences" / f"{view}.arrow"
+    log.write_bytes(log.read_bytes()[:-1] + b" ")
+    assert f"rows/_sequences/{view}.arrow was changed" in verify(home, pointers.folder).problems[0]
+    assert not [path for path in home.training_sets.iterdir() if path.name.startswith(".")]
