@@ -1,12 +1,12 @@
 # moonlake: `make demo` and `make test` are all you need; both set everything up first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lock clean
+.PHONY: help setup demo test test-long check format lock clean
 
 BIN := .venv/bin
 CODE := $(wildcard benchmarks cli dags feature_repo models moonlake serving sources spark_jobs studies tests)
 
 help:  ## this list
-	@sed -nE 's/^([a-z]+):.*  ## (.*)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' Makefile | expand -t 18
 
 setup:  ## Python packages, moonlake, Delta's jars (Python 3.11 and Java 17 must be there)
 	@./setup.sh
@@ -16,6 +16,10 @@ demo: setup  ## the whole product on simulated shops: lake, encoder, features, C
 
 test: setup  ## every test but those that need a GPU
 	@OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -m "not gpu"
+
+test-long: setup  ## the oracle tests of point-in-time joins, on 50,000 random cases an engine
+	@OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest --hypothesis-profile=long tests/moonlake/test_point_in_time.py \
+		tests/moonlake/feast_delta/test_oracle.py
 
 check: setup  ## ruff, mypy strict, import layers: the pre-commit check
 	$(BIN)/ruff check $(CODE)

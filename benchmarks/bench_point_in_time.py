@@ -126,24 +126,24 @@ def write_data(case: Case, folder: Path) -> None:
         return
     rng = np.random.default_rng(7)
     for view in range(case.views):
-        _write_table(folder / f"view{view}", lambda rows: _features(case, rows, rng), case, rng)
+        write_table(folder / f"view{view}", lambda rows: _features(case, rows, rng), case, rng)
     if case.sequence:
-        _write_table(folder / "log", lambda rows: {"item": rng.integers(0, 1 << 40, rows)}, case, rng)
+        write_table(folder / "log", lambda rows: {"item": rng.integers(0, 1 << 40, rows)}, case, rng)
     labels = {
         "label": np.arange(case.labels),
-        "key": _keys(rng.integers(0, case.keys + case.keys // 10, case.labels)),
-        "event_timestamp": _times(START_US + rng.integers(0, SPAN_US, case.labels)),
+        "key": key_column(rng.integers(0, case.keys + case.keys // 10, case.labels)),
+        "event_timestamp": time_column(START_US + rng.integers(0, SPAN_US, case.labels)),
     }
     pq.write_table(pa.table(labels), folder / "labels.parquet")
 
 
-def _write_table(path: Path, features: Callable[[int], dict[str, Any]], case: Case, rng: np.random.Generator) -> None:
+def write_table(path: Path, features: Callable[[int], dict[str, Any]], case: Case, rng: np.random.Generator) -> None:
     """Rows in order of time, in four commits, as jobs append them; the times of a key are distinct."""
     keys = rng.permutation(np.repeat(np.arange(case.keys), case.per_key))
     times = START_US + np.sort(rng.choice(SPAN_US, case.rows, replace=False, shuffle=False))
     for part in np.array_split(np.arange(case.rows), 4):
-        when = _times(times[part])
-        rows = {"key": _keys(keys[part]), "event_timestamp": when, "created_at": when, **features(len(part))}
+        when = time_column(times[part])
+        rows = {"key": key_column(keys[part]), "event_timestamp": when, "created_at": when, **features(len(part))}
         write_deltalake(str(path), pa.table(rows), mode="append")
 
 
@@ -155,11 +155,13 @@ def _features(case: Case, rows: int, rng: np.random.Generator) -> dict[str, Any]
     return {"score": rng.random(rows), "vector": vectors}
 
 
-def _keys(numbers: np.ndarray) -> pa.Array:
+def key_column(numbers: np.ndarray) -> pa.Array:
+    """Ids as text: "user-00000012"."""
     return pc.binary_join_element_wise("user", pc.utf8_lpad(pa.array(numbers).cast(pa.string()), 8, "0"), "-")
 
 
-def _times(microseconds: np.ndarray) -> pa.Array:
+def time_column(microseconds: np.ndarray) -> pa.Array:
+    """Timestamps in UTC."""
     return pa.array(microseconds).cast(MOMENT)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
+from hypothesis import settings as hypothesis_settings
 
 from moonlake.contracts import ColumnType
 from moonlake.lake import Lake, arrow_schema, contract
@@ -18,6 +19,9 @@ from moonlake.tables import TIMELESS
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+hypothesis_settings.register_profile("long", max_examples=25 * hypothesis_settings().max_examples)
+"""`make test-long`; tests that state their number of examples state it as a multiple of the profile's."""
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -20,6 +20,7 @@ from moonlake.point_in_time import (
     encode_keys,
     latest_rows,
     microseconds,
+    written_slices,
 )
 
 Key = tuple[str | None, int | None]
@@ -55,13 +56,14 @@ def oracle_rows(case: Case) -> list[int]:
     return chosen
 
 
-def oracle_slices(case: Case, length: int) -> list[list[int]]:
+def oracle_slices(case: Case, length: int, *, written: bool = False) -> list[list[int]]:
     sequences = []
     for key, label_time in case.labels:
+        time = label_time - case.lag
         before = [
             (event, row)
-            for row, (feature_key, event, _) in enumerate(case.features)
-            if None not in key and feature_key == key and event < label_time - case.lag
+            for row, (feature_key, event, created) in enumerate(case.features)
+            if None not in key and feature_key == key and event < time and (created <= time or not written)
         ]
         sequences.append([row for _, row in sorted(before)][-length:] if length else [])
     return sequences
@@ -93,6 +95,9 @@ def times(values) -> np.ndarray:
     return np.array(list(values), np.int64)
 
 
+ORACLE_CASES = 20 * settings().max_examples
+"""2,000 cases of rows and as many of slices; 50,000 by `make test-long`."""
+
 # Few keys and few moments, so that ties, duplicates and exact edges come up all the time.
 parts_a = st.sampled_from(["1", "12", "", None])
 parts_b = st.sampled_from([1, 3, 23, None])
@@ -107,13 +112,13 @@ cases = st.builds(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=ORACLE_CASES, deadline=None)
 @given(cases)
 def test_rows_agree_with_the_oracle(case: Case) -> None:
     assert kernel_rows(case) == oracle_rows(case)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=ORACLE_CASES // 2, deadline=None)
 @given(cases, st.integers(0, 5))
 def test_slices_agree_with_the_oracle(case: Case, length: int) -> None:
     labels, log = codes(case)
@@ -126,7 +131,21 @@ def test_slices_agree_with_the_oracle(case: Case, length: int) -> None:
     assert np.diff(slices.offsets()).tolist() == [len(sequence) for sequence in pointed]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=ORACLE_CASES // 2, deadline=None)
+@given(cases, st.integers(0, 5))
+def test_slices_of_what_had_been_written_agree_with_the_oracle(case: Case, length: int) -> None:
+    labels, log = codes(case)
+    label_times = times(time for _, time in case.labels)
+    written = times(created for _, _, created in case.features)
+    now = as_of_slices(
+        labels, label_times, log, times(event for _, event, _ in case.features), length=length, lag_us=case.lag
+    )
+    slices = written_slices(now, written, label_times - case.lag, length)
+    pointed = [slices.order[start:stop].tolist() for start, stop in zip(slices.start, slices.stop, strict=True)]
+    assert pointed == oracle_slices(case, length, written=True)
+
+
+@settings(max_examples=ORACLE_CASES // 10, deadline=None)
 @given(cases)
 def test_the_latest_row_of_a_key_is_the_as_of_row_at_the_end_of_time(case: Case) -> None:
     _, features = codes(case)
