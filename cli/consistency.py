@@ -13,7 +13,7 @@ from moonlake.errors import InputError
 from moonlake.moments import parse_moment
 from moonlake.settings import Settings
 
-COUNTS = ("match", "mismatch", "missing", "extra", "unknown")
+COUNTS = ("match", "neither", "mismatch", "missing", "extra", "unknown")
 DISTANCES = ("cosine_mean", "cosine_least", "edit_distance_mean", "edit_distance_greatest")
 
 

@@ -78,6 +78,7 @@ class FeatureConsistency:
 
     Attributes:
         match: rows where both have the same value, or neither has one; floats within RELATIVE_TOLERANCE.
+        neither: of the matches, those where neither has one.
         mismatch: rows where both have one, and they differ.
         missing: rows where offline has a value and online has none.
         extra: rows where online has a value and offline has none.
@@ -89,6 +90,7 @@ class FeatureConsistency:
 
     feature: str
     match: int = 0
+    neither: int = 0
     mismatch: int = 0
     missing: int = 0
     extra: int = 0
@@ -104,7 +106,7 @@ class FeatureConsistency:
 
     def as_dict(self) -> dict[str, Any]:
         """The counts, and mean and worst of the distances where there are any."""
-        counts = ("feature", "match", "mismatch", "missing", "extra", "unknown")
+        counts = ("feature", "match", "neither", "mismatch", "missing", "extra", "unknown")
         found: dict[str, Any] = {name: getattr(self, name) for name in counts}
         if self.cosines.count:
             found |= {"cosine_mean": self.cosines.mean, "cosine_least": self.cosines.least}
@@ -132,6 +134,7 @@ class FeatureConsistency:
             for row in np.flatnonzero(rows)[: EXAMPLES - len(self.examples)].tolist():
                 values = {"online": online[row].as_py(), "offline": offline[row].as_py()}
                 self.examples.append({"kind": kind, **context.slice(row, 1).to_pylist()[0], **values})
+        self.neither += int((~has_online & ~has_offline).sum())
         self.match += int(len(online) - sum(int(rows.sum()) for rows in wrong.values()))
         if _is_list(online.type) and pa.types.is_floating(online.type.value_type):
             self.cosines.add(_cosines(one, other))

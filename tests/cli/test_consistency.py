@@ -41,13 +41,13 @@ def test_a_logged_request_is_replayed(moonlake: Callable[..., Result], settings:
     assert served.exit_code == 0, served.stderr
     lines = served.stdout.splitlines()
     assert lines[0] == "ctr_ranking_v1: 1 logged rows, as of served, 100.00% match"
-    assert lines[1].split() == ["feature", "match", "mismatch", "missing", "extra", "unknown"]
+    assert lines[1].split() == ["feature", "match", "neither", "mismatch", "missing", "extra", "unknown"]
     late = {"product_id": "p", "price_cents": 7, "event_timestamp": SHOWN + timedelta(hours=1)}
     write_rows(settings, "products", [late])
     found = moonlake("consistency", "--as-of", "request", "--fail-under", "0.99")
     assert found.exit_code == 1
     row = next(line for line in found.stdout.splitlines() if line.startswith("product_profile_v1__price_cents "))
-    assert row.split()[1:] == ["0", "1", "0", "0", "0"]
+    assert row.split()[1:] == ["0", "0", "1", "0", "0", "0"]
     assert "online 900, offline 7" in found.stdout
     assert found.stderr.endswith("of the values match, less than 99.00%\n")
     report = json.loads(moonlake("consistency", "--as-of", "request", "--json").stdout)

@@ -154,6 +154,7 @@ def test_what_was_served_right_matches_by_both_comparisons(shop: Shop) -> None:
         assert {each.feature: each.rows for each in found.features} == dict.fromkeys(
             ["items__price", "items__share", "items__vector", "items__seen_at", "acts__product_ids"], 5
         )
+        assert {each.neither for each in found.features[:4]} == {1}  # item c is nowhere
         assert found.features[2].cosines.mean == 1.0
         assert found.features[4].edit_distances.greatest == 0.0
 
