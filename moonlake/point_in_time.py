@@ -87,7 +87,7 @@ class Keys:
     @classmethod
     def of(cls, keys: pa.Table) -> tuple[Self, IntArray]:
         """The distinct keys of a table, and its own codes: int64 [rows], NO_KEY where a part is null."""
-        codes, size, parts = np.zeros(len(keys), np.int64), 1, []
+        codes, size, parts = None, 1, []
         for name, column in zip(keys.column_names, keys.columns, strict=True):
             values = pc.unique(_plain(column)).drop_null()
             part, codes = _Part(name, values), _combine(codes, _positions(_plain(column), values), len(values))
@@ -96,7 +96,7 @@ class Keys:
                 present = np.unique(codes[codes != NO_KEY])
                 part, codes, size = _Part(name, values, present), _renumber(codes, present), len(present)
             parts.append(part)
-        return cls(tuple(parts), size), codes
+        return cls(tuple(parts), size), np.zeros(len(keys), np.int64) if codes is None else codes
 
     def encode(self, keys: pa.Table) -> IntArray:
         """The codes of another table's rows: int64 [rows], NO_KEY where a part is null or no such key is known.
@@ -105,7 +105,7 @@ class Keys:
 
         Raises: PointInTimeError: the two hold different types, so that no comparison would be meant.
         """
-        codes = np.zeros(len(keys), np.int64)
+        codes = None
         for part, name, column in zip(self.parts, keys.column_names, keys.columns, strict=True):
             found = _plain(column)
             if found.type != part.values.type and len(part.values) and len(found):
@@ -115,7 +115,7 @@ class Keys:
             codes = _combine(codes, _positions(found, part.values), len(part.values))
             if part.present is not None:
                 codes = _renumber(codes, part.present)
-        return codes
+        return np.zeros(len(keys), np.int64) if codes is None else codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +313,9 @@ def _positions(column: pa.ChunkedArray, values: pa.Array) -> IntArray:
     return found.cast(pa.int64()).fill_null(NO_KEY).to_numpy()
 
 
-def _combine(codes: IntArray, part: IntArray, size: int) -> IntArray:
+def _combine(codes: IntArray | None, part: IntArray, size: int) -> IntArray:
+    if codes is None:
+        return part
     return np.where((codes == NO_KEY) | (part == NO_KEY), NO_KEY, codes * size + part)
 
 

@@ -234,10 +234,11 @@ def _narrow_rows(join: ViewJoin, groups: RowGroups, keys: Keys, shard: range, la
         kept = (codes >= shard.start) & (codes < shard.stop) & rows[join.event_column].is_valid().to_numpy()
         if where is not None:
             kept &= filters.mask(rows, where)
-        columns_of_time = [microseconds(rows[name].filter(pa.array(kept)), name) for name in times]
-        early = columns_of_time[0] <= latest
-        positions = first + np.flatnonzero(kept)
-        found.append(tuple(each[early] for each in (codes[kept], *columns_of_time, positions)))
+        if not kept.all():
+            rows, codes = rows.filter(pa.array(kept)), codes[kept]
+        moments = [microseconds(rows[name], name) for name in times]
+        early = moments[0] <= latest
+        found.append(tuple(each[early] for each in (codes, *moments, first + np.flatnonzero(kept))))
     codes, event, *created, positions = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return _NarrowRows(codes, event, created[0] if created else None, positions)
 
