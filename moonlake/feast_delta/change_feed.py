@@ -24,6 +24,9 @@ WITHDRAWN = ("withdrawn event", "withdrawn created")
 """int64 columns beside the keys: microseconds of the greatest (event, created) of the key that left the table, or
 NEVER_US where none did."""
 
+MENTIONS_HELD = 1_000_000
+"""Mentions of keys that are held before the keys among them are made distinct."""
+
 _MOMENT = pa.timestamp("us", tz="UTC")
 _REMOVED = pa.array(["delete", "update_preimage"])
 _BEGINNING = pa.scalar(NEVER_US, pa.int64())
@@ -74,13 +77,20 @@ def keys_changed(join: ViewJoin, since: int) -> pa.Table:
 def distinct(join: ViewJoin, mentions: Iterable[pa.Table]) -> pa.Table:
     """Each key once, without nulls: columns named by the source's key columns, and WITHDRAWN."""
     found = _schema(join).empty_table()
+    pending: list[pa.Table] = []
     for mention in mentions:
-        both = pa.concat_tables([found, mention]).combine_chunks()
-        names = both.select([column for _, column in join.keys])
-        _, codes = encode_keys(names, names)
-        event, created = (both[column].to_numpy() for column in WITHDRAWN)
-        found = both.take(pa.array(latest_rows(codes, event, created)))
-    return found
+        pending.append(mention)
+        if sum(map(len, pending)) > max(len(found), MENTIONS_HELD):
+            found, pending = _latest(join, [found, *pending]), []
+    return _latest(join, [found, *pending])
+
+
+def _latest(join: ViewJoin, mentions: Iterable[pa.Table]) -> pa.Table:
+    """Of each key the mention with the greatest WITHDRAWN."""
+    together = pa.concat_tables(mentions).combine_chunks()
+    keys = together.select([column for _, column in join.keys])
+    _, codes = encode_keys(keys, keys)
+    return together.take(pa.array(latest_rows(codes, *(together[column].to_numpy() for column in WITHDRAWN))))
 
 
 def _changes(join: ViewJoin, since: int) -> Iterator[pa.Table]:

@@ -27,6 +27,8 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from pydantic import AwareDatetime
 
+from moonlake.feast_delta.sources import BehaviorSequenceSource
+
 NEVER_US = -(2**63)
 """Before every time: the created time of a row that states none, the event time of a key without a row."""
 PUSHED = 2**62
@@ -142,10 +144,12 @@ def times_of(event: datetime, created: datetime | None) -> Times:
 def oldest_valid(view: FeatureView, now: Now, served_end_us: Callable[[], int]) -> int:
     """The event time in microseconds before which a value of the view is past its ttl; exactly ttl old is valid.
 
+    A sequence has no age, as in historical features: it is what a user did last, however long ago.
+
     Args: served_end_us: called when ages are measured against what was served.
     """
     ttl = getattr(view, "ttl", None)
-    if not ttl:
+    if not ttl or isinstance(getattr(view, "batch_source", None), BehaviorSequenceSource):
         return NEVER_US
     if now == "served":
         now_us = served_end_us()

@@ -370,10 +370,10 @@ def test_a_user_whose_packed_rows_changed_or_who_acted_gets_a_whole_new_sequence
     acts.write(("u", "2026-01", [(1, "a"), (3, None), (20, "z")]), ("v", "2026-01", [(2, "b")]))
     user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.STRING)
     source = BehaviorSequenceSource(name="acts_source", path=acts.path, length=3, month_column="month")
-    fields = [("user_id", String), ("product_ids", Array(String))]
-    schema = [Field(name=name, dtype=dtype) for name, dtype in fields]
+    schema = [Field(name="user_id", dtype=String), Field(name="product_ids", dtype=Array(String))]
     store = feature_store(tmp_path, online)
-    store.apply([user, FeatureView(name="acts", entities=[user], source=source, schema=schema)])
+    ttl = timedelta(days=1)  # a sequence has no age
+    store.apply([user, FeatureView(name="acts", entities=[user], source=source, schema=schema, ttl=ttl)])
 
     def served(day: float) -> tuple[int, list[Any]]:
         store.materialize(at(day), at(day), ["acts"])

@@ -178,7 +178,7 @@ def test_a_new_epoch_replaces_all_but_newer_pushes_and_an_old_one_nothing(shop: 
 
 
 @pytest.mark.parametrize("other", [{"version": 4}, {"end_us": 6}, {"version": 9, "end_us": 6}])
-def test_how_far_a_view_was_served_never_moves_back(shop: Online, other: dict[str, int]) -> None:
+def test_how_far_a_view_was_served_never_moves_back(shop: Online, other: dict[str, Any]) -> None:
     far = replace(FIRST, version=5, end_us=7, reaching_us=7)
     shop.serve(served=far)
     shop.serve(served=replace(far, **other))
