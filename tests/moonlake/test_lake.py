@@ -84,6 +84,8 @@ def test_a_clustered_table_is_left_to_spark(lake: Lake, written_at: datetime) ->
 def test_a_report_in_which_rows_go_missing_cannot_be_made() -> None:
     with pytest.raises(AssertionError, match="rows went missing"):
         WriteReport("t", rows_in=3, written=1, rejected=1, duplicates=0, unchanged=0, version=0)
+    with pytest.raises(AssertionError, match="not every rejected row has a rule"):
+        WriteReport("t", rows_in=3, written=1, rejected=2, duplicates=0, unchanged=0, version=0, by_rule={"bad": 1})
 
 
 def test_a_content_id_that_nothing_has_is_an_error(lake: Lake) -> None:
