@@ -125,9 +125,10 @@ class DeltaRedisOnlineStore(ServedOnlineStore, RedisOnlineStore):
         visible = await client.hget(_served_key(config, table), "visible")
         rows = [OnlineRow(key, values, times_of(event, created)) for key, values, event, created in data]
         write = await client.script_load(_WRITE)
+        commands = _Commands(config, table, PUSHED, 0, int(visible or 0))
         async with client.pipeline(transaction=False) as pipe:
             for row in rows:
-                pipe.evalsha(write, 1, *_arguments(config, table, row, PUSHED, 0, int(visible or 0)))
+                pipe.evalsha(write, 1, *commands.arguments(row))
             await pipe.execute()
         if progress:
             progress(len(data))
@@ -218,9 +219,10 @@ class DeltaRedisOnlineStore(ServedOnlineStore, RedisOnlineStore):
     ) -> int:
         client = self._get_client(config.online_store)
         write = client.script_load(_WRITE)
+        commands = _Commands(config, view, epoch, version, visible_from)
         with client.pipeline(transaction=False) as pipe:
             for row in rows:
-                pipe.evalsha(write, 1, *_arguments(config, view, row, epoch, version, visible_from))
+                pipe.evalsha(write, 1, *commands.arguments(row))
             return sum(pipe.execute())
 
     def _advance(self, config: RepoConfig, view: FeatureView, served: Served) -> None:
@@ -299,23 +301,32 @@ def _fill(
         )
 
 
-def _arguments(
-    config: RepoConfig, view: FeatureView, row: OnlineRow, epoch: int, version: int, visible_from: int
-) -> list[Any]:
-    """The key and arguments of the write script."""
-    stamp = _number(epoch) + _number(version + 1) + _both(row.times)
-    seconds_to_live = config.online_store.key_ttl_seconds or 0
-    rule: list[Any] = [_stamp_field(config, view), stamp, _both(row.withdrawn) if row.withdrawn else ""]
-    rule += [_number(visible_from), seconds_to_live]
-    key = _hash_key(config, row.key)
-    if row.values is None:
-        gone = _feast_fields(config, view, [feature.name for feature in view.features])
-        return [key, *rule, len(gone), *gone]
-    seconds, microseconds = divmod(row.times[0], 1_000_000)
-    event = Timestamp(seconds=seconds, nanos=microseconds * 1_000)
-    values = [event.SerializeToString(), *(value.SerializeToString() for value in row.values.values())]
-    fields = _feast_fields(config, view, list(row.values))
-    return [key, *rule, 0, *(part for pair in zip(fields, values, strict=True) for part in pair)]
+class _Commands:
+    """Makes the key and arguments of the write script for rows of one view, epoch and version."""
+
+    def __init__(self, config: RepoConfig, view: FeatureView, epoch: int, version: int, visible_from: int) -> None:
+        self.config = config
+        self.stamp_field = _stamp_field(config, view)
+        names = [feature.name for feature in view.features]
+        self.event_field, *fields = _feast_fields(config, view, names)
+        self.fields = dict(zip(names, fields, strict=True))
+        self.read_at = _number(epoch) + _number(version + 1)
+        self.visible_from = _number(visible_from)
+        self.seconds_to_live = config.online_store.key_ttl_seconds or 0
+
+    def arguments(self, row: OnlineRow) -> list[Any]:
+        stamp = self.read_at + _both(row.times)
+        withdrawn = _both(row.withdrawn) if row.withdrawn else ""
+        key = _hash_key(self.config, row.key)
+        rule = [key, self.stamp_field, stamp, withdrawn, self.visible_from, self.seconds_to_live]
+        if row.values is None:
+            return [*rule, 1 + len(self.fields), self.event_field, *self.fields.values()]
+        seconds, microseconds = divmod(row.times[0], 1_000_000)
+        event = Timestamp(seconds=seconds, nanos=microseconds * 1_000)
+        written = [0, self.event_field, event.SerializeToString()]
+        for name, value in row.values.items():
+            written += (self.fields[name], value.SerializeToString())
+        return rule + written
 
 
 def _feast_fields(config: RepoConfig, view: FeatureView, features: Sequence[str]) -> list[str | bytes]:
