@@ -47,27 +47,27 @@ def write_training_set(
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    (partial / "rows").mkdir(parents=True)
-    schema, counts = _write_rows(partial / "rows", inputs.declaration, batches)
-    if sequence_logs is not None:
-        sequence_logs.rename(partial / "rows" / SEQUENCE_LOGS)
-    if inputs.declaration.format == "delta":
-        _write_delta_log(partial / "rows", inputs.declaration, schema, counts)
-    manifest = replace(
-        inputs,
-        label_hash=hash_of_rows(labels),
-        rows=sum(counts.values()),
-        columns={field.name: str(field.type) for field in schema},
-        files={name: hash_of_file(partial / "rows" / name) for name in _names(partial / "rows")},
-    )
-    if expected is not None:
-        try:
+    rows = partial / "rows"
+    rows.mkdir(parents=True)
+    try:
+        schema, counts = _write_rows(rows, inputs.declaration, batches)
+        if sequence_logs is not None:
+            sequence_logs.rename(rows / SEQUENCE_LOGS)
+        if inputs.declaration.format == "delta":
+            _write_delta_log(rows, inputs.declaration, schema, counts)
+        manifest = replace(
+            inputs,
+            label_hash=hash_of_rows(labels),
+            rows=sum(counts.values()),
+            columns={field.name: str(field.type) for field in schema},
+            files={name: hash_of_file(rows / name) for name in _names(rows)},
+        )
+        if expected is not None:
             require_same_rows(expected, manifest)
-        except InputError:
-            shutil.rmtree(partial)
-            raise
-        manifest = expected
-    (partial / "manifest.json").write_text(manifest.as_json())
+        (partial / "manifest.json").write_text((expected or manifest).as_json())
+    except BaseException:
+        shutil.rmtree(partial)
+        raise
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     return TrainingSet.open(folder)

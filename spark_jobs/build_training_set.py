@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Protocol, cast
 
 import pyarrow as pa
 from feast import FeatureView
 
 from moonlake.errors import InputError, NotFound
 from moonlake.feast_delta.plan import delta_source
-from moonlake.feast_delta.retrieval import DeltaRetrievalJob
 from moonlake.feast_delta.sources import BehaviorSequenceSource
 from moonlake.feast_delta.store import (
     definition_of,
@@ -56,6 +56,12 @@ class _Plan:
     inputs: Manifest
     labels: LabelTable
     views: Sequence[FeatureView]
+
+
+class _Streamed(Protocol):
+    """A retrieval of either engine, which gives its result in blocks of label rows, in their order."""
+
+    def to_batches(self) -> Iterator[pa.Table]: ...
 
 
 def run(settings: Settings, declaration: Declaration, *, written_at: datetime) -> BuildReport:
@@ -109,6 +115,10 @@ def _plan(settings: Settings, declared: Declaration, versions: Mapping[str, int]
     read = versions_read(latest, views) | {labels.subject: labels.snapshot.version}
     if unread := sorted(versions.keys() - read.keys()):
         raise NotFound(f"training set {declared.name} reads no tables {unread}; it reads {', '.join(read)}")
+    if pinned_otherwise := [
+        f"{name} {read[name]}, not {versions[name]}" for name in versions if read[name] != versions[name]
+    ]:
+        raise InputError(f"training set {declared.name}: its sources pin other versions: {'; '.join(pinned_otherwise)}")
     inputs = Manifest(
         declaration=declared,
         table_versions=read,
@@ -137,9 +147,9 @@ def _build(plan: _Plan, folder: Path, expected: Manifest | None = None) -> Train
         store.get_feature_service(declared.feature_service),
         filter_by_created_timestamp=declared.known_by == "written",
     )
-    assert isinstance(job, DeltaRetrievalJob)
+    batches = cast(_Streamed, job).to_batches()
     try:
-        return write_training_set(folder, plan.inputs, labels, job.to_batches(), expected=expected, sequence_logs=logs)
+        return write_training_set(folder, plan.inputs, labels, batches, expected=expected, sequence_logs=logs)
     finally:
         if logs is not None:
             shutil.rmtree(logs, ignore_errors=True)
@@ -152,7 +162,7 @@ def _in_space(labels: pa.Table, declared: Declaration, views: Sequence[FeatureVi
         return labels
     if declared.space_id is None:
         raise InputError(f"training set {declared.name}: views {keyed} are keyed by {SPACE_ID.name}; declare a space")
-    return labels.append_column(SPACE_ID.name, pa.array([declared.space_id] * len(labels), pa.string()))
+    return labels.append_column(SPACE_ID.name, pa.repeat(declared.space_id, len(labels)))
 
 
 def _register(lake: Lake, training_set: TrainingSet, written_at: datetime) -> None:

@@ -103,6 +103,7 @@ def test_a_build_that_fails_leaves_what_was_there(written: TrainingSet) -> None:
 
     with pytest.raises(RuntimeError):
         write_training_set(written.folder, manifest(), rows(1), breaking())
+    assert [path.name for path in written.folder.parent.iterdir()] == ["january"]
     assert TrainingSet.open(written.folder).read() == rows(7)
 
 

@@ -14,7 +14,8 @@ from deltalake import DeltaTable, write_deltalake
 from feast import FeatureService
 
 from moonlake.errors import InputError, NotFound
-from moonlake.feast_delta.store import apply
+from moonlake.feast_delta.plan import delta_source
+from moonlake.feast_delta.store import apply, feature_store
 from moonlake.label_tables import LABEL_COLUMNS
 from moonlake.lake import Lake
 from moonlake.settings import Settings
@@ -284,6 +285,18 @@ def test_tables_are_read_at_the_versions_that_are_declared(home: Settings, write
         built(home, replace(JANUARY, versions={"merchants": 0}))
     with pytest.raises(NotFound, match="has no version 9"):
         built(home, replace(JANUARY, versions={"products": 9}))
+
+
+def test_a_version_that_a_source_pins_itself_is_not_overruled_in_silence(home: Settings, write_rows: Write) -> None:
+    write_rows(home, "products", [{"product_id": "p0", "price_cents": 999, "event_timestamp": START}])
+    store = feature_store(home)
+    view = store.get_feature_view("product_profile_v1")
+    source = delta_source(view)
+    source.version = 1
+    store.apply([source, view])
+    assert built(home).manifest.table_versions["products"] == 1
+    with pytest.raises(InputError, match="january: its sources pin other versions: products 1, not 0"):
+        built(home, replace(JANUARY, versions={"products": 0}))
 
 
 def test_lengths_are_declared_by_view(home: Settings) -> None:
