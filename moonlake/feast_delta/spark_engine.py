@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import reduce
 
@@ -16,6 +16,7 @@ from moonlake.feast_delta.retrieval import metadata_of
 from moonlake.feast_delta.snapshots import TableSnapshot
 from moonlake.feast_delta.sources import BehaviorSequenceSource
 from moonlake.feast_delta.spark_join import (
+    Limits,
     SparkLabels,
     between,
     chosen_rows,
@@ -31,22 +32,15 @@ from moonlake.feast_delta.spark_tables import POSITION, column, file_count, mome
 from moonlake.settings import Settings
 from moonlake.spark import spark_session
 
-HOT_LABELS = 500_000
-"""A key with more label rows than this is dealt to several shards."""
-
 _TIME = "event_timestamp"
 
 
 @dataclass(frozen=True, slots=True)
 class SparkEngine:
-    """Joins within the Spark session that is active, or else the one that the settings describe.
-
-    Attributes:
-        hot_labels: label rows of one key that one shard takes.
-    """
+    """Joins within the Spark session that is active, or else the one that the settings describe."""
 
     settings: Settings
-    hot_labels: int = HOT_LABELS
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def session(self) -> SparkSession:
@@ -73,7 +67,7 @@ class SparkEngine:
         assert isinstance(labels, SparkLabels)
 
         def rows() -> Ordered:
-            found = joined(labels, joins, pull, self.hot_labels)
+            found = joined(labels, joins, pull, self.limits)
             return Ordered(found.withColumnRenamed(LABEL, ORDER), labels.partitions)
 
         versions = {join.source.subject: join.snapshot.version for join in joins}
@@ -102,7 +96,7 @@ class SparkEngine:
         created = [join.created_column] if join.created_column else []
         names = [*(name for _, name in join.keys), join.event_column, *created, *join.source.columns_used()]
         rows = table_rows(self.session, join.snapshot, names, possible).where(condition)
-        chosen = chosen_rows(self.session, join, latest_positions(rows, join), _columns(join), possible)
+        chosen = chosen_rows(self.session, join, latest_positions(rows, join, self.limits), _columns(join), possible)
         found = chosen.select(*(column(name) for name in _columns(join)), f.col(POSITION).alias(ORDER))
         if not join.keys:
             found = found.withColumn(DUMMY_ENTITY_ID, f.lit(DUMMY_ENTITY_VAL))
@@ -115,7 +109,7 @@ class SparkEngine:
         rows = table_rows(self.session, join.snapshot, names)
         keys = rows.select(*(column(source_name).alias(label) for label, source_name in join.keys)).distinct()
         labels = numbered(keys.withColumn(_TIME, moment(microseconds_of(end))), _TIME)
-        found = sequences(labels, join, source, Pull(), self.hot_labels)
+        found = sequences(labels, join, source, Pull(), self.limits)
         found = found.where(f.col(LAST) >= microseconds_of(start)).join(labels.rows, LABEL, "inner")
         return Ordered(
             found.select(

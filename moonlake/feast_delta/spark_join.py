@@ -46,14 +46,28 @@ from moonlake.feast_delta.spark_tables import (
     table_rows,
 )
 
-ROWS_PER_SHARD = 1_000_000
-"""Narrow rows of a shard: 100 to 200 MB in a Python worker."""
-
-LOG_BYTES_PER_SHARD = 32 << 20
-"""Bytes of a log's files for each shard of a sequence view: its actions go through the worker whole."""
-
 ROWS_PER_BATCH = 100_000
 """Rows of an Arrow batch between Spark and Python; the session's own setting is put back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one shard, and one executor, takes.
+
+    Attributes:
+        rows_per_shard: narrow rows; a million are 100 to 200 MB in a Python worker.
+        log_bytes_per_shard: bytes of a log's files: the actions of a sequence view go through the worker whole.
+        labels_per_key: a key with more label rows than this is dealt to several shards.
+        pointers_broadcast: label rows whose pointers go to every executor, 40 bytes each; of more, a bit for each
+            feature row goes there.
+        bytes_broadcast: features of all label rows together that go to every executor: one shuffle fewer.
+    """
+
+    rows_per_shard: int = 1_000_000
+    log_bytes_per_shard: int = 32 << 20
+    labels_per_key: int = 500_000
+    pointers_broadcast: int = 4_000_000
+    bytes_broadcast: int = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,24 +87,24 @@ class SparkLabels(Labels[DataFrame]):
         return (self.last >> ROW_BITS) + 1
 
 
-def joined(labels: SparkLabels, joins: Sequence[ViewJoin], pull: Pull, hot_labels: int) -> DataFrame:
+def joined(labels: SparkLabels, joins: Sequence[ViewJoin], pull: Pull, limits: Limits) -> DataFrame:
     """The label rows, with LABEL, and the features of all views; in no order.
 
-    Args: hot_labels: a key with more label rows than this is dealt to several shards.
     Raises: PointInTimeError: times or keys that cannot be compared.
     """
     rows = labels.rows
     for join in joins:
         if isinstance(join.source, BehaviorSequenceSource):
-            features = sequences(labels, join, join.source, pull, hot_labels)
+            features = sequences(labels, join, join.source, pull, limits)
             features = features.drop(LAST)
         else:
-            features = as_of_features(labels, join, pull, hot_labels)
-        rows = rows.join(features, LABEL, "left")
+            features = as_of_features(labels, join, pull, limits)
+        small = labels.count * _bytes_per_row(join) <= limits.bytes_broadcast
+        rows = rows.join(f.broadcast(features) if small else features, LABEL, "left")
     return rows
 
 
-def as_of_features(labels: SparkLabels, join: ViewJoin, pull: Pull, hot_labels: int) -> DataFrame:
+def as_of_features(labels: SparkLabels, join: ViewJoin, pull: Pull, limits: Limits) -> DataFrame:
     """LABEL and the features of the label rows that have some."""
     spark = labels.rows.sparkSession
     possible, condition = _possible_rows(labels, join)
@@ -107,26 +121,33 @@ def as_of_features(labels: SparkLabels, join: ViewJoin, pull: Pull, hot_labels: 
         POSITION,
     )
     work = AsOf(keys, join.ttl_us, join.lag_us, pull.known_by)
-    shards = _shards(spark, (labels.count + row_count(join.snapshot)) // ROWS_PER_SHARD)
+    shards = _shards(spark, (labels.count + row_count(join.snapshot)) // limits.rows_per_shard)
     schema = t.StructType([_long(LABEL), _long(POSITION)])
     with large_batches(spark):
-        pointers = _met(label_side(labels, join), narrow, labels.count, shards, hot_labels)
+        pointers = in_shards(label_side(labels, join), narrow, labels.count, shards, limits.labels_per_key)
         pointers = pointers.mapInArrow(work, schema).localCheckpoint()
-    wide = chosen_rows(spark, join, pointers, [name for name, _ in join.features], possible)
-    named = [column(source).alias(name) for source, name in join.features]
-    return pointers.join(wide, POSITION, "inner").select(LABEL, *named)
+    columns = [name for name, _ in join.features]
+    if labels.count <= limits.pointers_broadcast:
+        wide = table_rows(spark, join.snapshot, columns, possible).join(f.broadcast(pointers), POSITION, "inner")
+    else:
+        wide = chosen_rows(spark, join, pointers, columns, possible).join(pointers, POSITION, "inner")
+    return wide.select(LABEL, *(column(source).alias(name) for source, name in join.features))
 
 
 def chosen_rows(
     spark: SparkSession, join: ViewJoin, pointers: DataFrame, columns: Sequence[str], possible: ds.Expression
 ) -> DataFrame:
-    """POSITION and wide columns of the rows that some pointer names: nothing else of them is shuffled."""
-    wide = table_rows(spark, join.snapshot, columns, possible)
-    return wide.join(f.broadcast(pointers.select(POSITION).distinct()), POSITION, "left_semi")
+    """POSITION and wide columns of the rows that some pointer names: told by a bit of each row, without a shuffle."""
+    word, bit = f.shiftright(POSITION, 6), f.col(POSITION).bitwiseAND(63).cast("int")
+    one = f.expr(f"shiftleft(1L, cast({POSITION} & 63 as int))")
+    words = pointers.groupBy(word.alias("__word")).agg(f.bit_or(one).alias("__bits"))
+    wide = table_rows(spark, join.snapshot, columns, possible).withColumn("__word", word)
+    wide = wide.join(f.broadcast(words), "__word", "inner").where(f.getbit("__bits", bit) == 1)
+    return wide.drop("__word", "__bits")
 
 
 def sequences(
-    labels: SparkLabels, join: ViewJoin, source: BehaviorSequenceSource, pull: Pull, hot_labels: int
+    labels: SparkLabels, join: ViewJoin, source: BehaviorSequenceSource, pull: Pull, limits: Limits
 ) -> DataFrame:
     """LABEL, the sequences and LAST of all label rows whose key is not null."""
     _check_sequences(join, source, pull)
@@ -169,13 +190,14 @@ def sequences(
         for number, value in enumerate(features)
     ]
     schema = t.StructType([_long(LABEL), *lists, _long(LAST)])
-    shards = _shards(spark, byte_count(join.snapshot) // LOG_BYTES_PER_SHARD)
-    found = _met(label_side(labels, join), log, labels.count, shards, hot_labels).mapInArrow(work, schema)
+    shards = _shards(spark, byte_count(join.snapshot) // limits.log_bytes_per_shard)
+    met = in_shards(label_side(labels, join), log, labels.count, shards, limits.labels_per_key)
+    found = met.mapInArrow(work, schema)
     named = [f.col(field.name).alias(name) for field, (_, name) in zip(lists, join.features, strict=True)]
     return found.select(LABEL, *named, LAST)
 
 
-def latest_positions(rows: DataFrame, join: ViewJoin) -> DataFrame:
+def latest_positions(rows: DataFrame, join: ViewJoin, limits: Limits) -> DataFrame:
     """POSITION of the latest of these rows for each key."""
     spark = rows.sparkSession
     narrow = _unless_null(rows, join).select(
@@ -185,7 +207,7 @@ def latest_positions(rows: DataFrame, join: ViewJoin) -> DataFrame:
         _created_us(join).alias(CREATED),
         POSITION,
     )
-    shards = _shards(spark, row_count(join.snapshot) // ROWS_PER_SHARD)
+    shards = _shards(spark, row_count(join.snapshot) // limits.rows_per_shard)
     with large_batches(spark):
         met = narrow.repartitionById(shards, f.pmod(_hash(_key_names(join)), f.lit(shards)).cast("int"))
         return met.mapInArrow(Latest(_key_names(join)), t.StructType([_long(POSITION)])).localCheckpoint()
@@ -229,10 +251,10 @@ def between(join: ViewJoin, start: datetime | None, end: datetime | None) -> tup
     return possible, condition
 
 
-def _met(left: DataFrame, right: DataFrame, labels: int, shards: int, hot_labels: int) -> DataFrame:
+def in_shards(left: DataFrame, right: DataFrame, labels: int, shards: int, labels_per_key: int) -> DataFrame:
     """Both sides in one frame, the rows of a key in one partition; label rows of a hot key in several."""
     keys = [name for name in left.columns if name.startswith("__key_")]
-    splits = _splits(left, keys, shards, hot_labels) if labels > hot_labels else {}
+    splits = _splits(left, keys, shards, labels_per_key) if labels > labels_per_key else {}
     salt = f.lit(0)
     if splits:
         by_hash = f.create_map(*(f.lit(each) for pair in splits.items() for each in pair))
@@ -245,14 +267,19 @@ def _met(left: DataFrame, right: DataFrame, labels: int, shards: int, hot_labels
     return both.repartitionById(shards, shard)
 
 
-def _splits(left: DataFrame, keys: Sequence[str], shards: int, hot_labels: int) -> dict[int, int]:
+def _splits(left: DataFrame, keys: Sequence[str], shards: int, labels_per_key: int) -> dict[int, int]:
     """Number of shards by hash of the key, of the keys that need more than one."""
-    counts = left.groupBy(_hash(keys).alias("hash")).count().where(f.col("count") > hot_labels).collect()
-    return {row["hash"]: min(shards, -(-row["count"] // hot_labels)) for row in counts}
+    counts = left.groupBy(_hash(keys).alias("hash")).count().where(f.col("count") > labels_per_key).collect()
+    return {row["hash"]: min(shards, -(-row["count"] // labels_per_key)) for row in counts}
 
 
 def _hash(keys: Sequence[str]) -> Column:
     return f.xxhash64(*keys) if keys else f.lit(0).cast("long")
+
+
+def _bytes_per_row(join: ViewJoin) -> int:
+    """Bytes of a feature row in memory, roughly: it is stored compressed, and of a sequence there are many."""
+    return 4 * max(join.length, 1) * byte_count(join.snapshot) // max(row_count(join.snapshot), 1)
 
 
 def _shards(spark: SparkSession, wanted: int) -> int:

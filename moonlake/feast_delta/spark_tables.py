@@ -50,10 +50,13 @@ def table_rows(
     for uri in rows.inputFiles():
         decoded = unquote(uri)
         number, constants = files[decoded[decoded.index(root) + len(root) + 1 :]]
-        facts.append((_one_slash(uri), number << ROW_BITS, *(constants.get(name) for name in partitioned)))
-    of_file = t.StructType([t.StructField(_FILE, t.StringType()), _long("__first"), *(schema[p] for p in partitioned)])
+        values = {name: constants.get(name) for name in partitioned}
+        facts.append({_FILE: _one_slash(uri), "__first": number << ROW_BITS, **values})
+    types = [(_FILE, pa.string()), ("__first", pa.int64())]
+    types += [(name, snapshot.dataset.schema.field(name).type) for name in partitioned]
+    of_file = spark.createDataFrame(pa.Table.from_pylist(facts, pa.schema(types)))
     placed = rows.withColumn(_FILE, f.col("_metadata.file_path")).withColumn("__row", f.col("_metadata.row_index"))
-    placed = placed.join(f.broadcast(spark.createDataFrame(facts, of_file)), _FILE, "inner")
+    placed = placed.join(f.broadcast(of_file), _FILE, "inner")
     return placed.select(*(column(name) for name in columns), (f.col("__first") + f.col("__row")).alias(POSITION))
 
 
