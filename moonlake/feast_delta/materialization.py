@@ -40,6 +40,7 @@ from moonlake.feast_delta.offline_store import snapshot_of
 from moonlake.feast_delta.online_rows import (
     NEVER_US,
     OnlineRow,
+    Overtaken,
     Served,
     ServedOnlineStore,
     WriteRows,
@@ -117,13 +118,18 @@ class DeltaChangeEngine(LocalComputeEngine):
         derived = getattr(view, "feature_transformation", None) or getattr(view, "aggregations", None)
         if derived or view.source_views or task.disable_event_timestamp:
             return super()._materialize_one(registry, task, **kwargs)
-        join, store = self._join(view), self.online_store
-        if isinstance(store, ServedOnlineStore):
-            self.reports[view.name] = self._serve(task, join, store)
-        else:
-            self.reports[view.name] = self._write_window(task, join)
+        self.reports[view.name] = self._report(task)
         job_id = f"{view.name}-{task.start_time}-{task.end_time}"
         return LocalMaterializationJob(job_id=job_id, status=MaterializationJobStatus.SUCCEEDED)
+
+    def _report(self, task: MaterializationTask) -> ViewServed:
+        store, join = self.online_store, self._join(task.feature_view)
+        if not isinstance(store, ServedOnlineStore):
+            return self._write_window(task, join)
+        try:
+            return self._serve(task, join, store)
+        except Overtaken:
+            return self._report(task)
 
     def _serve(self, task: MaterializationTask, join: ViewJoin, store: ServedOnlineStore) -> ViewServed:
         view = task.feature_view

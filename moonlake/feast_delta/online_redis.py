@@ -25,6 +25,7 @@ from moonlake.feast_delta.online_rows import (
     FoundRow,
     Now,
     OnlineRow,
+    Overtaken,
     Served,
     ServedOnlineStore,
     Times,
@@ -65,11 +66,13 @@ return 1
 """
 
 _ADVANCE = """
--- KEYS: hash of a view. ARGV: epoch, version or -1, end, first epoch that is served, state. `Served.may_follow`.
+-- KEYS: hash of a view. ARGV: epoch, version or 0, end, first epoch that is served, state. `Served.may_follow`.
 local stored = redis.call('HMGET', KEYS[1], 'epoch', 'version', 'end')
 if stored[1] then
   if stored[1] > ARGV[1] then return 0 end
-  if stored[1] == ARGV[1] and (stored[2] > ARGV[2] or stored[3] > ARGV[3]) then return 0 end
+  if stored[1] == ARGV[1] then
+    if tonumber(ARGV[2]) == 0 or stored[2] > ARGV[2] or stored[3] > ARGV[3] then return 0 end
+  end
 end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'version', ARGV[2], 'end', ARGV[3], 'visible', ARGV[4], 'served', ARGV[5])
 return 1
@@ -96,7 +99,8 @@ class DeltaRedisOnlineStore(ServedOnlineStore, RedisOnlineStore):
     @contextmanager
     def serving(self, config: RepoConfig, view: FeatureView, opened: Served, done: Served) -> Iterator[WriteRows]:
         """The rows in pipelines, the state when all are there: after a run that was cut off, the next serves it all."""
-        self._advance(config, view, opened)
+        if not self._advance(config, view, opened):
+            raise Overtaken
         yield lambda rows: self._write(config, view, rows, done.epoch, done.version or 0, opened.visible_from)
         self._advance(config, view, done)
 
@@ -225,11 +229,12 @@ class DeltaRedisOnlineStore(ServedOnlineStore, RedisOnlineStore):
                 pipe.evalsha(write, 1, *commands.arguments(row))
             return sum(pipe.execute())
 
-    def _advance(self, config: RepoConfig, view: FeatureView, served: Served) -> None:
+    def _advance(self, config: RepoConfig, view: FeatureView, served: Served) -> bool:
+        """Keep how far the view was served, if that may follow what is stored; says whether it was."""
         version = 0 if served.version is None else served.version + 2  # -1, a table that was never written, is 1
         numbers = [_number(served.epoch), _number(version), _time(served.end_us), str(served.visible_from)]
         client = self._get_client(config.online_store)
-        client.eval(_ADVANCE, 1, _served_key(config, view), *numbers, served.as_json())
+        return bool(client.eval(_ADVANCE, 1, _served_key(config, view), *numbers, served.as_json()))
 
 
 _Command = tuple[bytes, list[str | bytes]]

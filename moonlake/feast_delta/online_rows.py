@@ -85,14 +85,13 @@ class Served:
         """True when this state may take the place of the stored one: it only ever moves forward.
 
         Of two materialisations at one time the state of either is true, since rows only move forward too; a mixture
-        of both would not be.
+        of both would not be. An epoch is opened once.
         """
         if self.epoch != stored.epoch:
             return self.epoch > stored.epoch
-        return self._version_order() >= stored._version_order() and self.end_us >= stored.end_us
-
-    def _version_order(self) -> int:
-        return -2 if self.version is None else self.version
+        if self.version is None:
+            return False
+        return self.version >= (-1 if stored.version is None else stored.version) and self.end_us >= stored.end_us
 
     def as_json(self) -> str:
         return json.dumps(asdict(self))
@@ -100,6 +99,10 @@ class Served:
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
         return cls(**json.loads(text))
+
+
+class Overtaken(Exception):
+    """Another materialisation of the view moved on since this one looked how far it was served: start over."""
 
 
 WriteRows: TypeAlias = Callable[[Sequence[OnlineRow]], int]
@@ -120,6 +123,7 @@ class ServedOnlineStore(ABC):
         """A context that writes rows of the epoch and version of `done`, which is kept when all rows are written.
 
         Args: opened: kept before the first row where rows are not written in one transaction.
+        Raises: Overtaken: `opened` may not follow what is stored by now; nothing was written.
         """
 
 

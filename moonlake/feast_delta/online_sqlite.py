@@ -27,6 +27,7 @@ from moonlake.feast_delta.online_rows import (
     FoundRow,
     Now,
     OnlineRow,
+    Overtaken,
     Served,
     ServedOnlineStore,
     WriteRows,
@@ -83,7 +84,7 @@ class DeltaSqliteOnlineStore(ServedOnlineStore, SqliteOnlineStore):
         self,
         config: RepoConfig,
         view: FeatureView,
-        opened: Served,  # noqa: ARG002 a transaction has no state in between
+        opened: Served,
         done: Served,
     ) -> Iterator[WriteRows]:
         """All rows and the state in one transaction: of a run that is cut off nothing is there."""
@@ -91,11 +92,13 @@ class DeltaSqliteOnlineStore(ServedOnlineStore, SqliteOnlineStore):
         conn.execute(_CREATE_STAMPS.format(stamps=_stamps(table)))
         with conn:
             conn.execute("BEGIN IMMEDIATE")
+            stored = _served(conn, table)
+            if not opened.may_follow(stored):
+                raise Overtaken
             yield lambda rows: self._write(config, view, rows, done.epoch, done.version or 0)
-            if done.may_follow(stored := _served(conn, table)):
-                if done.visible_from > stored.visible_from:
-                    _forget_epochs_before(conn, table, done.visible_from)
-                conn.execute("INSERT OR REPLACE INTO moonlake_served VALUES (?, ?)", (table, done.as_json()))
+            if done.visible_from > stored.visible_from:
+                _forget_epochs_before(conn, table, done.visible_from)
+            conn.execute("INSERT OR REPLACE INTO moonlake_served VALUES (?, ?)", (table, done.as_json()))
 
     def online_write_batch(
         self,

@@ -39,14 +39,20 @@ def online(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     if request.param == "sqlite":
         kind = "moonlake.feast_delta.online_sqlite.DeltaSqliteOnlineStore"
         return {"type": kind, "path": str(tmp_path / "online.db")}
+    found: dict[str, Any] = request.getfixturevalue("redis_online")
+    return found
+
+
+@pytest.fixture
+def redis_online(redis_address: str) -> dict[str, Any]:
+    """Configuration of our Redis online store, empty."""
     from redis import Redis
 
-    address: str = request.getfixturevalue("redis_address")
-    host, port = address.split(":")
+    host, port = redis_address.split(":")
     with Redis(host=host, port=int(port)) as client:
         client.flushall()
     kind = "moonlake.feast_delta.online_redis.DeltaRedisOnlineStore"
-    return {"type": kind, "connection_string": address}
+    return {"type": kind, "connection_string": redis_address}
 
 
 def _wait_for(port: int) -> None:

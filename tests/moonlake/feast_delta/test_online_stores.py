@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Int64, String
 
 from moonlake.feast_delta import home, online_rows, online_sqlite
-from moonlake.feast_delta.online_rows import NEVER_US, FoundRow, OnlineRow, Served, times_of
+from moonlake.feast_delta.online_rows import NEVER_US, FoundRow, OnlineRow, Overtaken, Served, times_of
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -54,12 +55,17 @@ class Online:
         self.store: Any = get_online_store_from_config(self.config.online_store)
 
     def serve(self, *rows: OnlineRow, served: Served = FIRST) -> int:
+        """Write rows as a materialisation that looked how far the view was served just now."""
         before = self.served()
-        opened = (
-            replace(served, version=None, visible_from=before.visible_from) if served.epoch > before.epoch else before
-        )
-        with self.store.serving(self.config, self.view, opened, served) as write:
+        opened = before
+        if served.epoch > before.epoch:
+            opened = replace(served, version=None, visible_from=before.visible_from)
+        with self.serving(opened, served) as write:
             return int(write(rows))
+
+    def serving(self, opened: Served, done: Served) -> AbstractContextManager[Any]:
+        context: AbstractContextManager[Any] = self.store.serving(self.config, self.view, opened, done)
+        return context
 
     def served(self) -> Served:
         served: Served = self.store.served(self.config, self.view)
@@ -154,14 +160,38 @@ def test_what_is_newer_than_all_that_was_withdrawn_stays(shop: Online) -> None:
     assert shop.read() == (3, NOON + MICROSECOND)
 
 
-def test_a_materialisation_that_read_an_older_version_brings_nothing_back(shop: Online) -> None:
-    """Two at one time: the one that read version 3 is done, then the one that read version 2 writes."""
+def test_a_materialisation_that_was_overtaken_brings_nothing_back(shop: Online) -> None:
+    """Two look at version 1; the one that read version 3 is done before the one that read version 2 begins to write."""
     shop.serve(row(1, NOON))
+    before = shop.served()
     shop.serve(row(None, NOON, withdrawn=times_of(NOON, None)), served=replace(FIRST, version=3))
-    assert shop.serve(row(2, NOON + timedelta(1)), served=replace(FIRST, version=2)) == 0
+    with pytest.raises(Overtaken), shop.serving(before, replace(FIRST, version=2)):
+        pytest.fail("nothing may be written")
     assert (shop.read(), shop.served().version) == (None, 3)
     assert shop.serve(row(2, NOON - timedelta(1)), served=replace(FIRST, version=4)) == 1
     assert shop.read() == (2, NOON - timedelta(1))
+
+
+@pytest.mark.redis
+def test_in_redis_it_may_be_overtaken_while_it_writes(tmp_path: Path, redis_online: dict[str, Any]) -> None:
+    shop = Online(tmp_path, redis_online)
+    shop.serve(row(1, NOON))
+    with shop.serving(shop.served(), replace(FIRST, version=2)) as write:
+        shop.serve(row(None, NOON, withdrawn=times_of(NOON, None)), served=replace(FIRST, version=3))
+        assert write([row(2, NOON + timedelta(1))]) == 0
+    assert (shop.read(), shop.served().version) == (None, 3)
+    with shop.serving(shop.served(), replace(FIRST, version=4)) as write:
+        second = replace(FIRST, epoch=2, visible_from=2, version=4)
+        shop.serve(served=second)
+        write([row(2, NOON + timedelta(1))])
+    assert (shop.read(), shop.served()) == (None, second)
+
+
+def test_an_epoch_is_opened_once(shop: Online) -> None:
+    opened = replace(FIRST, version=None, visible_from=0)
+    shop.serve(row(1, NOON))
+    with pytest.raises(Overtaken), shop.serving(opened, FIRST):
+        pytest.fail("nothing may be written")
 
 
 def test_a_new_epoch_replaces_all_but_newer_pushes_and_an_old_one_nothing(shop: Online) -> None:
@@ -171,18 +201,18 @@ def test_a_new_epoch_replaces_all_but_newer_pushes_and_an_old_one_nothing(shop: 
     second = replace(FIRST, epoch=2, visible_from=2, version=0)
     shop.serve(row(2, NOON - timedelta(9)), served=second)
     assert [shop.read(name) for name in ("a", "gone", "pushed")] == [(2, NOON - timedelta(9)), None, (7, NOON)]
-    assert shop.serve(row(3, NOON), served=replace(FIRST, version=99)) == 0
+    with pytest.raises(Overtaken), shop.serving(FIRST, replace(FIRST, version=99)):
+        pytest.fail("nothing may be written")
     assert shop.served() == second
     shop.push("gone", 1, NOON - timedelta(30))
     assert shop.read("gone") == (1, NOON - timedelta(30))
 
 
-@pytest.mark.parametrize("other", [{"version": 4}, {"end_us": 6}, {"version": 9, "end_us": 6}])
-def test_how_far_a_view_was_served_never_moves_back(shop: Online, other: dict[str, Any]) -> None:
+@pytest.mark.parametrize("other", [{"version": 4}, {"end_us": 6}, {"version": 9, "end_us": 6}, {"epoch": 0}])
+def test_how_far_a_view_was_served_never_moves_back(other: dict[str, Any]) -> None:
     far = replace(FIRST, version=5, end_us=7, reaching_us=7)
-    shop.serve(served=far)
-    shop.serve(served=replace(far, **other))
-    assert shop.served() == far
+    assert not replace(far, **other).may_follow(far)
+    assert replace(far, version=6, end_us=8).may_follow(far)
 
 
 def test_a_value_past_its_ttl_is_not_found(tmp_path: Path, online: dict[str, Any]) -> None:
