@@ -4,7 +4,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 ROOMS = (
-    "cli", "dags", "feature_repo", "models", "moonlake", "moonlake/feast_delta", "serving", "sources", "spark_jobs",
+    "benchmarks", "cli", "dags", "feature_repo", "models", "moonlake", "moonlake/feast_delta", "serving", "sources", "spark_jobs",
     "studies",
 )  # fmt: skip
 
