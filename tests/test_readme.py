@@ -4,8 +4,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 ROOMS = (
-    "benchmarks", "cli", "dags", "feature_repo", "models", "moonlake", "moonlake/feast_delta", "serving", "sources", "spark_jobs",
-    "studies",
+    "benchmarks", "cli", "dags", "feature_repo", "models", "moonlake", "moonlake/feast_delta", "serving", "sources",
+    "spark_jobs", "studies",
 )  # fmt: skip
 
 
