@@ -153,9 +153,9 @@ class Consistency:
 
     @property
     def share(self) -> float:
-        """Share of the compared values that match; 1 where there are none."""
+        """Share of the compared values that match; 0 when none could be compared."""
         compared = sum(feature.rows for feature in self.features)
-        return sum(feature.match for feature in self.features) / compared if compared else 1.0
+        return sum(feature.match for feature in self.features) / max(compared, 1)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, as JSON values but for moments."""
@@ -250,8 +250,9 @@ def _served_parts(
 def _pull(store: FeatureStore, view: FeatureView, labels: pa.Table) -> pa.Table:
     """The features of a view as of each label, from what had been written by then where its source can tell."""
     source = delta_source(view)
-    packed = isinstance(source, BehaviorSequenceSource) and getattr(source, "packed", True)
-    tells = getattr(source, "written_column", None) if packed else source.created_timestamp_column
+    tells: str | None = source.created_timestamp_column
+    if isinstance(source, BehaviorSequenceSource) and source.packed:
+        tells = source.written_column
     return _historical(store, view, list(_names(view)), labels, written=bool(tells))
 
 

@@ -12,6 +12,7 @@ import random
 import threading
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -43,6 +44,16 @@ def served_columns(view: FeatureView) -> tuple[str, str]:
     return f"__{alias_of(view)}__served_version", f"__{alias_of(view)}__served_until"
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """One request as it was served; laid out when it is written, off the way of the request."""
+
+    rows: pa.Table
+    at: datetime
+    request_id: str
+    served: Mapping[str, Any]
+
+
 class RequestLog:
     """Takes rows of online features as they are served, and appends them in commits of many rows.
 
@@ -71,26 +82,29 @@ class RequestLog:
         self._sample_rate = sample_rate
         self._rows_per_commit = rows_per_commit
         self._clock = clock
-        self._held: list[pa.Table] = []
+        self._held: list[_Request] = []
+        self._rows = 0
         self._lock = threading.Lock()
 
     def __call__(self, rows: pa.Table, request_id: str | None = None) -> None:
         """Log the rows of one request: join keys and features by name, as a training set has them."""
         if random.random() >= self._sample_rate:
             return
-        logged = self._logged(rows, self._clock(), request_id or uuid.uuid4().hex)
+        at = self._clock()
+        served = [each for view in self._views for each in self._served(view).items()]
         with self._lock:
-            self._held.append(logged)
-            full = sum(map(len, self._held)) >= self._rows_per_commit
+            self._held.append(_Request(rows, at, request_id or uuid.uuid4().hex, dict(served)))
+            self._rows += len(rows)
+            full = self._rows >= self._rows_per_commit
         if full:
             self.flush()
 
     def flush(self) -> None:
         """Append what is held in one commit."""
         with self._lock:
-            held, self._held = self._held, []
+            held, self._held, self._rows = self._held, [], 0
         if held:
-            self.destination.append(pa.concat_tables(held), self._schema)
+            self.destination.append(pa.concat_tables([self._logged(request) for request in held]), self._schema)
 
     def close(self) -> None:
         """Append what is still held."""
@@ -104,22 +118,25 @@ class RequestLog:
     ) -> None:
         self.close()
 
-    def _logged(self, rows: pa.Table, at: datetime, request_id: str) -> pa.Table:
-        count = len(rows)
-        stated: dict[str, Any] = {LOG_TIMESTAMP_FIELD: at, LOG_DATE_FIELD: at.date(), REQUEST_ID_FIELD: request_id}
+    def _logged(self, request: _Request) -> pa.Table:
+        rows = request.rows
+        stated: dict[str, Any] = {
+            LOG_TIMESTAMP_FIELD: request.at,
+            LOG_DATE_FIELD: request.at.astimezone(UTC).date(),
+            REQUEST_ID_FIELD: request.request_id,
+            **request.served,
+        }
         columns: dict[str, pa.ChunkedArray | pa.Array] = {}
+        statuses = pa.array([FieldStatus.NULL_VALUE, FieldStatus.PRESENT], pa.int32())
         for view in self._views:
-            stated |= self._served(view)
             for feature in view.projection.features:
                 name = f"{alias_of(view)}__{feature.name}"
-                values = rows[feature.name]
-                columns[name] = values
-                statuses = [FieldStatus.NULL_VALUE, FieldStatus.PRESENT]
-                columns[f"{name}__status"] = pa.array(statuses, pa.int32()).take(values.is_valid().cast(pa.int8()))
+                columns[name] = rows[feature.name]
+                columns[f"{name}__status"] = statuses.take(rows[feature.name].is_valid().cast(pa.int8()))
                 stated[f"{name}__timestamp"] = None  # Feast's answer has it, training rows do not
         for field in self._schema:
             if field.name in stated:
-                columns[field.name] = pa.repeat(pa.scalar(stated[field.name], field.type), count)
+                columns[field.name] = pa.repeat(pa.scalar(stated[field.name], field.type), len(rows))
             elif field.name not in columns:
                 columns[field.name] = rows[field.name]
         return pa.table([columns[field.name].cast(field.type) for field in self._schema], schema=self._schema)

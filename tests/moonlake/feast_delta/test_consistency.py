@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,7 @@ def test_requests_that_no_known_state_served_are_unknown_and_not_wrong(tmp_path:
     shop.request(6, "a", "b")
     assert shop.replayed().share == 1.0
     assert shop.wrong(as_of="served") == {each.feature: {"unknown": 2} for each in shop.replayed().features}
+    assert shop.replayed(as_of="served").share == 0.0
 
 
 def test_the_log_has_feasts_layout(shop: Shop) -> None:
@@ -280,6 +282,15 @@ def test_rows_are_committed_many_at_a_time_and_requests_are_sampled(shop: Shop) 
     assert DeltaTable(shop.destination.path).version() == 2
     logged = open_path(shop.destination.path).dataset.to_table()
     assert len(logged) == len(set(logged["__request_id"].to_pylist())) == 5
+
+
+def test_requests_of_many_threads_are_all_logged(shop: Shop) -> None:
+    serve(shop, 5)
+    rows = online_features(shop.store, "shop_v1", {"item_id": ["a", "b"], "user_id": ["u", "u"]})
+    with RequestLog(shop.store, "shop_v1", shop.destination, rows_per_commit=30) as log, ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: log(rows, f"r{number}"), range(40)))
+    logged = open_path(shop.destination.path).dataset.to_table()["__request_id"].to_pylist()
+    assert sorted(logged) == sorted([f"r{number}" for number in range(40)] * 2)
 
 
 def test_a_sample_is_of_that_size_and_always_the_same(shop: Shop) -> None:
