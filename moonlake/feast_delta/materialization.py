@@ -123,18 +123,18 @@ class DeltaChangeEngine(LocalComputeEngine):
         return LocalMaterializationJob(job_id=job_id, status=MaterializationJobStatus.SUCCEEDED)
 
     def _report(self, task: MaterializationTask) -> ViewServed:
-        store, join = self.online_store, self._join(task.feature_view)
-        if not isinstance(store, ServedOnlineStore):
-            return self._write_window(task, join)
+        if not isinstance(self.online_store, ServedOnlineStore):
+            return self._write_window(task, self._join(task.feature_view))
         try:
-            return self._serve(task, join, store)
+            return self._serve(task, self.online_store)
         except Overtaken:
             return self._report(task)
 
-    def _serve(self, task: MaterializationTask, join: ViewJoin, store: ServedOnlineStore) -> ViewServed:
+    def _serve(self, task: MaterializationTask, store: ServedOnlineStore) -> ViewServed:
         view = task.feature_view
         start_us, end_us = microseconds_of(task.start_time), microseconds_of(task.end_time)
         before = store.served(self.repo_config, view)
+        join = self._join(view)  # read after the state, so that no other run has served a later version by then
         definition, table, version = _definition(view, join), table_id(join), join.snapshot.version
         same = (definition, table) == (before.definition, before.table_id)
         end_us = max(end_us, before.reaching_us)  # what is served up to a later moment does not go back
@@ -143,12 +143,12 @@ class DeltaChangeEngine(LocalComputeEngine):
             try:
                 windows = [(start_us, microseconds_of(task.end_time)), (before.end_us, end_us)]
                 keys = distinct(join, [keys_between(join, windows), keys_changed(join, int(before.version or 0))])
-                why, opened = "changed keys", replace(before, reaching_us=end_us)
+                why, opened = "changed keys", replace(before, reaching_us=end_us, reaching_version=version)
             except FeedGone as gone:
                 why = str(gone)
         if why != "changed keys":
             keys = keys_in_table(join, end_us)
-            opened = Served(before.epoch + 1, before.visible_from, definition, table, reaching_us=end_us)
+            opened = Served(before.epoch + 1, before.visible_from, definition, table, None, NEVER_US, end_us, version)
         done = replace(opened, visible_from=opened.epoch, version=version, end_us=end_us)
         with store.serving(self.repo_config, view, opened, done) as write:
             written = self._write(task, join, keys, end_us, write)
@@ -298,6 +298,6 @@ def _why_whole(before: Served, same: bool, version: int) -> str | None:
         return "changed definition or table"
     if before.version is None:
         return "the run before was cut off"
-    if version < before.version:
-        return f"version {version} is older than {before.version}, which was served"
+    if version < (served := max(before.version, before.reaching_version)):
+        return f"version {version} is older than {served}, which was served"
     return None

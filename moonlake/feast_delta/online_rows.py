@@ -71,6 +71,7 @@ class Served:
         version: Delta version of the table; None until the epoch has been written to its end.
         end_us: event time up to which rows are served.
         reaching_us: event time up to which rows may be online already: what a run that was cut off was about to serve.
+        reaching_version: the version that a run that was cut off was about to serve; -1 for none.
     """
 
     epoch: int = 0
@@ -80,6 +81,7 @@ class Served:
     version: int | None = None
     end_us: int = NEVER_US
     reaching_us: int = NEVER_US
+    reaching_version: int = -1
 
     def may_follow(self, stored: Self) -> bool:
         """True when this state may take the place of the stored one: it only ever moves forward.

@@ -2,9 +2,10 @@
 
 A history is what happens to one key: rows that arrive in time, late, or ahead of their time, corrections, updates,
 deletes, tables overwritten, compacted, vacuumed or made anew, definitions changed and pinned, replays of old windows,
-and materialisations that are cut off anywhere. To make 1,000 of them cheap, 25 keys share a world: one Delta table, one
-view and one order of events. So their rows differ and are written at random, but a materialisation, a kill or a changed
-definition befalls all 25 at once: there are 1,000 histories of rows in 40 independent worlds.
+and materialisations that are cut off anywhere, or overtaken by another one. To make 1,000 of them cheap, 25 keys share
+a world: one Delta table, one view and one order of events. So their rows differ and are written at random, but a
+materialisation, a kill or a changed definition befalls all 25 at once: there are 1,000 histories of rows in 40
+independent worlds.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import random
 import sqlite3
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,7 +31,7 @@ from feast.types import Int64, String
 
 from moonlake.feast_delta.materialization import DeltaChangeEngine, ViewServed
 from moonlake.feast_delta.offline_store import DeltaOfflineStore
-from moonlake.feast_delta.online_rows import OnlineRow, Served, ServedOnlineStore
+from moonlake.feast_delta.online_rows import OnlineRow, Served, ServedOnlineStore, moment_of
 from moonlake.feast_delta.online_sqlite import DeltaSqliteOnlineStore
 from moonlake.feast_delta.sources import DeltaSource
 
@@ -246,7 +247,23 @@ class Killed(Exception):
     """The process of a materialisation is no more."""
 
 
-class MortalSqlite(DeltaSqliteOnlineStore):
+class Overtakable:
+    """Lets something else happen in the middle of a materialisation."""
+
+    meanwhile: Callable[[], None] | None = None
+
+    def let_others_run(self) -> None:
+        others, self.meanwhile = self.meanwhile, None
+        if others is not None:
+            others()
+
+    def served(self, config: RepoConfig, view: FeatureView) -> Served:
+        found: Served = super().served(config, view)  # type: ignore[misc]
+        self.let_others_run()
+        return found
+
+
+class MortalSqlite(Overtakable, DeltaSqliteOnlineStore):
     """Dies after a number of steps of SQLite's machine: within a row, between rows, before the state or the commit."""
 
     MOST_LIVES_LOG10 = 2.5
@@ -264,14 +281,23 @@ class MortalSqlite(DeltaSqliteOnlineStore):
 def mortal_redis() -> ServedOnlineStore:
     from moonlake.feast_delta.online_redis import DeltaRedisOnlineStore
 
-    class MortalRedis(DeltaRedisOnlineStore):
-        """Dies after a number of writes, of rows or of state: within a batch, before or behind it."""
+    class MortalRedis(Overtakable, DeltaRedisOnlineStore):
+        """Dies after a number of writes, of rows or of state: within a batch, before or behind it.
+
+        Others run when it has looked how far the view was served, or when it has written some rows.
+        """
 
         MOST_LIVES_LOG10 = 1.5
         lives: int | None = None
+        overtaken_while_writing = False
 
         def live_for(self, config: RepoConfig, lives: int | None) -> None:
             self.lives = lives
+
+        def served(self, config: RepoConfig, view: FeatureView) -> Served:
+            if self.overtaken_while_writing:
+                return DeltaRedisOnlineStore.served(self, config, view)
+            return super().served(config, view)
 
         def _write(self, config: RepoConfig, view: FeatureView, rows: Sequence[OnlineRow], *epoch: int) -> int:
             last = len(rows) if self.lives is None else self.lives
@@ -279,13 +305,14 @@ def mortal_redis() -> ServedOnlineStore:
             if last < len(rows):
                 raise Killed
             self.lives = None if self.lives is None else self.lives - len(rows)
+            self.let_others_run()
             return written
 
-        def _advance(self, config: RepoConfig, view: FeatureView, served: Served) -> None:
+        def _advance(self, config: RepoConfig, view: FeatureView, served: Served) -> bool:
             if self.lives == 0:
                 raise Killed
             self.lives = None if self.lives is None else self.lives - 1
-            super()._advance(config, view, served)
+            return super()._advance(config, view, served)
 
     return MortalRedis()
 
@@ -326,19 +353,18 @@ class Serving:
         return {key: (row["value"].int64_val, at) for key, (at, row) in enumerate(rows) if row is not None}
 
     def materialise(self) -> None:
-        """Up to about now, or a window of the past again; cut off now and then."""
+        """Up to about now, or a window of the past again; cut off or overtaken by another now and then."""
         replay = self.random.random() < 0.2
-        end = moment(self.random.randint(0, self.world.now) if replay else self.world.now + self.random.randint(-2, 2))
-        start = end - timedelta(microseconds=self.random.choice([0, 5, 50, 10**10]))
-        before = self.online()
+        before, chance = self.online(), self.random.random()
         lives = int(10 ** self.random.uniform(0, self.store.MOST_LIVES_LOG10)) - 1
-        self.store.live_for(self.config, lives if self.random.random() < 0.4 else None)
-        self.asked.append(end)
+        self.store.live_for(self.config, lives if chance < 0.4 else None)
+        if chance > 0.85:
+            self.store.meanwhile = self.other_materialisation
+            self.store.overtaken_while_writing = chance > 0.9
         pins = {} if self.world.read_at is None else {self.world.path: self.world.read_at}
         self.config.offline_store.versions = pins
-        self.engine.reports.clear()
         try:
-            self.engine._materialize_one(None, MaterializationTask("", self.world.view(), start, end))  # type: ignore[arg-type]
+            end = self.run(replay)
         except (Killed, sqlite3.OperationalError) as death:
             if str(death) not in ("", "interrupted"):
                 raise
@@ -347,19 +373,41 @@ class Serving:
             self.compare_after_death(before)
             return
         self.store.live_for(self.config, None)
+        self.store.meanwhile = None
         self.compare(self.engine.reports["offers"], end, replay)
+
+    def run(self, replay: bool) -> datetime:
+        end = moment(self.random.randint(0, self.world.now) if replay else self.world.now + self.random.randint(-2, 2))
+        start = end - timedelta(microseconds=self.random.choice([0, 5, 50, 10**10]))
+        self.asked.append(end)
+        task = MaterializationTask("", self.world.view(), start, end)
+        self.engine._materialize_one(None, task)  # type: ignore[arg-type]
+        return end
+
+    def other_materialisation(self) -> None:
+        """The table changes, and another process materialises it from beginning to end."""
+        if self.world.kind != "ties" and self.world.rows:
+            self.world.delete()
+        self.world.write()
+        mine = self.store, self.engine
+        self.start_process()
+        self.run(self.random.random() < 0.5)
+        self.store, self.engine = mine
+        self.seen["overtaken"] += 1
 
     def compare(self, report: ViewServed, end: datetime, replay: bool) -> None:
         world, found = self.world, self.online()
-        assert found == world.true_at(report.version, report.end)
-        assert report.version == world.version
-        assert end <= report.end <= max(self.asked)
-        assert report.end >= self.served_until
-        self.served_until = report.end
+        state = self.store.served(self.config, world.view())
+        until = moment_of(state.end_us)
+        assert found == world.true_at(state.version, until)
+        assert state.version == world.version
+        assert end <= until <= max(self.asked)
+        assert until >= self.served_until
+        self.served_until = until
         why = next(part for part in WHY if part in report.why)
         self.seen[why] += 1
-        self.seen["replayed"] += replay and report.end > end
-        self.seen["gone"] += len({row.key for row in world.at[report.version]} ^ found.keys())
+        self.seen["replayed"] += replay and until > end
+        self.seen["gone"] += len({row.key for row in world.at[state.version]} ^ found.keys())
 
     def compare_after_death(self, before: Online) -> None:
         """What is online is what was, or in Redis, key by key, what the run that died was about to serve."""
@@ -384,7 +432,7 @@ def test_what_is_online_is_what_is_true_after_every_materialisation(online: dict
                 world.happen()
             serving.materialise()
         serving.store.live_for(serving.config, None)
-    expected = dict.fromkeys(WHY, 1) | {"changed keys": 200, "killed": 50, "replayed": 30, "gone": 300}
+    expected = dict.fromkeys(WHY, 1) | {"changed keys": 200, "killed": 50, "replayed": 30, "gone": 300, "overtaken": 20}
     if online["type"].endswith("SqliteOnlineStore"):
         del expected["was cut off"]  # there nothing of a run that was cut off is left
     assert {what for what, least in expected.items() if seen[what] < least} == set(), dict(seen)
