@@ -30,7 +30,7 @@ def unequal(left: pa.ChunkedArray | pa.Array, right: pa.ChunkedArray | pa.Array,
     differ: BoolArray = there != _flags(right.is_valid())
     both = there & ~differ
     if pa.types.is_list(of) or pa.types.is_large_list(of):
-        differ[both] = _unequal_lists(left.filter(pa.array(both)), right.filter(pa.array(both)), relative)
+        differ[both] = _unequal_lists(_chosen(left, both), _chosen(right, both), relative)
     elif pa.types.is_floating(of):
         differ[both] = _unequal_floats(_numbers(left)[both], _numbers(right)[both], relative)
     elif pa.types.is_nested(of):
@@ -45,11 +45,18 @@ def _unequal_lists(left: pa.Array, right: pa.Array, relative: float) -> BoolArra
     """Lists differ in length or in an element; elements are compared where lengths agree."""
     lengths = _numbers(pc.list_value_length(left)).astype(np.int64)
     differ: BoolArray = lengths != _numbers(pc.list_value_length(right))
-    same = pa.array(~differ)
-    elements = unequal(pc.list_flatten(left.filter(same)), pc.list_flatten(right.filter(same)), relative)
+    same = ~differ
+    elements = unequal(pc.list_flatten(_chosen(left, same)), pc.list_flatten(_chosen(right, same)), relative)
+    if not elements.any():
+        return differ
     rows = np.repeat(np.flatnonzero(~differ), lengths[~differ])
     differ[rows[elements]] = True
     return differ
+
+
+def _chosen(values: pa.Array, rows: BoolArray) -> pa.Array:
+    """The chosen rows; lists are not copied where all are."""
+    return values if rows.all() else values.filter(pa.array(rows))
 
 
 def _unequal_floats(left: NDArray[np.float64], right: NDArray[np.float64], relative: float) -> BoolArray:

@@ -142,7 +142,9 @@ def test_rows_are_compared_by_key_and_changes_counted_by_column(tmp_path: Path) 
     assert not found.same_rows
     back = diff(b, a)
     assert (back.only_in_a, back.only_in_b, back.changed) == (99, 4, found.changed)
-    assert diff(a, a).same_rows
+    again = training_set(tmp_path / "again", rows(1_000), name="again", format="delta")
+    assert diff(a, again).same_rows
+    assert diff(a, again).in_both == diff(a, a).in_both == 1_000
 
 
 def test_columns_and_inputs_that_differ_are_named(tmp_path: Path) -> None:
