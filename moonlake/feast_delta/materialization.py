@@ -175,18 +175,15 @@ class DeltaChangeEngine(LocalComputeEngine):
 
     def _write(self, task: MaterializationTask, join: ViewJoin, keys: pa.Table, end_us: int, write: WriteRows) -> int:
         progress = task.tqdm_builder(len(keys)) if task.tqdm_builder else None
-        written = 0
+        written, size = 0, self.rows_per_write
         for first in range(0, len(keys), KEYS_PER_JOIN):
             block = keys.slice(first, KEYS_PER_JOIN)
             features = _as_of(join, block, end_us)
-            for at in range(0, len(block), self.rows_per_write):
-                part = slice(at, self.rows_per_write)
-                rows = online_rows(
-                    block.slice(part.start, part.stop), features.slice(part.start, part.stop), task.feature_view, join
-                )
+            for at in range(0, len(block), size):
+                rows = online_rows(block.slice(at, size), features.slice(at, size), task.feature_view, join)
                 written += write(list(rows))
                 if progress:
-                    progress.update(min(self.rows_per_write, len(block) - at))
+                    progress.update(min(size, len(block) - at))
         if progress:
             progress.close()
         return written
