@@ -7,8 +7,7 @@ several shards, and its feature rows to all of those.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -40,14 +39,12 @@ from moonlake.feast_delta.spark_tables import (
     byte_count,
     check_moments,
     column,
+    large_batches,
     moment,
     row_count,
     source_condition,
     table_rows,
 )
-
-ROWS_PER_BATCH = 100_000
-"""Rows of an Arrow batch between Spark and Python; the session's own setting is put back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,18 +320,6 @@ def _check_sequences(join: ViewJoin, source: BehaviorSequenceSource, pull: Pull)
             f"feature view {join.view}: known_by='written' needs to know when each action was written, and source "
             f"{source.name} states no {'written_column' if source.packed else 'created_timestamp_column'}"
         )
-
-
-@contextmanager
-def large_batches(spark: SparkSession) -> Iterator[None]:
-    """Within it, what goes between Spark and Python goes in batches of ROWS_PER_BATCH."""
-    name = "spark.sql.execution.arrow.maxRecordsPerBatch"
-    before = spark.conf.get(name) or "10000"
-    spark.conf.set(name, ROWS_PER_BATCH)
-    try:
-        yield
-    finally:
-        spark.conf.set(name, before)
 
 
 def _times(join: ViewJoin) -> list[str]:

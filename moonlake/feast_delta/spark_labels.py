@@ -22,9 +22,9 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from moonlake.errors import InputError, PointInTimeError
 from moonlake.feast_delta.plan import time_column_of
 from moonlake.feast_delta.snapshots import NEVER_WRITTEN, TableSnapshot
-from moonlake.feast_delta.spark_join import SparkLabels, large_batches
+from moonlake.feast_delta.spark_join import SparkLabels
 from moonlake.feast_delta.spark_shards import LABEL
-from moonlake.feast_delta.spark_tables import check_moments, column
+from moonlake.feast_delta.spark_tables import check_moments, column, large_batches
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

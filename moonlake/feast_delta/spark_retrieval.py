@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from moonlake.feast_delta.plan import Pull
 from moonlake.feast_delta.retrieval import DeltaRetrievalJob
 from moonlake.feast_delta.sources import SavedDatasetDeltaStorage
 from moonlake.feast_delta.spark_shards import as_bytes
-from moonlake.feast_delta.spark_tables import ROW_BITS
+from moonlake.feast_delta.spark_tables import ROW_BITS, setting
 
 ORDER = "__order"
 """int64 column of a result: the place of a row; the bits above ROW_BITS number its partition."""
@@ -70,15 +70,24 @@ class DeltaSparkRetrievalJob(SparkRetrievalJob):
         """The result as a frame of the engine's session, in no order; without on-demand views, which are Python's."""
         return self._result().rows.drop(ORDER)
 
+    def to_spark(self, spark: SparkSession) -> DataFrame:
+        """The same as `to_spark_df`, by the name that the embedded engine's job has.
+
+        Raises: InputError: another session.
+        """
+        if spark.sparkContext is not self.spark_session.sparkContext:
+            raise InputError("this result belongs to the Spark session that was active when it was asked for")
+        return self.to_spark_df()
+
     def to_delta(self, path: str) -> None:
         """Write the result as a Delta table by Spark, in order; what was there is overwritten."""
-        with _own_errors():
+        with _own_errors(), self._times_as_integers():
             rows = self._written_rows()
             rows.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(path)
 
     def to_parquet(self, path: str) -> None:
         """Write the result as a folder of Parquet files by Spark, in order; what was there is overwritten."""
-        with _own_errors():
+        with _own_errors(), self._times_as_integers():
             self._written_rows().write.mode("overwrite").parquet(path)
 
     def to_batches(self) -> Iterator[pa.Table]:
@@ -139,6 +148,10 @@ class DeltaSparkRetrievalJob(SparkRetrievalJob):
                 "out, or take the rows with to_batches() or to_arrow()"
             )
         return self._in_order()
+
+    def _times_as_integers(self) -> AbstractContextManager[None]:
+        # Spark's default, INT96, has no time zone for other readers, and no statistics.
+        return setting(self.spark_session, "spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
 
     def _of_block(self, block: pa.Table) -> pa.Table:
         return DeltaRetrievalJob(

@@ -6,7 +6,8 @@ Spark hears of them. Delta's own reader would not say where in its file a row li
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import date, datetime
 from typing import Any
 from urllib.parse import unquote
@@ -29,6 +30,9 @@ POSITION = "__position"
 
 ROW_BITS = 33
 """Enough for the rows of a file; Spark's own `monotonically_increasing_id` leaves as many."""
+
+ROWS_PER_BATCH = 100_000
+"""Rows of an Arrow batch between Spark and Python where it is ours to say."""
 
 _FILE = "__file"
 
@@ -121,6 +125,25 @@ def check_moments(frame: DataFrame, name: str) -> None:
         raise PointInTimeError(f"column {name}: timestamps without a time zone; state one, for example UTC")
     if not isinstance(found, t.TimestampType):
         raise PointInTimeError(f"column {name}: expected timestamps, found {found.simpleString()}")
+
+
+@contextmanager
+def setting(spark: SparkSession, name: str, value: str) -> Iterator[None]:
+    """Within it the session has this setting; what was there before comes back."""
+    before = spark.conf.get(name, None)
+    spark.conf.set(name, value)
+    try:
+        yield
+    finally:
+        if before is None:
+            spark.conf.unset(name)
+        else:
+            spark.conf.set(name, before)
+
+
+def large_batches(spark: SparkSession) -> AbstractContextManager[None]:
+    """Within it, what goes between Spark and Python goes in batches of ROWS_PER_BATCH."""
+    return setting(spark, "spark.sql.execution.arrow.maxRecordsPerBatch", str(ROWS_PER_BATCH))
 
 
 def _files(snapshot: TableSnapshot, where: ds.Expression | None) -> dict[str, tuple[int, dict[str, Any]]]:
