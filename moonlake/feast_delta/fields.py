@@ -26,6 +26,14 @@ FEAST_TYPES: dict[ColumnType, FeastType] = {
     "map<string,string>": Map,
 }
 
+_OTHER_TYPES: dict[str, FeastType] = {
+    "list<bool>": Array(Bool),
+    "list<int32>": Array(Int32),
+    "list<float64>": Array(Float64),
+    "list<binary>": Array(Bytes),
+}
+"""Types that Feast has beside those of the contracts, for tables that are not ours."""
+
 
 def feast_fields(table: Table, columns: Sequence[str], names: Mapping[str, str] | None = None) -> list[Field]:
     """One Feast field for each of the contract's columns, in the order asked for.
@@ -36,10 +44,13 @@ def feast_fields(table: Table, columns: Sequence[str], names: Mapping[str, str] 
 
 
 def value_type(column_type: str) -> ValueType:
-    """Feast's value type of a column type of the contracts. Raises SchemaMismatch for any other."""
-    if column_type not in FEAST_TYPES:
-        raise SchemaMismatch(f"column type {column_type}: Feast fields are known for {', '.join(FEAST_TYPES)}")
-    return FEAST_TYPES[column_type].to_value_type()
+    """Feast's value type of a column, by the name that `column_type` gives. Raises SchemaMismatch where it has none."""
+    if column_type.startswith("struct<"):
+        return ValueType.STRUCT
+    known = {str(name): of_feast for name, of_feast in FEAST_TYPES.items()} | _OTHER_TYPES
+    if column_type not in known:
+        raise SchemaMismatch(f"column type {column_type}: Feast fields are known for {', '.join(known)}, struct<...>")
+    return known[column_type].to_value_type()
 
 
 def column_type(arrow_type: pa.DataType) -> str:

@@ -310,7 +310,7 @@ class _Commands:
     """Makes the key and arguments of the write script for rows of one view, epoch and version."""
 
     def __init__(self, config: RepoConfig, view: FeatureView, epoch: int, version: int, visible_from: int) -> None:
-        self.config = config
+        self.config, self.view = config, view
         self.stamp_field = _stamp_field(config, view)
         names = [feature.name for feature in view.features]
         self.event_field, *fields = _feast_fields(config, view, names)
@@ -330,8 +330,14 @@ class _Commands:
         event = Timestamp(seconds=seconds, nanos=microseconds * 1_000)
         written = [0, self.event_field, event.SerializeToString()]
         for name, value in row.values.items():
-            written += (self.fields[name], value.SerializeToString())
+            written += (self._field(name), value.SerializeToString())
         return rule + written
+
+    def _field(self, name: str) -> str | bytes:
+        """Feast's field of a value, which need not be a feature: of an on-demand view Feast writes the keys too."""
+        if name not in self.fields:
+            self.fields[name] = _feast_fields(self.config, self.view, [name])[1]
+        return self.fields[name]
 
 
 def _feast_fields(config: RepoConfig, view: FeatureView, features: Sequence[str]) -> list[str | bytes]:

@@ -15,7 +15,7 @@ from feast import RepoConfig, ValueType
 from feast.data_source import DataSource
 from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 from feast.protos.feast.core.SavedDataset_pb2 import SavedDatasetStorage as SavedDatasetStorageProto
-from feast.saved_dataset import SavedDatasetStorage
+from feast.saved_dataset import _DATA_SOURCE_TO_SAVED_DATASET_STORAGE, SavedDatasetStorage
 
 from moonlake.errors import InputError, NotFound
 from moonlake.feast_delta.fields import column_type, value_type
@@ -274,3 +274,14 @@ class SavedDatasetDeltaStorage(SavedDatasetStorage):
 
     def to_data_source(self) -> DataSource:
         return DeltaSource(name=self.path, path=self.path, created_timestamp_column="")
+
+    @staticmethod
+    def from_data_source(data_source: DataSource) -> SavedDatasetStorage:
+        """The table of a source as such a place. Raises InputError for a source that states no path."""
+        if not isinstance(data_source, DeltaSource) or data_source.path is None:
+            raise InputError(f"source {data_source.name}: a saved dataset needs a Delta source with a path")
+        return SavedDatasetDeltaStorage(data_source.path)
+
+
+# Feast finds the storage of a source by the name of its class, in a table of its own without a way to enter it.
+_DATA_SOURCE_TO_SAVED_DATASET_STORAGE[DeltaSource.__name__] = f"{__name__}.{SavedDatasetDeltaStorage.__name__}"

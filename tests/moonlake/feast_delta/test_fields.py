@@ -41,6 +41,20 @@ def test_arrow_types_that_no_contract_has_are_named_by_their_meaning(arrow: pa.D
     assert column_type(arrow) == name
 
 
+@pytest.mark.parametrize(
+    ("arrow", "of_feast"),
+    [
+        (pa.struct({"name": pa.string(), "age": pa.int64()}), ValueType.STRUCT),
+        (pa.list_(pa.float64()), ValueType.DOUBLE_LIST),
+        (pa.list_(pa.bool_()), ValueType.BOOL_LIST),
+        (pa.list_(pa.int32()), ValueType.INT32_LIST),
+        (pa.list_(pa.binary()), ValueType.BYTES_LIST),
+    ],
+)
+def test_feast_infers_the_types_of_tables_that_are_not_ours(arrow: pa.DataType, of_feast: ValueType) -> None:
+    assert value_type(column_type(arrow)) is of_feast
+
+
 def test_a_type_that_feast_has_no_field_for_is_refused_by_name() -> None:
     with pytest.raises(SchemaMismatch, match=r"date32\[day\]"):
         value_type("date32[day]")

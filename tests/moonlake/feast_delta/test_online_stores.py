@@ -131,6 +131,13 @@ def test_times_before_1970_and_naive_ones_are_kept(shop: Online) -> None:
     assert shop.read() == (2, datetime(1900, 1, 1, 0, 0, 1, tzinfo=UTC))
 
 
+def test_what_feast_pushes_beside_the_features_is_kept(shop: Online) -> None:
+    values = {"user_id": Value(string_val="a"), "level": Value(int64_val=1)}  # an on-demand view has its keys so too
+    shop.store.online_write_batch(shop.config, shop.view, [(key("a"), values, NOON, NOON)], None)
+    ((event, found),) = shop.store.online_read(shop.config, shop.view, [key("a")], ["level", "user_id"])
+    assert (event, found) == (NOON, values)
+
+
 def test_a_push_keeps_to_the_same_rule_against_what_was_served(shop: Online) -> None:
     shop.serve(row(1, NOON, NOON))
     shop.push("a", 2, NOON - MICROSECOND)

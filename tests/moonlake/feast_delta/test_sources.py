@@ -99,3 +99,11 @@ def test_a_saved_dataset_is_restored_as_a_delta_table() -> None:
     source = restored.to_data_source()
     assert isinstance(source, DeltaSource)
     assert source.path == "/data/saved"
+
+
+def test_a_saved_dataset_takes_the_place_of_a_source_with_a_path() -> None:
+    stored = SavedDatasetStorage.from_data_source(DeltaSource(name="a", path="/data/saved"))
+    assert isinstance(stored, SavedDatasetDeltaStorage)
+    assert stored.path == "/data/saved"
+    with pytest.raises(InputError, match="source b: a saved dataset needs a Delta source with a path"):
+        SavedDatasetStorage.from_data_source(DeltaSource(name="b", table="products"))
