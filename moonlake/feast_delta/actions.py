@@ -16,7 +16,7 @@ import pyarrow.dataset as ds
 
 from moonlake.errors import SchemaMismatch
 from moonlake.feast_delta import filters
-from moonlake.feast_delta.gather import RowGroups
+from moonlake.feast_delta.gather import RowGroups, mask
 from moonlake.feast_delta.plan import ViewJoin
 from moonlake.feast_delta.sources import BehaviorSequenceSource
 from moonlake.point_in_time import NO_KEY, BoolArray, IntArray, Keys, KnownBy, latest_rows, microseconds
@@ -94,7 +94,7 @@ class PackedLog:
             starts.append(starts[-1][-1] + np.cumsum(lengths))
             kept = (code >= codes.start) & (code < codes.stop)
             if self.source.where:
-                kept &= filters.mask(rows, filters.row_filter(self.join))
+                kept &= mask(rows, filters.row_filter(self.join))
             rows, lengths, code = rows.filter(pa.array(kept)), lengths[kept], code[kept]
             first = np.concatenate([starts[-2][-1:], starts[-1][:-1]])[kept]
             flat = self._flat(rows, [*lists, *types], lengths)
@@ -161,7 +161,7 @@ class PlainLog:
             code = keys.encode(rows.select(names))
             kept = (code >= codes.start) & (code < codes.stop) & rows[time_column].is_valid().to_numpy()
             if source.where:
-                kept &= filters.mask(rows, filters.row_filter(self.join))
+                kept &= mask(rows, filters.row_filter(self.join))
             if types:
                 wanted = pa.array(source.event_types, rows[types[0]].type)
                 kept &= pc.is_in(rows[types[0]], value_set=wanted).to_numpy()

@@ -19,7 +19,7 @@ import pyarrow.dataset as ds
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 
 from moonlake.feast_delta import filters
-from moonlake.feast_delta.gather import RowGroups, shards_of, take_any
+from moonlake.feast_delta.gather import ROWS_PER_BLOCK, RowGroups, mask, shards_of, take_any
 from moonlake.feast_delta.labels import arrow_labels
 from moonlake.feast_delta.plan import Labels, Pull, ViewJoin, in_utc
 from moonlake.feast_delta.retrieval import DeltaRetrievalJob, metadata_of
@@ -30,9 +30,6 @@ from moonlake.point_in_time import NO_ROW, IntArray, Keys, KnownBy, as_of_rows, 
 from moonlake.sequence_logs import write_log
 
 DEFAULT_MEMORY_BUDGET = 4 << 30
-
-ROWS_PER_READ = 4_000_000
-"""Narrow rows that are matched with the label keys at a time."""
 
 KERNEL_BYTES_PER_ROW = 64
 """Keys, times, positions and their order while the kernel works."""
@@ -175,11 +172,11 @@ def latest_features(join: ViewJoin, start: datetime, end: datetime) -> pa.Table:
     """The latest row of each key with an event time in [start, end]; see `Engine.latest`."""
     if isinstance(join.source, BehaviorSequenceSource):
         return latest_sequences(join, join.source, start, end)
-    groups = RowGroups(join.snapshot.dataset, _between(join, start, end))
+    where = _between(join, start, end)
+    groups = RowGroups(join.snapshot.dataset, where)
     names = [column for _, column in join.keys]
     times = [join.event_column, *([join.created_column] if join.created_column else [])]
-    conditions = [column for column, _, _ in join.source.where]
-    narrow, positions = _rows_where(groups, [*names, *times, *conditions], _between(join, start, end))
+    narrow, positions = groups.meeting(where, list(dict.fromkeys([*names, *times])), _conditions(join))
     _, codes = Keys.of(narrow.select(names))
     created = microseconds(narrow[join.created_column], join.created_column) if join.created_column else None
     chosen = latest_rows(codes, microseconds(narrow[join.event_column], join.event_column), created)
@@ -198,7 +195,9 @@ def features_between(
     if columns is None:
         named = [*(column for _, column in join.keys), *(column for column, _ in join.features), join.event_column]
         columns = list(dict.fromkeys([*named, *([join.created_column] if join.created_column else [])]))
-    return join.snapshot.dataset.to_table(columns=columns, filter=_between(join, start, end))
+    where = _between(join, start, end)
+    rows, _ = RowGroups(join.snapshot.dataset, where).meeting(where, columns, _conditions(join))
+    return rows
 
 
 def possible_rows(labels: pa.Table, label_times: IntArray, join: ViewJoin) -> ds.Expression:
@@ -229,11 +228,11 @@ def _narrow_rows(join: ViewJoin, groups: RowGroups, keys: Keys, shard: range, la
     where = filters.row_filter(join) if join.source.where else None
     found: list[tuple[IntArray, ...]] = []
     columns = list(dict.fromkeys([*names, *times, *(column for column, _, _ in join.source.where)]))
-    for first, rows in groups.blocks(columns, ROWS_PER_READ):
+    for first, rows in groups.blocks(columns, ROWS_PER_BLOCK):
         codes = keys.encode(rows.select(names))
         kept = (codes >= shard.start) & (codes < shard.stop) & rows[join.event_column].is_valid().to_numpy()
         if where is not None:
-            kept &= filters.mask(rows, where)
+            kept &= mask(rows, where)
         if not kept.all():
             rows, codes = rows.filter(pa.array(kept)), codes[kept]
         moments = [microseconds(rows[name], name) for name in times]
@@ -274,14 +273,9 @@ class _AsOfColumns:
         return {name: rows[name] for name in self.names}
 
 
-def _rows_where(groups: RowGroups, columns: Sequence[str], where: ds.Expression) -> tuple[pa.Table, IntArray]:
-    """The rows that meet a condition on the columns, and their positions."""
-    tables, positions = [], []
-    for first, rows in groups.blocks(list(dict.fromkeys(columns)), ROWS_PER_READ):
-        met = filters.mask(rows, where)
-        tables.append(rows.filter(pa.array(met)))
-        positions.append(first + np.flatnonzero(met))
-    return pa.concat_tables(tables), np.concatenate(positions)
+def _conditions(join: ViewJoin) -> list[str]:
+    """The columns that `_between` looks at."""
+    return list(dict.fromkeys([join.event_column, *(column for column, _, _ in join.source.where)]))
 
 
 def _between(join: ViewJoin, start: datetime | None, end: datetime | None) -> ds.Expression:

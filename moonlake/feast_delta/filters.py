@@ -5,11 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from numpy.typing import NDArray
 
 from moonlake.errors import InputError
 from moonlake.feast_delta.plan import ViewJoin
@@ -34,12 +32,6 @@ def key_filter(labels: pa.Table, join: ViewJoin) -> ds.Expression:
         if len(distinct) <= PUSHED_DOWN_KEYS and distinct.type == join.snapshot.dataset.schema.field(column).type:
             where = where & ds.field(column).isin(distinct)
     return where
-
-
-def mask(rows: pa.Table, where: ds.Expression) -> NDArray[np.bool_]:
-    """bool [rows]: which rows meet the condition; an unknown answer is a no."""
-    met = ds.dataset(rows).to_table(columns={"met": where})["met"]
-    return pc.fill_null(met, False).to_numpy()
 
 
 def _condition(join: ViewJoin, column: str, operator: str, value: Any) -> ds.Expression:

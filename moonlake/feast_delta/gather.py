@@ -12,13 +12,17 @@ from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from moonlake.point_in_time import NO_ROW, IntArray, Keys
+from moonlake.point_in_time import NO_ROW, BoolArray, IntArray, Keys
 
 ROWS_PER_BATCH = 16_384
 """Rows that are decoded at a time when few are taken: of 64-d vectors these are 4 MB, which stay in the cache."""
+
+ROWS_PER_BLOCK = 4_000_000
+"""Narrow rows that are looked through at a time."""
 
 READERS = os.cpu_count() or 1
 
@@ -71,6 +75,17 @@ class RowGroups:
                 yield first, pa.concat_tables(pending)
                 first, size, pending = first + size, 0, []
         yield first, pa.concat_tables([self._table(columns, ()), *pending])
+
+    def meeting(
+        self, where: ds.Expression, columns: Sequence[str], conditions: Sequence[str]
+    ) -> tuple[pa.Table, IntArray]:
+        """The rows that meet a condition on the columns `conditions`, and their positions."""
+        tables, positions = [], []
+        for first, rows in self.blocks(list(dict.fromkeys([*columns, *conditions])), ROWS_PER_BLOCK):
+            met = mask(rows, where)
+            tables.append(rows.select(list(columns)).filter(pa.array(met)))
+            positions.append(first + np.flatnonzero(met))
+        return pa.concat_tables(tables), np.concatenate(positions)
 
     def take(self, columns: Sequence[str], rows: IntArray, scratch: Path | None = None) -> pa.Table:
         """The rows at ascending positions, in memory or in the file `scratch`; see `gathered`."""
@@ -125,6 +140,12 @@ class RowGroups:
                 running.append(readers.submit(read, number))
             while running:
                 yield running.popleft().result()
+
+
+def mask(rows: pa.Table, where: ds.Expression) -> BoolArray:
+    """bool [rows]: which rows meet the condition; an unknown answer is a no."""
+    met = ds.dataset(rows).to_table(columns={"met": where})["met"]
+    return pc.fill_null(met, False).to_numpy()
 
 
 def shards_of(keys: Keys, needed: int, available: int) -> list[range]:

@@ -15,7 +15,7 @@ import pyarrow.dataset as ds
 from moonlake.errors import InputError
 from moonlake.feast_delta import filters
 from moonlake.feast_delta.actions import action_log
-from moonlake.feast_delta.gather import gathered, shards_of, take_any
+from moonlake.feast_delta.gather import RowGroups, gathered, shards_of, take_any
 from moonlake.feast_delta.plan import Pull, ViewJoin, in_utc
 from moonlake.feast_delta.sources import BehaviorSequenceSource
 from moonlake.point_in_time import IntArray, Keys, as_of_slices, written_slices
@@ -132,7 +132,9 @@ def sequence_columns(
 def latest_sequences(join: ViewJoin, source: BehaviorSequenceSource, start: datetime, end: datetime) -> pa.Table:
     """The sequence as it is known at `end` of each key that acted in [start, end); see `Engine.latest`."""
     names = [column for _, column in join.keys]
-    found = join.snapshot.dataset.to_table(columns=names, filter=_until(source, _us(end)))
+    where = _until(source, _us(end))
+    conditions = [source.month_column] if source.month_column else [] if source.packed else [source.time_column]
+    found, _ = RowGroups(join.snapshot.dataset, where).meeting(where, names, conditions)
     keys = found.group_by(names, use_threads=False).aggregate([]) if names else found.slice(0, 1)
     labels = keys.rename_columns([label for label, _ in join.keys])
     with TemporaryDirectory(prefix="moonlake-") as scratch:
