@@ -117,7 +117,7 @@ def as_of_features(labels: SparkLabels, join: ViewJoin, pull: Pull, limits: Limi
         _created_us(join).alias(CREATED),
         POSITION,
     )
-    work = AsOf(keys, join.ttl_us, join.lag_us, pull.known_by)
+    work = AsOf(keys, join.created_column or "", join.ttl_us, join.lag_us, pull.known_by)
     shards = _shards(spark, (labels.count + row_count(join.snapshot)) // limits.rows_per_shard)
     schema = t.StructType([_long(LABEL), _long(POSITION)])
     with large_batches(spark):
@@ -181,6 +181,12 @@ def sequences(
         order=tuple(f"__order_{number}" for number in range(len(source.order))),
         features=tuple(features),
         subject=source.subject,
+        names={
+            ACTED: source.time_column,
+            WRITTEN: created or "",
+            "__type": source.event_type_column,
+            **{value: name for value, (name, _) in zip(features, join.features, strict=True)},
+        },
     )
     lists = [
         t.StructField(f"__feature_{number}", _list_of(log.schema[value].dataType, source))
@@ -207,7 +213,9 @@ def latest_positions(rows: DataFrame, join: ViewJoin, limits: Limits) -> DataFra
     shards = _shards(spark, row_count(join.snapshot) // limits.rows_per_shard)
     with large_batches(spark):
         met = narrow.repartitionById(shards, f.pmod(_hash(_key_names(join)), f.lit(shards)).cast("int"))
-        return met.mapInArrow(Latest(_key_names(join)), t.StructType([_long(POSITION)])).localCheckpoint()
+        return met.mapInArrow(
+            Latest(_key_names(join), join.created_column or ""), t.StructType([_long(POSITION)])
+        ).localCheckpoint()
 
 
 def label_side(labels: SparkLabels, join: ViewJoin) -> DataFrame:

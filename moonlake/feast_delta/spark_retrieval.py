@@ -14,6 +14,7 @@ from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.infra.offline_stores.contrib.spark_offline_store.spark import SparkRetrievalJob
 from feast.infra.offline_stores.offline_store import RetrievalMetadata
 from feast.saved_dataset import SavedDatasetStorage
+from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
@@ -168,7 +169,7 @@ def _own_errors() -> Iterator[None]:
     """An error of ours that was raised in a Python worker comes out as itself."""
     try:
         yield
-    except PySparkException as error:
+    except (PySparkException, Py4JError) as error:
         if found := _OURS.search(str(error)):
             raise getattr(errors, found[1])(found[2].strip()) from error
         raise

@@ -6,7 +6,7 @@ this file alone, so it imports nothing of Feast or Spark.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,9 +48,14 @@ ShardWork = Callable[[Batches], Batches]
 
 @dataclass(frozen=True, slots=True)
 class AsOf:
-    """(LABEL, POSITION) of each label row that has an eligible feature row; see `as_of_rows`."""
+    """(LABEL, POSITION) of each label row that has an eligible feature row; see `as_of_rows`.
+
+    Attributes:
+        created: the column in the source that CREATED is from, for messages.
+    """
 
     keys: tuple[str, ...]
+    created: str
     ttl_us: int
     lag_us: int
     known_by: KnownBy
@@ -67,7 +72,7 @@ class AsOf:
             _ints(labels, TIME),
             feature_codes[order],
             _ints(features, TIME)[order],
-            _created(features, order),
+            _created(features, CREATED, self.created, order),
             ttl_us=self.ttl_us,
             lag_us=self.lag_us,
             known_by=self.known_by,
@@ -81,6 +86,7 @@ class Latest:
     """(POSITION) of the latest row of each key; see `latest_rows`."""
 
     keys: tuple[str, ...]
+    created: str
 
     def __call__(self, batches: Batches) -> Batches:
         rows = _table(batches)
@@ -88,9 +94,9 @@ class Latest:
             return
         position, order = np.unique(_ints(rows, POSITION), return_index=True)
         _, codes = Keys.of(rows.select(list(self.keys)))
-        yield pa.record_batch(
-            [position[latest_rows(codes[order], _ints(rows, TIME)[order], _created(rows, order))]], [POSITION]
-        )
+        created = _created(rows, CREATED, self.created, order)
+        latest = latest_rows(codes[order], _ints(rows, TIME)[order], created)
+        yield pa.record_batch([position[latest]], [POSITION])
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +109,7 @@ class LastActions:
         types: a column, and the values that count; ("", ()) for all.
         identity, order: see `BehaviorSequenceSource`.
         features: columns of the log to give as lists.
-        subject: the table, for messages.
+        subject, names: the table, and its columns by the names that they have here, for messages.
     """
 
     keys: tuple[str, ...]
@@ -116,6 +122,7 @@ class LastActions:
     order: tuple[str, ...]
     features: tuple[str, ...]
     subject: str
+    names: Mapping[str, str]
 
     def __call__(self, batches: Batches) -> Batches:
         labels, log = _sides(batches)
@@ -165,12 +172,14 @@ class LastActions:
         names = list(dict.fromkeys(names))
         for name in names:
             if not np.array_equal(_lengths(log[name]), lengths):
-                raise SchemaMismatch(f"table {self.subject}: lists of {name} and of the times differ in length")
+                raise SchemaMismatch(
+                    f"table {self.subject}: lists of {self.names[name]} and {self.names[ACTED]} differ in length"
+                )
         return pa.table({name: pc.list_flatten(log[name]) for name in names}), np.repeat(codes, lengths)
 
     def _one_each(self, log: pa.Table) -> BoolArray:
         _, codes = Keys.of(log.select([self.identity]))
-        created = _created(log, None, WRITTEN)
+        created = _created(log, WRITTEN, self.names[WRITTEN])
         when = np.zeros(len(codes), np.int64) if created is None else created
         kept = codes == NO_KEY  # an action without a name is one of its own
         kept[latest_rows(codes, -when if self.written else when)] = True
@@ -221,13 +230,17 @@ def _known(rows: pa.Table, codes: IntArray) -> tuple[pa.Table, IntArray]:
     return (rows, codes) if kept.all() else (rows.filter(pa.array(kept)), codes[kept])
 
 
-def _created(rows: pa.Table, order: IntArray | None, name: str = CREATED) -> IntArray | None:
-    """int64 [rows]: when each was written, or None where the source does not say."""
+def _created(rows: pa.Table, name: str, called: str, order: IntArray | None = None) -> IntArray | None:
+    """int64 [rows]: when each was written, or None where the source does not say.
+
+    Args: called: the column in the source.
+    Raises: PointInTimeError: it says so of some rows only.
+    """
     created = rows[name]
     if created.null_count == len(created):
         return None
     if created.null_count:
-        raise PointInTimeError(f"{created.null_count} of {len(created)} created times are null")
+        raise PointInTimeError(f"column {called}: {created.null_count} of {len(created)} times are null")
     return created.to_numpy() if order is None else created.to_numpy()[order]
 
 

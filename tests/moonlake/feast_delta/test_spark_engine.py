@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from deltalake import DeltaTable, write_deltalake
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as f
 
-from moonlake.errors import InputError, PointInTimeError
+from moonlake.errors import InputError, PointInTimeError, SchemaMismatch
 from moonlake.feast_delta.embedded import EmbeddedEngine
 from moonlake.feast_delta.plan import Engine, Pull, ViewJoin
 from moonlake.feast_delta.snapshots import open_path
@@ -110,20 +111,14 @@ def pulled(engine: Engine[Any], labels: Any, joins: Sequence[ViewJoin], **pull: 
     return rows
 
 
-def joins_of_all_kinds(path: str) -> list[ViewJoin]:
-    return [
-        view(path),
-        view(path, "short", ttl_us=20, lag=timedelta(microseconds=3)),
-        view(path, "some", where=[("region", "==", "north"), ("kind", "in", ["click", "buy"]), ("score", ">", 9.5)]),
-        view(path, "others", where=[("kind", "!=", "view"), ("event_timestamp", "<", EARLY)]),
-        log(path),
+def test_inputs_too_large_for_one_shard_or_for_a_broadcast(spark: SparkSession, settings: Settings, path: str) -> None:
+    some = [("region", "==", "north"), ("kind", "in", ["click", "buy"]), ("score", ">", 9.5), ("row", "!=", 801)]
+    joins = [
+        view(path, ttl_us=20, lag=timedelta(microseconds=3)),
+        view(path, "some", where=[*some, ("event_timestamp", "<", EARLY)]),
         log(path, "clicks", event_types=["click"], lag=timedelta(microseconds=9), order=["name"]),
         log(path, "named", length=100, identity="name", where=[("region", "not in", ["south"])]),
     ]
-
-
-def test_inputs_too_large_for_one_shard_or_for_a_broadcast(spark: SparkSession, settings: Settings, path: str) -> None:
-    joins = joins_of_all_kinds(path)
     expected = pulled(EmbeddedEngine(), labels_at_random(), joins)
     assert pulled(SparkEngine(settings, NOTHING_FITS), labels_at_random(), joins) == expected
 
@@ -164,12 +159,12 @@ def test_session_time_zones_change_nothing(engine: SparkEngine, spark: SparkSess
         spark.conf.set("spark.sql.session.timeZone", "UTC")
 
 
-def test_label_rows_of_every_kind(engine: SparkEngine, spark: SparkSession, path: str, tmp_path: Path) -> None:
+def test_label_rows_of_every_kind(engine: SparkEngine, spark: SparkSession, tmp_path: Path) -> None:
     labels = labels_at_random().slice(0, 20)
-    expected = pulled(EmbeddedEngine(), labels, [view(path)])
     write_deltalake(str(tmp_path / "labels"), labels)
     frame = labels.to_pandas().astype({"key": "Int64"})
     kinds: list[Any] = [
+        labels,
         spark.createDataFrame(labels),
         DeltaTable(str(tmp_path / "labels")),
         frame.assign(event_timestamp=pd.to_datetime(frame["event_timestamp"]).dt.tz_convert("Asia/Tokyo")),
@@ -178,8 +173,10 @@ def test_label_rows_of_every_kind(engine: SparkEngine, spark: SparkSession, path
         labels.to_reader(),
     ]
     for kind in kinds:
-        found = sorted(pulled(engine, kind, [view(path)]), key=lambda row: row["label"])
-        assert found == expected, type(kind)
+        rows = engine.labels(kind, {}).rows.orderBy("__label").drop("__label").toArrow()
+        assert rows.to_pylist() == labels.to_pylist(), type(kind)
+    with pytest.raises(InputError, match="expected a pandas, Arrow or Spark frame, a Delta table or SQL, found int"):
+        engine.labels(7, {})
 
 
 def test_sql_names_lake_tables_at_their_pinned_versions(
@@ -291,3 +288,21 @@ def test_what_spark_does_not_do_is_said(engine: SparkEngine, path: str, tmp_path
     job = engine.historical(engine.labels(labels_at_random(), {}), [log(path)], Pull(sequences="pointers"))
     with pytest.raises(InputError, match="pull sequences as pointers with engine: embedded"):
         job.to_arrow()
+    on_demand = Pull(on_demand_feature_views=[SimpleNamespace(name="ratio")])  # type: ignore[list-item]
+    with pytest.raises(InputError, match=r"on-demand feature views \['ratio'\] are computed by Python"):
+        engine.historical(engine.labels(labels_at_random(), {}), [], on_demand).to_delta(str(tmp_path / "out"))
+
+
+def test_what_is_wrong_with_rows_is_said_by_our_own_errors(engine: SparkEngine, tmp_path: Path) -> None:
+    rows = labels_at_random(key=3).append_column("created_at", pa.array([None, *range(1, LABELS)], MOMENT))
+    write_deltalake(str(tmp_path / "rows"), rows)
+    source = DeltaSource(name="rows", path=str(tmp_path / "rows"))
+    with pytest.raises(PointInTimeError, match="column created_at: 1 of 400 times are null"):
+        pulled(engine, labels_at_random(key=3), [join_of(source, [("label", "seen")])])
+    types = [("key", pa.int64()), ("event_timestamp", MOMENT), ("times_us", pa.list_(pa.int64()))]
+    uneven = [{"key": 3, "event_timestamp": datetime(2026, 1, 1, tzinfo=UTC), "times_us": [1, 2], "items": [5]}]
+    schema = pa.schema([*types, ("items", pa.list_(pa.int64()))])
+    write_deltalake(str(tmp_path / "log"), pa.Table.from_pylist(uneven, schema=schema))
+    packed = join_of(BehaviorSequenceSource(name="log", path=str(tmp_path / "log")), [("items", "items")], length=2)
+    with pytest.raises(SchemaMismatch, match="lists of items and times_us differ in length"):
+        pulled(engine, labels_at_random(key=3), [packed])
