@@ -161,6 +161,8 @@ def _possible_rows(
 
 
 def _until(source: BehaviorSequenceSource, until_us: int) -> ds.Expression:
+    if source.identity:  # a later statement of an action decides, wherever it puts it
+        return ds.scalar(True)
     if not source.packed:
         return ds.field(source.time_column) < pa.scalar(until_us, pa.int64()).cast(_TIMESTAMP)
     if source.month_column is None:

@@ -209,6 +209,16 @@ def test_of_a_restated_action_the_row_written_last_counts(tmp_path: Path) -> Non
     assert pulled(join, label, PLENTY, tmp_path, written)["rows"].to_pylist() == [[1, 2]]
 
 
+def test_an_action_that_was_restated_to_a_later_time_is_gone_from_its_first(tmp_path: Path) -> None:
+    path = str(tmp_path / "log")
+    for time, written in ((1, 1), (8, 9)):  # in files of their own, so that statistics could rule the second out
+        times = {"event_timestamp": pa.array([time], MOMENT), "created_at": pa.array([written], MOMENT)}
+        rows = {"key": ["k"], "row": [written], "action_id": ["a"], "vector": pa.array([[0.0]])}
+        write_deltalake(path, pa.table({**rows, **times}), mode="append")
+    label = pa.table({"key": ["k"], "event_timestamp": pa.array([6], MOMENT)})
+    assert pulled(sequence(path, 5, identity="action_id"), label, PLENTY, tmp_path)["rows"].to_pylist() == [[]]
+
+
 @pytest.mark.parametrize("share", [PLENTY, NEXT_TO_NOTHING])
 def test_packed_rows_and_a_plain_log_give_the_same_sequences(table: str, share: int, tmp_path: Path) -> None:
     rows = rows_at_random(1).drop_columns("kind").filter(pa.compute.field("key").is_valid())
