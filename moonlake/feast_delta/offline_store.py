@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from feast.utils import (
 )
 from pydantic import Field
 
-from moonlake.errors import InputError
+from moonlake.errors import InputError, NotFound
 from moonlake.feast_delta import writing
 from moonlake.feast_delta.embedded import DEFAULT_MEMORY_BUDGET, EmbeddedEngine
 from moonlake.feast_delta.home import home_of
@@ -35,6 +36,7 @@ from moonlake.feast_delta.plan import (
     plan_pull,
     plan_view,
 )
+from moonlake.feast_delta.retrieval import DeltaRetrievalJob
 from moonlake.feast_delta.snapshots import TableSnapshot, open_path
 from moonlake.feast_delta.sources import DeltaSource
 from moonlake.lake import arrow_schema, contract
@@ -164,11 +166,15 @@ class DeltaOfflineStore(OfflineStore):
     ) -> RetrievalJob:
         """All rows in [start_date, end_date], as they lie in the table (packed rows of a sequence source too).
 
-        Without any feature named, all columns of the table.
+        Without any feature named, all columns of the table. What is missing is told by the job: Feast makes one for a
+        saved dataset that it need not read, when it has a profile of it.
         """
         source = _delta(data_source)
-        named = feature_name_columns or [name for name, _ in source.get_table_column_names_and_types(config)]
-        join = _pull(config, source, join_key_columns, named, timestamp_field, created_timestamp_column)
+        try:
+            named = feature_name_columns or [name for name, _ in source.get_table_column_names_and_types(config)]
+            join = _pull(config, source, join_key_columns, named, timestamp_field, created_timestamp_column)
+        except NotFound as missing:
+            return DeltaRetrievalJob(partial(_refuse, missing), {})
         return engine_of(config).between(join, start_date, end_date)
 
     @staticmethod
@@ -252,6 +258,10 @@ def _pull(
         created_timestamp_column,
         sequence_length=config.offline_store.sequence_length,
     )
+
+
+def _refuse(missing: NotFound) -> Iterator[pa.Table]:
+    raise missing
 
 
 def _delta(source: DataSource) -> DeltaSource:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import shutil
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -272,6 +273,11 @@ def test_a_saved_dataset_is_written_once_and_read_back(
     kept = store.get_saved_dataset("kept").to_df().sort_values("item_id")
     assert kept["price"].tolist()[0] == 10
     assert kept["item_id"].tolist() == ["i", "j"]
+
+    shutil.rmtree(storage.path)
+    gone = store.get_saved_dataset("kept")  # Feast asks for one, with a profile of it at hand, that it will not read
+    with pytest.raises(NotFound, match=f"no Delta table at {storage.path}"):
+        gone.to_df()
 
 
 def test_mistakes_are_named(
