@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
