@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import reduce
 
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
+from pyspark.errors import PySparkRuntimeError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
@@ -45,7 +46,10 @@ class SparkEngine:
     @property
     def session(self) -> SparkSession:
         """The session of this process."""
-        return SparkSession.getActiveSession() or spark_session(self.settings, "feast")
+        try:
+            return SparkSession.active()
+        except PySparkRuntimeError:  # there is none yet
+            return spark_session(self.settings, "feast")
 
     def labels(self, rows: object, tables: Mapping[str, TableSnapshot]) -> SparkLabels:
         """The label rows as a frame; see `spark_labels`."""
@@ -55,7 +59,7 @@ class SparkEngine:
         """One label row at `end` for each combination of keys that a view has in [start, end]."""
         found = []
         for join in joins:
-            possible, condition = between(join, start, end)
+            possible, condition = between(join, microseconds_of(start), microseconds_of(end))
             names = [*(name for _, name in join.keys), join.event_column, *join.source.columns_used()]
             rows = table_rows(self.session, join.snapshot, names, possible).where(condition)
             found.append(rows.select(*(column(source).alias(label) for label, source in join.keys)).distinct())
@@ -85,14 +89,16 @@ class SparkEngine:
         return DeltaSparkRetrievalJob(self.session, lambda: self._rows_between(join, start, end), versions)
 
     def _rows_between(self, join: ViewJoin, start: datetime | None, end: datetime | None) -> Ordered:
-        possible, condition = between(join, start, end)
+        first = None if start is None else microseconds_of(start)
+        last = None if end is None else microseconds_of(end)
+        possible, condition = between(join, first, last)
         names = [*_columns(join), *join.source.columns_used()]
         found = table_rows(self.session, join.snapshot, names, possible).where(condition)
         found = found.select(*(column(name) for name in _columns(join)), f.col(POSITION).alias(ORDER))
         return Ordered(found, file_count(join.snapshot))
 
     def _latest_rows(self, join: ViewJoin, start: datetime, end: datetime) -> Ordered:
-        possible, condition = between(join, start, end)
+        possible, condition = between(join, microseconds_of(start), microseconds_of(end))
         created = [join.created_column] if join.created_column else []
         names = [*(name for _, name in join.keys), join.event_column, *created, *join.source.columns_used()]
         rows = table_rows(self.session, join.snapshot, names, possible).where(condition)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -193,7 +193,8 @@ def sequences(
         for number, value in enumerate(features)
     ]
     schema = t.StructType([_long(LABEL), *lists, _long(LAST)])
-    shards = _shards(spark, byte_count(join.snapshot) // limits.log_bytes_per_shard)
+    of_labels, of_log = labels.count // limits.rows_per_shard, byte_count(join.snapshot) // limits.log_bytes_per_shard
+    shards = _shards(spark, max(of_labels, of_log))
     met = in_shards(label_side(labels, join), log, labels.count, shards, limits.labels_per_key)
     found = met.mapInArrow(work, schema)
     named = [f.col(field.name).alias(name) for field, (_, name) in zip(lists, join.features, strict=True)]
@@ -239,20 +240,17 @@ def label_side(labels: SparkLabels, join: ViewJoin) -> DataFrame:
     return present.select(LABEL, f.unix_micros(column(labels.time_column)).alias(TIME), *keys)
 
 
-def between(join: ViewJoin, start: datetime | None, end: datetime | None) -> tuple[ds.Expression, Column]:
-    """The rows with an event time in [start, end] that the source's `where` admits: for files, and for rows."""
+def between(join: ViewJoin, start: int | None, end: int | None) -> tuple[ds.Expression, Column]:
+    """The rows with an event time in [start, end] that the source's `where` admits: for files, and for rows.
+
+    Args: start, end: microseconds since 1970 UTC.
+    """
     event, time = ds.field(join.event_column), column(join.event_column)
     possible, condition = filters.row_filter(join), source_condition(join) & time.isNotNull()
     if start is not None:
-        possible, condition = (
-            possible & (event >= _instant(microseconds_of(start))),
-            condition & (time >= moment(microseconds_of(start))),
-        )
+        possible, condition = possible & (event >= _instant(start)), condition & (time >= moment(start))
     if end is not None:
-        possible, condition = (
-            possible & (event <= _instant(microseconds_of(end))),
-            condition & (time <= moment(microseconds_of(end))),
-        )
+        possible, condition = possible & (event <= _instant(end)), condition & (time <= moment(end))
     return possible, condition
 
 
@@ -294,8 +292,8 @@ def _shards(spark: SparkSession, wanted: int) -> int:
 def _possible_rows(labels: SparkLabels, join: ViewJoin) -> tuple[ds.Expression, Column]:
     if labels.latest is None or labels.earliest is None:
         return ds.scalar(False), f.lit(False)
-    start = labels.earliest - join.source.lag - _delta(join.ttl_us) if join.ttl_us else None
-    return between(join, start, labels.latest - join.source.lag)
+    start = microseconds_of(labels.earliest) - join.lag_us - join.ttl_us if join.ttl_us else None
+    return between(join, start, microseconds_of(labels.latest) - join.lag_us)
 
 
 def _possible_actions(
@@ -365,10 +363,6 @@ def _list_of(found: t.DataType, source: BehaviorSequenceSource) -> t.DataType:
 
 def _long(name: str) -> t.StructField:
     return t.StructField(name, t.LongType())
-
-
-def _delta(us: int) -> timedelta:
-    return timedelta(microseconds=us)
 
 
 def microseconds_of(when: datetime) -> int:

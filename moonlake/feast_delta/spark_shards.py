@@ -40,7 +40,8 @@ LAST = "__last"
 NEVER = -(2**62)
 """Time of the last action of a label row that has none."""
 
-LABELS_PER_BATCH = 10_000
+ACTIONS_PER_BATCH = 2_000_000
+"""Actions of the sequences that go back to Spark at a time."""
 
 Batches = Iterator[pa.RecordBatch]
 ShardWork = Callable[[Batches], Batches]
@@ -135,9 +136,9 @@ class LastActions:
         slices = as_of_slices(codes, times, row_codes, _ints(rows, ACTED), length=self.length, lag_us=self.lag_us)
         if self.written:
             slices = written_slices(slices, _ints(rows, WRITTEN), times - self.lag_us, self.length)
-        label = _ints(labels, LABEL)
-        for first in range(0, len(label), LABELS_PER_BATCH):
-            yield self._laid_out(label[first : first + LABELS_PER_BATCH], _cut(slices, first), rows)
+        label, size = _ints(labels, LABEL), max(ACTIONS_PER_BATCH // max(self.length, 1), 1)
+        for first in range(0, len(label), size):
+            yield self._laid_out(label[first : first + size], _cut(slices, first), rows)
 
     def _actions(self, log: pa.Table, codes: IntArray, latest: int) -> tuple[pa.Table, IntArray]:
         """The actions that may be seen, a row for each, and their codes; those of one key and time in their order."""
@@ -233,12 +234,12 @@ def _known(rows: pa.Table, codes: IntArray) -> tuple[pa.Table, IntArray]:
 def _created(rows: pa.Table, name: str, called: str, order: IntArray | None = None) -> IntArray | None:
     """int64 [rows]: when each was written, or None where the source does not say.
 
-    Args: called: the column in the source.
-    Raises: PointInTimeError: it says so of some rows only.
+    Args: called: the column in the source; empty where there is none.
+    Raises: PointInTimeError: it does not say so of all rows.
     """
-    created = rows[name]
-    if created.null_count == len(created):
+    if not called:
         return None
+    created = rows[name]
     if created.null_count:
         raise PointInTimeError(f"column {called}: {created.null_count} of {len(created)} times are null")
     return created.to_numpy() if order is None else created.to_numpy()[order]

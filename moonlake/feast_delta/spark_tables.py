@@ -6,6 +6,7 @@ Spark hears of them. Delta's own reader would not say where in its file a row li
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import date, datetime
@@ -48,8 +49,9 @@ def table_rows(
         return spark.createDataFrame([], t.StructType([*(schema[name] for name in columns), _long(POSITION)]))
     partitioned = DeltaTable(snapshot.path, version=snapshot.version).metadata().partition_columns
     stored = t.StructType([field for field in schema if field.name not in partitioned])
-    root = snapshot.path.rstrip("/")
-    rows = spark.read.schema(stored).parquet(*(f"{root}/{path}" for path in files))
+    root = snapshot.path.rstrip("/") if "://" in snapshot.path else os.path.abspath(snapshot.path)
+    reader = spark.read.schema(stored).option("__globPaths__", "false")  # a bracket in a path is a bracket
+    rows = reader.parquet(*(f"{root}/{path}" for path in files))
     facts = []
     for uri in rows.inputFiles():
         decoded = unquote(uri)
@@ -65,8 +67,8 @@ def table_rows(
 
 
 def row_count(snapshot: TableSnapshot) -> int:
-    """Rows of the version, as its log states them; 0 where it does not."""
-    return _sum(snapshot, "num_records")
+    """Rows of the version as its log states them; a guess from their bytes where it does not."""
+    return _sum(snapshot, "num_records") or byte_count(snapshot) // 32
 
 
 def byte_count(snapshot: TableSnapshot) -> int:
