@@ -104,28 +104,32 @@ class SparkEngine:
         rows = table_rows(self.session, join.snapshot, names, possible).where(condition)
         chosen = chosen_rows(self.session, join, latest_positions(rows, join, self.limits), _columns(join), possible)
         found = chosen.select(*(column(name) for name in _columns(join)), f.col(POSITION).alias(ORDER))
-        if not join.keys:
-            found = found.withColumn(DUMMY_ENTITY_ID, f.lit(DUMMY_ENTITY_VAL))
-        return Ordered(found, file_count(join.snapshot))
+        return Ordered(_with_dummy_key(found, join), file_count(join.snapshot))
 
     def _latest_sequences(self, join: ViewJoin, start: datetime, end: datetime) -> Ordered:
         source = join.source
         assert isinstance(source, BehaviorSequenceSource)
-        names = [name for _, name in join.keys]
-        rows = table_rows(self.session, join.snapshot, names)
-        keys = rows.select(*(column(source_name).alias(label) for label, source_name in join.keys)).distinct()
+        keys = self.session.range(1).select()  # one key for all, where there are none
+        if join.keys:
+            rows = table_rows(self.session, join.snapshot, [name for _, name in join.keys])
+            keys = rows.select(*(column(name).alias(label) for label, name in join.keys)).distinct()
         labels = numbered(keys.withColumn(_TIME, moment(microseconds_of(end))), _TIME)
         found = sequences(labels, join, source, Pull(), self.limits)
-        found = found.where(f.col(LAST) >= microseconds_of(start)).join(labels.rows, LABEL, "inner")
-        return Ordered(
-            found.select(
+        found = (
+            found.where(f.col(LAST) >= microseconds_of(start))
+            .join(labels.rows, LABEL, "inner")
+            .select(
                 *(column(label).alias(name) for label, name in join.keys),
                 *(column(name).alias(source_name) for source_name, name in join.features),
                 f.timestamp_micros(f.col(LAST)).alias(join.event_column),
                 f.col(LABEL).alias(ORDER),
-            ),
-            labels.partitions,
+            )
         )
+        return Ordered(_with_dummy_key(found, join), labels.partitions)
+
+
+def _with_dummy_key(rows: DataFrame, join: ViewJoin) -> DataFrame:
+    return rows if join.keys else rows.withColumn(DUMMY_ENTITY_ID, f.lit(DUMMY_ENTITY_VAL))
 
 
 def _columns(join: ViewJoin) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -265,7 +266,8 @@ def test_latest_rows_and_rows_of_a_window(engine: SparkEngine, path: str) -> Non
         for keys in ((("key", "key"),), ())
     ]
     source = BehaviorSequenceSource(name="log", path=path, packed=False, created_timestamp_column="created_at")
-    for join in [*joins, join_of(source, [("row", "row")], length=4)]:
+    sequences = join_of(source, [("row", "row")], length=4)
+    for join in [*joins, sequences, replace(sequences, keys=())]:
         expected = EmbeddedEngine().latest(join, start, end).to_arrow()
         found = engine.latest(join, start, end).to_arrow()
         assert found.column_names == expected.column_names
