@@ -18,8 +18,8 @@ test: setup  ## every test but those that need a GPU
 	@OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -m "not gpu"
 
 test-long: setup  ## the oracle tests of point-in-time joins, on 50,000 random cases an engine
-	@OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest --hypothesis-profile=long tests/moonlake/test_point_in_time.py \
-		tests/moonlake/feast_delta/test_oracle.py
+	@OMP_WAIT_POLICY=PASSIVE ORACLE_CASES=50000 $(BIN)/pytest --hypothesis-profile=long \
+		tests/moonlake/test_point_in_time.py tests/moonlake/feast_delta/test_oracle_cases.py
 
 check: setup  ## ruff, mypy strict, import layers: the pre-commit check
 	$(BIN)/ruff check $(CODE)

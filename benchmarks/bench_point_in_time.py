@@ -97,7 +97,10 @@ def main() -> None:
 def _report(case: Case, peers: list[str], folder: Path, arguments: list[str]) -> None:
     size = sum(Path(file).stat().st_size for file in files_of(folder / "view0"))
     print(f"\n{case.name} ({size / 1e6:,.0f} MB of Parquet a view)", flush=True)
-    print(f"{'':32} {'seconds':>8} {'peak GB':>8} {'above':>6} {'to ours':>8} {'to scan':>8}  result", flush=True)
+    print(
+        f"{'':32} {'seconds':>8} {'cpu':>7} {'peak GB':>8} {'above':>6} {'to ours':>8} {'to scan':>8}  result",
+        flush=True,
+    )
     found: dict[str, Measured] = {}
     first = [peer for peer in ("bare scan", "ours") if peer in peers]  # the scan also brings the files into memory
     for peer in [*first, *(peer for peer in peers if peer not in first)]:
@@ -113,11 +116,8 @@ def _report(case: Case, peers: list[str], folder: Path, arguments: list[str]) ->
             same = "equal, without the sequence"
         to_ours = f"{one.seconds / mine.seconds:8.2f}" if mine.seconds else " " * 8
         to_scan = f"{one.seconds / scan.seconds:8.2f}" if scan.seconds else " " * 8
-        print(
-            f"{peer:32} {one.seconds:8.2f} {one.peak / 1e9:8.2f} {one.above / 1e9:6.2f} {to_ours} {to_scan}  "
-            + ("" if peer == "bare scan" else same),
-            flush=True,
-        )
+        took = f"{one.seconds:8.2f} {one.cpu:7.2f} {one.peak / 1e9:8.2f} {one.above / 1e9:6.2f}"
+        print(f"{peer:32} {took} {to_ours} {to_scan}  " + ("" if peer == "bare scan" else same), flush=True)
 
 
 def write_data(case: Case, folder: Path) -> None:

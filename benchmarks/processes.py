@@ -21,12 +21,14 @@ class Measured:
 
     Attributes:
         seconds: wall time of the measured call.
+        cpu: seconds of all its threads on a processor: what a busy machine leaves as it is.
         peak: bytes of the whole process at its peak, imports included; `above` what the call added to them.
         digest: hash of the result; empty when there was none.
         stopped: why the process was ended, or how it failed; empty when it came to its end.
     """
 
     seconds: float = 0.0
+    cpu: float = 0.0
     peak: int = 0
     above: int = 0
     digest: str = ""
@@ -38,12 +40,16 @@ def measure(call: Callable[[], Any], digest: Callable[[Any], tuple[str, int]]) -
     """Run the call in this process and print what it took as one line of JSON; the result's digest is not counted."""
     _reset_peak()
     before = _memory("VmRSS")
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     result = call()
-    seconds = time.perf_counter() - started
+    seconds, cpu = time.perf_counter() - started, time.process_time() - used
     peak = _memory("VmHWM")
     found, rows = digest(result)
-    print(json.dumps({"seconds": seconds, "peak": peak, "above": peak - before, "digest": found, "rows": rows}))
+    print(
+        json.dumps(
+            {"seconds": seconds, "cpu": cpu, "peak": peak, "above": peak - before, "digest": found, "rows": rows}
+        )
+    )
 
 
 def run(module: str, arguments: Sequence[str]) -> Measured:

@@ -87,6 +87,8 @@ def _configuration(settings: Settings) -> dict[str, str]:
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.sql.session.timeZone": "UTC",
+        # The default, INT96, has no statistics: a reader could leave no row group of other times unread.
+        "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
         "spark.driver.extraJavaOptions": java_options,
         "spark.driver.memory": settings.spark_driver_memory,
         "spark.driver.host": LOOPBACK,

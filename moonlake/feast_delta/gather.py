@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from moonlake.point_in_time import NO_ROW, BoolArray, IntArray, Keys
 
-ROWS_PER_BATCH = 16_384
-"""Rows that are decoded at a time when few are taken: of 64-d vectors these are 4 MB, which stay in the cache."""
+ROWS_PER_BATCH = 4_096
+"""Rows that are decoded at a time when few are taken: of 64-d vectors these are 1 MB, which stay in the cache."""
 
 ROWS_PER_BLOCK = 4_000_000
 """Narrow rows that are looked through at a time."""

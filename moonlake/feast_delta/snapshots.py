@@ -59,5 +59,5 @@ def _in_order_written(table: DeltaTable, path: str) -> ds.Dataset:
     added = pa.table(table.get_add_actions(flatten=True)).select(["path", "modification_time"]).to_pylist()
     written = {unquote(action["path"]): action["modification_time"] for action in added}
     fragments = list(dataset.get_fragments())[::-1]  # delta-rs lists the last commit first
-    fragments.sort(key=lambda fragment: written[unquote(fragment.path)])
+    fragments.sort(key=lambda fragment: written[fragment.path])
     return ds.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)

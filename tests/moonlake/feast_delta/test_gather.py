@@ -80,6 +80,14 @@ def test_positions_count_the_row_groups_that_are_left(table: str) -> None:
     assert groups.take(["row"], np.array([0, 9]))["row"].to_pylist() == [10, 19]
 
 
+def test_partitions_may_have_any_name(tmp_path: Path) -> None:
+    path, names = str(tmp_path / "table"), ["u v", "a%b", "c=d/e"]
+    write_deltalake(path, pa.table({"shop": names, "row": [0, 1, 2]}), partition_by=["shop"])
+    groups = RowGroups(open_path(path).dataset, ds.scalar(True))
+    found = groups.take(["shop", "row"], np.arange(3)).to_pylist()
+    assert {row["shop"]: row["row"] for row in found} == dict(zip(names, range(3), strict=True))
+
+
 def test_text_that_was_rewritten_by_a_delete_is_read(tmp_path: Path) -> None:
     path = str(tmp_path / "table")
     write_deltalake(path, pa.table({"key": ["a", "b", "c"], "row": [0, 1, 2]}))
