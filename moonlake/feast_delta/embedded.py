@@ -78,17 +78,17 @@ class EmbeddedEngine:
         """The latest row of each key in a window; see `latest_features`."""
 
         def rows() -> Iterator[pa.Table]:
-            found = latest_features(join, start, end)
-            if not join.keys:
-                found = found.append_column(DUMMY_ENTITY_ID, pa.repeat(pa.scalar(DUMMY_ENTITY_VAL), len(found)))
-            yield found
+            yield _with_dummy_key(latest_features(join, start, end), join)
 
         return DeltaRetrievalJob(rows, {join.source.subject: join.snapshot.version})
 
     def between(self, join: ViewJoin, start: datetime | None, end: datetime | None) -> DeltaRetrievalJob:
         """All rows of a window; see `features_between`."""
-        versions = {join.source.subject: join.snapshot.version}
-        return DeltaRetrievalJob(lambda: iter([features_between(join, start, end)]), versions)
+
+        def rows() -> Iterator[pa.Table]:
+            yield _with_dummy_key(features_between(join, start, end), join)
+
+        return DeltaRetrievalJob(rows, {join.source.subject: join.snapshot.version})
 
     def _blocks(self, labels: Labels[pa.Table], joins: Sequence[ViewJoin], pull: Pull) -> Iterator[pa.Table]:
         rows = labels.rows
@@ -276,6 +276,12 @@ class _AsOfColumns:
 def _conditions(join: ViewJoin) -> list[str]:
     """The columns that `_between` looks at."""
     return list(dict.fromkeys([join.event_column, *(column for column, _, _ in join.source.where)]))
+
+
+def _with_dummy_key(rows: pa.Table, join: ViewJoin) -> pa.Table:
+    if join.keys:
+        return rows
+    return rows.append_column(DUMMY_ENTITY_ID, pa.repeat(pa.scalar(DUMMY_ENTITY_VAL), len(rows)))
 
 
 def _between(join: ViewJoin, start: datetime | None, end: datetime | None) -> ds.Expression:

@@ -105,7 +105,10 @@ class Engine(Protocol[Rows]):
         """
 
     def between(self, join: ViewJoin, start: datetime | None, end: datetime | None) -> RetrievalJob:
-        """All rows with an event time in [start, end], by source column, as they lie in the table."""
+        """All rows with an event time in [start, end], by source column, as they lie in the table.
+
+        Without keys they have Feast's dummy key, as in `latest`: Feast's own batch engine materialises from either.
+        """
 
 
 def plan_view(

@@ -95,7 +95,7 @@ class SparkEngine:
         names = [*_columns(join), *join.source.columns_used()]
         found = table_rows(self.session, join.snapshot, names, possible).where(condition)
         found = found.select(*(column(name) for name in _columns(join)), f.col(POSITION).alias(ORDER))
-        return Ordered(found, file_count(join.snapshot))
+        return Ordered(_with_dummy_key(found, join), file_count(join.snapshot))
 
     def _latest_rows(self, join: ViewJoin, start: datetime, end: datetime) -> Ordered:
         possible, condition = between(join, microseconds_of(start), microseconds_of(end))

@@ -19,6 +19,7 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, Float64, Int64, String
 
 from moonlake.errors import InputError, NotFound, PointInTimeError
+from moonlake.feast_delta.offline_store import DeltaOfflineStore
 from moonlake.feast_delta.sources import BehaviorSequenceSource, DeltaSource, SavedDatasetDeltaStorage
 
 MOMENT = pa.timestamp("us", tz="UTC")
@@ -247,6 +248,10 @@ def test_a_view_without_entities_has_one_row_for_all(store: FeatureStore, prices
     assert joined(store, label_table([("s", "i", at(2)), ("s", "i", at(3))])) == [10, 20]
     store.materialize(datetime(1970, 1, 1, tzinfo=UTC), at(2))
     assert store.get_online_features(["prices:price"], [{DUMMY_ENTITY_ID: DUMMY_ENTITY_VAL}]).to_dict()["price"] == [10]
+    pulled = DeltaOfflineStore.pull_all_from_table_or_query(
+        store.config, view.batch_source, [], ["price"], "event_timestamp"
+    )  # as Feast's own batch engine does
+    assert pulled.to_arrow()[DUMMY_ENTITY_ID].to_pylist() == [DUMMY_ENTITY_VAL, DUMMY_ENTITY_VAL]
 
 
 def test_an_on_demand_view_sees_features_and_request_data(store: FeatureStore, prices: Callable[..., str]) -> None:
