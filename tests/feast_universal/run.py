@@ -21,12 +21,9 @@ REPOSITORY = "https://github.com/feast-dev/feast"
 TAG = "v0.66.0"
 COMMIT = "1d5be950cf718a674cb01eaf0fd0ad6f0a4c6335"
 
-MATERIALISING = [
-    "tests/integration/offline_store/test_universal_materialization.py",
-    "tests/integration/materialization",
-    "tests/integration/online_store",
-]
 OFFLINE = "tests/integration/offline_store"
+MATERIALISATION = "tests/integration/materialization"
+ONLINE = "tests/integration/online_store"
 INFERENCE = "tests/integration/registration/test_universal_odfv_feature_inference.py"
 
 
@@ -40,8 +37,10 @@ class Pass:
 
 
 PASSES = {
-    "embedded": Pass("embedded", "delta", [*MATERIALISING, OFFLINE, INFERENCE]),
-    "feast-batch-engine": Pass("embedded", "feast", MATERIALISING),
+    "embedded": Pass("embedded", "delta", [OFFLINE, MATERIALISATION, ONLINE, INFERENCE]),
+    "feast-batch-engine": Pass(
+        "embedded", "feast", [f"{OFFLINE}/test_universal_materialization.py", MATERIALISATION, ONLINE]
+    ),
     "spark": Pass("spark", "delta", [OFFLINE]),
 }
 
