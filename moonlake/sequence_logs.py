@@ -69,7 +69,8 @@ def lists_of(actions: pa.Table, which: IntArray | None, start: IntArray, stop: I
             f"{len(start)} sequences hold {offsets[-1]} actions, more than one Arrow list column can; take fewer rows"
             " at a time, or sequences as pointers"
         )
-    places = np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], lengths)
+    small = np.int32 if len(actions) < 2**31 and (which is None or len(which) < 2**31) else np.int64
+    places = np.arange(offsets[-1], dtype=small) + np.repeat((start - offsets[:-1]).astype(small), lengths)
     taken = take_any(actions, places if which is None else which[places])
     ends, nulls = pa.array(offsets.astype(np.int32)), pa.array(stop < 0)
     return {name: pa.ListArray.from_arrays(ends, _array(taken[name]), mask=nulls) for name in taken.column_names}

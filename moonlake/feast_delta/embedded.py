@@ -7,6 +7,7 @@ were chosen in memory or beside it on disk, and the result in blocks of label ro
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ import pyarrow.dataset as ds
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 
 from moonlake.feast_delta import filters
-from moonlake.feast_delta.gather import ROWS_PER_BLOCK, RowGroups, mask, shards_of, take_any
+from moonlake.feast_delta.gather import READERS, ROWS_PER_BLOCK, RowGroups, mask, shards_of, take_any
 from moonlake.feast_delta.labels import arrow_labels
 from moonlake.feast_delta.plan import Labels, Pull, ViewJoin, in_utc
 from moonlake.feast_delta.retrieval import DeltaRetrievalJob, metadata_of
@@ -95,10 +96,12 @@ class EmbeddedEngine:
         times = microseconds(rows[labels.time_column], labels.time_column)
         with TemporaryDirectory(prefix="moonlake-") as scratch:
             share = self.memory_budget // (4 * max(len(joins), 1))
-            columns = [
-                feature_columns(rows, times, join, pull, share, Path(scratch) / str(number))
-                for number, join in enumerate(joins)
-            ]
+            with ThreadPoolExecutor(READERS) as workers:  # most of the work is done outside of Python's lock
+                tasks = [
+                    workers.submit(feature_columns, rows, times, join, pull, share, Path(scratch) / str(number))
+                    for number, join in enumerate(joins)
+                ]
+                columns = [task.result() for task in tasks]
             if pull.sequences == "pointers":
                 for join, found in zip(joins, columns, strict=True):
                     if isinstance(found, SequenceColumns):
@@ -236,8 +239,9 @@ def _narrow_rows(join: ViewJoin, groups: RowGroups, keys: Keys, shard: range, la
         if not kept.all():
             rows, codes = rows.filter(pa.array(kept)), codes[kept]
         moments = [microseconds(rows[name], name) for name in times]
+        arrays = (codes, *moments, first + np.flatnonzero(kept))
         early = moments[0] <= latest
-        found.append(tuple(each[early] for each in (codes, *moments, first + np.flatnonzero(kept))))
+        found.append(arrays if early.all() else tuple(each[early] for each in arrays))
     codes, event, *created, positions = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return _NarrowRows(codes, event, created[0] if created else None, positions)
 

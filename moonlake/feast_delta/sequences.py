@@ -37,14 +37,14 @@ class SequenceColumns:
 
     Attributes:
         actions: the features of each chosen action, once.
-        which: int64 [chosen], rows of `actions` in order of entity and time.
-        start, stop: int64 [labels], the slice of `which` that is the label row's sequence; -1 where a key is null.
+        which: int64 [chosen], rows of `actions` in order of entity and time; None where they lie in that order.
+        start, stop: int64 [labels], the slice of them that is the label row's sequence; -1 where a key is null.
         last: int64 [labels], microseconds of the last action, or NEVER.
         pointers: what (start, stop) are to be called when they take the place of lists.
     """
 
     actions: pa.Table
-    which: IntArray
+    which: IntArray | None
     start: IntArray
     stop: IntArray
     last: IntArray
@@ -68,6 +68,9 @@ class SequenceColumns:
 
     def log(self) -> Iterator[pa.Table]:
         """The chosen actions in order of entity and time, in pieces: what pointers point into."""
+        if self.which is None:
+            yield from (pa.Table.from_batches([each]) for each in self.actions.to_batches(ACTIONS_PER_WRITE))
+            return
         for first in range(0, len(self.which), ACTIONS_PER_WRITE):
             yield take_any(self.actions, self.which[first : first + ACTIONS_PER_WRITE])
 
@@ -121,11 +124,18 @@ def sequence_columns(
         last[mine[acted]] = actions.times[slices.order[slices.stop[acted] - 1]]
         numbers.append(actions.numbers[slices.order[used]])
         held += len(used)
-    chosen, which = np.unique(np.concatenate(numbers), return_inverse=True)
+    wanted = np.concatenate(numbers)
+    used_numbers = np.zeros(len(log), bool)
+    used_numbers[wanted] = True
+    chosen = np.flatnonzero(used_numbers)
+    which = (np.cumsum(used_numbers) - 1)[wanted]
     expected = log.nbytes() * len(chosen) // max(len(log), 1)
     schema = pa.schema([(name, _value_type(join, source, column)) for column, name in join.features])
-    features = gathered(log.columns(chosen), schema, scratch if expected > share else None)
     pointers = pointer_names(join.view) if pull.sequences == "pointers" else None
+    spilled = expected > share
+    features = gathered(log.columns(chosen), schema, scratch if spilled else None)
+    if not spilled:  # in order once, so that slices are copied as they lie
+        return SequenceColumns(take_any(features, which), None, start, stop, last, pointers)
     return SequenceColumns(features, which, start, stop, last, pointers)
 
 
