@@ -22,7 +22,7 @@ from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from moonlake.feast_delta import filters
 from moonlake.feast_delta.gather import READERS, ROWS_PER_BLOCK, RowGroups, mask, shards_of, take_any
 from moonlake.feast_delta.labels import arrow_labels
-from moonlake.feast_delta.plan import Labels, Pull, ViewJoin, in_utc
+from moonlake.feast_delta.plan import Labels, Pull, ViewJoin, microseconds_of
 from moonlake.feast_delta.retrieval import DeltaRetrievalJob, metadata_of
 from moonlake.feast_delta.sequences import SequenceColumns, latest_sequences, sequence_columns
 from moonlake.feast_delta.snapshots import TableSnapshot
@@ -34,8 +34,6 @@ DEFAULT_MEMORY_BUDGET = 4 << 30
 
 KERNEL_BYTES_PER_ROW = 64
 """Keys, times, positions and their order while the kernel works."""
-
-_TIMESTAMP = pa.timestamp("us", tz="UTC")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,7 @@ class EmbeddedEngine:
             tables.append(found.group_by(found.column_names, use_threads=False).aggregate([]))
         keys = pa.concat_tables(tables, promote_options="default")
         keys = keys.group_by(keys.column_names, use_threads=False).aggregate([])
-        times = pa.repeat(pa.scalar(in_utc(end), _TIMESTAMP), len(keys))
+        times = pa.repeat(filters.instant(microseconds_of(end)), len(keys))
         table = keys.append_column("event_timestamp", times)
         return Labels(table, tuple(table.column_names), "event_timestamp", end, end)
 
@@ -209,9 +207,9 @@ def possible_rows(labels: pa.Table, label_times: IntArray, join: ViewJoin) -> ds
         return ds.scalar(False)
     event = ds.field(join.event_column)
     where = filters.key_filter(labels, join) & filters.row_filter(join)
-    where = where & (event <= _instant(int(label_times.max()) - join.lag_us))
+    where = where & (event <= filters.instant(int(label_times.max()) - join.lag_us))
     if join.ttl_us:
-        where = where & (event >= _instant(int(label_times.min()) - join.lag_us - join.ttl_us))
+        where = where & (event >= filters.instant(int(label_times.min()) - join.lag_us - join.ttl_us))
     return where
 
 
@@ -292,11 +290,7 @@ def _between(join: ViewJoin, start: datetime | None, end: datetime | None) -> ds
     event = ds.field(join.event_column)
     where = filters.row_filter(join) & event.is_valid()
     if start is not None:
-        where = where & (event >= pa.scalar(in_utc(start), _TIMESTAMP))
+        where = where & (event >= filters.instant(microseconds_of(start)))
     if end is not None:
-        where = where & (event <= pa.scalar(in_utc(end), _TIMESTAMP))
+        where = where & (event <= filters.instant(microseconds_of(end)))
     return where
-
-
-def _instant(microseconds_since_1970: int) -> pa.Scalar:
-    return pa.scalar(microseconds_since_1970, pa.int64()).cast(_TIMESTAMP)

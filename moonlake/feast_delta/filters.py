@@ -34,6 +34,11 @@ def key_filter(labels: pa.Table, join: ViewJoin) -> ds.Expression:
     return where
 
 
+def instant(microseconds: int) -> pa.Scalar:
+    """A moment, in microseconds since 1970 UTC, as conditions on times compare it."""
+    return pa.scalar(microseconds, pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+
+
 def _condition(join: ViewJoin, column: str, operator: str, value: Any) -> ds.Expression:
     wanted = join.snapshot.dataset.schema.field(column).type
     try:

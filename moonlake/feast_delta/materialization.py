@@ -44,10 +44,9 @@ from moonlake.feast_delta.online_rows import (
     Served,
     ServedOnlineStore,
     WriteRows,
-    microseconds_of,
     moment_of,
 )
-from moonlake.feast_delta.plan import ViewJoin, delta_source, plan_pull
+from moonlake.feast_delta.plan import ViewJoin, delta_source, microseconds_of, plan_pull
 from moonlake.feast_delta.sources import BehaviorSequenceSource
 from moonlake.feast_delta.store import definition_of
 

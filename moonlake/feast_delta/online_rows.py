@@ -27,6 +27,7 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from pydantic import AwareDatetime
 
+from moonlake.feast_delta.plan import microseconds_of
 from moonlake.feast_delta.sources import BehaviorSequenceSource
 
 NEVER_US = -(2**63)
@@ -129,14 +130,6 @@ class ServedOnlineStore(ABC):
         """
 
 
-def microseconds_of(moment: datetime | None) -> int:
-    """Microseconds since 1970 UTC, exactly; naive moments are UTC, as Feast has it. NEVER_US for None."""
-    if moment is None:
-        return NEVER_US
-    aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-    return (aware - _EPOCH) // _MICROSECOND
-
-
 def moment_of(microseconds: int) -> datetime:
     """The moment in UTC."""
     return _EPOCH + microseconds * _MICROSECOND
@@ -144,7 +137,7 @@ def moment_of(microseconds: int) -> datetime:
 
 def times_of(event: datetime, created: datetime | None) -> Times:
     """The times of a row as Feast hands them over."""
-    return microseconds_of(event), microseconds_of(created)
+    return microseconds_of(event), NEVER_US if created is None else microseconds_of(created)
 
 
 def oldest_valid(view: FeatureView, now: Now, served_end_us: Callable[[], int]) -> int:

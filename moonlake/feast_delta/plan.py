@@ -20,6 +20,8 @@ from moonlake.point_in_time import KnownBy
 
 Rows = TypeVar("Rows")
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 Sequences = Literal["inline", "pointers"]
 """How a sequence comes back: as lists, or as (start, stop) into a log that is written beside; see `SequenceLog`."""
 
@@ -202,6 +204,20 @@ def time_column_of(columns: Sequence[str], timestamps: Sequence[str]) -> str:
 def in_utc(moment: datetime) -> datetime:
     """The moment in UTC; Feast hands naive moments over that are meant so."""
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def microseconds_of(moment: datetime) -> int:
+    """The moment in microseconds since 1970 UTC, exactly; a naive one is meant in UTC."""
+    return (in_utc(moment) - _EPOCH) // timedelta(microseconds=1)
+
+
+def check_written(join: ViewJoin, source: BehaviorSequenceSource) -> None:
+    """Raises InputError when a sequence source does not say when each action was written."""
+    if not (source.written_column if source.packed else join.created_column):
+        raise InputError(
+            f"feature view {join.view}: known_by='written' needs to know when each action was written, and source "
+            f"{source.name} states no {'written_column' if source.packed else 'created_timestamp_column'}"
+        )
 
 
 def alias_of(view: FeatureView) -> str:

@@ -62,11 +62,7 @@ class DeltaRetrievalJob(RetrievalJob):
         timeout: int | None = None,  # noqa: ARG002
     ) -> None:
         """Write the result as a Delta table. Raises InputError for another kind of storage."""
-        if not isinstance(storage, SavedDatasetDeltaStorage):
-            raise InputError(f"a saved dataset of this store is a Delta table, found {type(storage).__name__}")
-        if not allow_overwrite and Path(storage.path).exists():
-            raise SavedDatasetLocationAlreadyExists(location=storage.path)
-        self.to_delta(storage.path)
+        self.to_delta(path_of(storage, allow_overwrite=allow_overwrite))
 
     def to_batches(self) -> Iterator[pa.Table]:
         """The result in blocks of label rows, on-demand views included; at least one, and one at a time in memory."""
@@ -111,6 +107,20 @@ class DeltaRetrievalJob(RetrievalJob):
             full_feature_names=self._full_feature_names,
             on_demand_feature_views=self._on_demand_feature_views,
         )
+
+
+def path_of(storage: SavedDatasetStorage, *, allow_overwrite: bool) -> str:
+    """Where a saved dataset is to be written.
+
+    Raises:
+        InputError: another kind of storage than a Delta table.
+        SavedDatasetLocationAlreadyExists: there is something, and it may not be overwritten.
+    """
+    if not isinstance(storage, SavedDatasetDeltaStorage):
+        raise InputError(f"a saved dataset of this store is a Delta table, found {type(storage).__name__}")
+    if not allow_overwrite and Path(storage.path).exists():
+        raise SavedDatasetLocationAlreadyExists(location=storage.path)
+    return storage.path
 
 
 def metadata_of(labels: Labels[Any], pull: Pull) -> RetrievalMetadata:

@@ -12,11 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from moonlake.errors import InputError
 from moonlake.feast_delta import filters
 from moonlake.feast_delta.actions import action_log
 from moonlake.feast_delta.gather import RowGroups, gathered, shards_of, take_any
-from moonlake.feast_delta.plan import Pull, ViewJoin, in_utc
+from moonlake.feast_delta.plan import Pull, ViewJoin, check_written, microseconds_of
 from moonlake.feast_delta.sources import BehaviorSequenceSource
 from moonlake.point_in_time import IntArray, Keys, as_of_slices, written_slices
 from moonlake.sequence_logs import lists_of, pointer_names
@@ -88,12 +87,8 @@ def sequence_columns(
 
     Raises: InputError: what had been written is asked of a source that does not say it.
     """
-    written = pull.known_by == "written"
-    if written and not (source.written_column if source.packed else join.created_column):
-        raise InputError(
-            f"feature view {join.view}: known_by='written' needs to know when each action was written, and source "
-            f"{source.name} states no {'written_column' if source.packed else 'created_timestamp_column'}"
-        )
+    if pull.known_by == "written":
+        check_written(join, source)
     keys, codes = Keys.of(labels.select([label for label, _ in join.keys]))
     log = action_log(join, source, _possible_rows(labels, label_times, join, source), pull.known_by)
     latest = int(label_times.max(initial=NEVER)) - join.lag_us - 1
@@ -132,23 +127,22 @@ def sequence_columns(
     expected = log.nbytes() * len(chosen) // max(len(log), 1)
     schema = pa.schema([(name, _value_type(join, source, column)) for column, name in join.features])
     pointers = pointer_names(join.view) if pull.sequences == "pointers" else None
-    spilled = expected > share
-    features = gathered(log.columns(chosen), schema, scratch if spilled else None)
-    if not spilled:  # in order once, so that slices are copied as they lie
-        return SequenceColumns(take_any(features, which), None, start, stop, last, pointers)
-    return SequenceColumns(features, which, start, stop, last, pointers)
+    if expected > share:
+        return SequenceColumns(gathered(log.columns(chosen), schema, scratch), which, start, stop, last, pointers)
+    features = take_any(gathered(log.columns(chosen), schema, None), which)  # in order, so that slices lie together
+    return SequenceColumns(features, None, start, stop, last, pointers)
 
 
 def latest_sequences(join: ViewJoin, source: BehaviorSequenceSource, start: datetime, end: datetime) -> pa.Table:
     """The sequence as it is known at `end` of each key that acted in [start, end); see `Engine.latest`."""
     names = [column for _, column in join.keys]
-    where = _until(source, _us(end))
+    where = _until(source, microseconds_of(end))
     conditions = [source.month_column] if source.month_column else [] if source.packed else [source.time_column]
     found, _ = RowGroups(join.snapshot.dataset, where).meeting(where, names, conditions)
     keys = found.group_by(names, use_threads=False).aggregate([]) if names else found.slice(0, 1)
     labels = keys.rename_columns([label for label, _ in join.keys])
     with TemporaryDirectory(prefix="moonlake-") as scratch:
-        times = np.full(len(keys), _us(end), np.int64)
+        times = np.full(len(keys), microseconds_of(end), np.int64)
         columns = sequence_columns(labels, times, join, source, Pull(), 1 << 30, Path(scratch) / "actions")
         features = columns.block(0, len(keys))
         table = pa.table(
@@ -158,7 +152,7 @@ def latest_sequences(join: ViewJoin, source: BehaviorSequenceSource, start: date
                 join.event_column: pa.array(columns.last).cast(_TIMESTAMP),
             }
         )
-        return table.filter(pa.array(columns.last >= _us(start)))
+        return table.filter(pa.array(columns.last >= microseconds_of(start)))
 
 
 def _possible_rows(
@@ -174,7 +168,7 @@ def _until(source: BehaviorSequenceSource, until_us: int) -> ds.Expression:
     if source.identity:  # a later statement of an action decides, wherever it puts it
         return ds.scalar(True)
     if not source.packed:
-        return ds.field(source.time_column) < pa.scalar(until_us, pa.int64()).cast(_TIMESTAMP)
+        return ds.field(source.time_column) < filters.instant(until_us)
     if source.month_column is None:
         return ds.scalar(True)
     month = datetime.fromtimestamp(until_us // 1_000_000, UTC).strftime("%Y-%m")
@@ -184,7 +178,3 @@ def _until(source: BehaviorSequenceSource, until_us: int) -> ds.Expression:
 def _value_type(join: ViewJoin, source: BehaviorSequenceSource, column: str) -> pa.DataType:
     found = join.snapshot.dataset.schema.field(column).type
     return found.value_type if source.packed else found
-
-
-def _us(moment: datetime) -> int:
-    return int(pa.scalar(in_utc(moment), _TIMESTAMP).cast(pa.int64()).as_py())

@@ -12,7 +12,7 @@ from pyspark.errors import PySparkRuntimeError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from moonlake.feast_delta.plan import Labels, Pull, ViewJoin
+from moonlake.feast_delta.plan import Labels, Pull, ViewJoin, microseconds_of
 from moonlake.feast_delta.retrieval import metadata_of
 from moonlake.feast_delta.snapshots import TableSnapshot
 from moonlake.feast_delta.sources import BehaviorSequenceSource
@@ -23,7 +23,6 @@ from moonlake.feast_delta.spark_join import (
     chosen_rows,
     joined,
     latest_positions,
-    microseconds_of,
     sequences,
 )
 from moonlake.feast_delta.spark_labels import numbered, spark_labels

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import pyarrow as pa
 import pyarrow.dataset as ds
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as f
@@ -20,7 +19,7 @@ from pyspark.sql.pandas.types import from_arrow_type, to_arrow_type
 
 from moonlake.errors import InputError, PointInTimeError
 from moonlake.feast_delta import filters
-from moonlake.feast_delta.plan import Labels, Pull, ViewJoin, in_utc
+from moonlake.feast_delta.plan import Labels, Pull, ViewJoin, check_written, microseconds_of
 from moonlake.feast_delta.sources import BehaviorSequenceSource
 from moonlake.feast_delta.spark_shards import (
     ACTED,
@@ -248,9 +247,9 @@ def between(join: ViewJoin, start: int | None, end: int | None) -> tuple[ds.Expr
     event, time = ds.field(join.event_column), column(join.event_column)
     possible, condition = filters.row_filter(join), source_condition(join) & time.isNotNull()
     if start is not None:
-        possible, condition = possible & (event >= _instant(start)), condition & (time >= moment(start))
+        possible, condition = possible & (event >= filters.instant(start)), condition & (time >= moment(start))
     if end is not None:
-        possible, condition = possible & (event <= _instant(end)), condition & (time <= moment(end))
+        possible, condition = possible & (event <= filters.instant(end)), condition & (time <= moment(end))
     return possible, condition
 
 
@@ -312,7 +311,7 @@ def _possible_actions(
     if source.identity:  # a later statement of an action decides, wherever it puts it
         return possible, condition
     time = column(source.time_column)
-    return possible & (ds.field(source.time_column) < _instant(until)), condition & (time < moment(until))
+    return possible & (ds.field(source.time_column) < filters.instant(until)), condition & (time < moment(until))
 
 
 def _check_sequences(join: ViewJoin, source: BehaviorSequenceSource, pull: Pull) -> None:
@@ -321,11 +320,8 @@ def _check_sequences(join: ViewJoin, source: BehaviorSequenceSource, pull: Pull)
             f"feature view {join.view}: the log that pointers point into is one file beside the result, which the "
             "Spark engine does not write; pull sequences as pointers with engine: embedded"
         )
-    if pull.known_by == "written" and not (source.written_column if source.packed else join.created_column):
-        raise InputError(
-            f"feature view {join.view}: known_by='written' needs to know when each action was written, and source "
-            f"{source.name} states no {'written_column' if source.packed else 'created_timestamp_column'}"
-        )
+    if pull.known_by == "written":
+        check_written(join, source)
 
 
 def _times(join: ViewJoin) -> list[str]:
@@ -363,12 +359,3 @@ def _list_of(found: t.DataType, source: BehaviorSequenceSource) -> t.DataType:
 
 def _long(name: str) -> t.StructField:
     return t.StructField(name, t.LongType())
-
-
-def microseconds_of(when: datetime) -> int:
-    """The moment in microseconds since 1970 UTC; a naive one is meant in UTC."""
-    return int(pa.scalar(in_utc(when), pa.timestamp("us", "UTC")).cast(pa.int64()).as_py())
-
-
-def _instant(us: int) -> pa.Scalar:
-    return pa.scalar(us, pa.int64()).cast(pa.timestamp("us", "UTC"))

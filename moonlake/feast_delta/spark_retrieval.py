@@ -6,11 +6,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.infra.offline_stores.contrib.spark_offline_store.spark import SparkRetrievalJob
 from feast.infra.offline_stores.offline_store import RetrievalMetadata
 from feast.saved_dataset import SavedDatasetStorage
@@ -23,8 +21,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from moonlake import errors
 from moonlake.errors import InputError
 from moonlake.feast_delta.plan import Pull
-from moonlake.feast_delta.retrieval import DeltaRetrievalJob
-from moonlake.feast_delta.sources import SavedDatasetDeltaStorage
+from moonlake.feast_delta.retrieval import DeltaRetrievalJob, path_of
 from moonlake.feast_delta.spark_shards import as_bytes
 from moonlake.feast_delta.spark_tables import ROW_BITS, setting
 
@@ -110,11 +107,7 @@ class DeltaSparkRetrievalJob(SparkRetrievalJob):
         timeout: int | None = None,  # noqa: ARG002
     ) -> None:
         """Write the result as a Delta table. Raises InputError for another kind of storage."""
-        if not isinstance(storage, SavedDatasetDeltaStorage):
-            raise InputError(f"a saved dataset of this store is a Delta table, found {type(storage).__name__}")
-        if not allow_overwrite and Path(storage.path).exists():
-            raise SavedDatasetLocationAlreadyExists(location=storage.path)
-        self.to_delta(storage.path)
+        self.to_delta(path_of(storage, allow_overwrite=bool(allow_overwrite)))
 
     def supports_remote_storage_export(self) -> bool:
         """False: `to_parquet` and `to_delta` write to any place that Spark knows."""
