@@ -1,10 +1,10 @@
-"""`moonlake train encoder` and `moonlake evaluate encoder`."""
+"""`moonlake train encoder`."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -12,9 +12,6 @@ from moonlake.errors import InputError
 from moonlake.lake import Lake
 from moonlake.moments import parse_moment
 from moonlake.settings import Settings
-
-if TYPE_CHECKING:
-    from models.evaluate_encoder import Recall
 
 
 class Attention(StrEnum):
@@ -64,47 +61,6 @@ def train_encoder(
     )
     typer.echo(f"{space}: artifact {folder}, trained until {artifact.trained_until}")
     typer.echo(f"next: moonlake job embed_contents --space {name}")
-
-
-def evaluate_encoder(
-    space: Annotated[str, typer.Argument(help="Embedding space by name or id; 'live'; or 'pixels', the baseline.")],
-    start: Annotated[str, typer.Option(help="First moment of the test, with a time zone.")],
-    end: Annotated[str, typer.Option(help="First moment after it.")],
-    allow_seen: Annotated[bool, typer.Option(help="Measure on rows that training may have seen; labelled so.")] = False,
-) -> None:
-    """Image-search recall: how often the product bought after an image query is among the nearest 1, 10 and 50."""
-    from models.evaluate_encoder import PIXELS, embedder_vectors, lake_vectors, pixel_baseline
-    from models.evaluate_encoder import evaluate_encoder as evaluate
-    from moonlake.spaces import find
-
-    lake = Lake(Settings.from_environment())
-    trained_until = None
-    if space == PIXELS:
-        represent = pixel_baseline(lake)
-    else:
-        found = find(lake, space)
-        trained_until = found.trained_until
-        if found.status == "building":
-            from models.inference import Embedder
-
-            represent = embedder_vectors(lake, Embedder.open(found.artifact))
-        else:
-            represent = lake_vectors(lake, found.space_id)
-    recall = evaluate(
-        lake, represent, parse_moment(start), parse_moment(end), trained_until=trained_until, allow_seen=allow_seen
-    )
-    for line in _lines(space, recall):
-        typer.echo(line)
-
-
-def _lines(subject: str, recall: Recall) -> list[str]:
-    label = " (on rows that training may have seen)" if recall.seen else ""
-    head = f"{subject}{label}: {recall.purchases} purchases after {recall.queries} image queries, pool of {recall.pool}"
-    rates = [
-        f"  hit@{rate.cutoff:<3} {rate.value:.4f}  (95% interval {rate.low:.4f} to {rate.high:.4f})"
-        for rate in recall.hit_rates
-    ]
-    return [head, *rates, f"  left out: {recall.left_out}"]
 
 
 def _size(text: str) -> tuple[int, int]:

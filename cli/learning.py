@@ -5,7 +5,8 @@ from __future__ import annotations
 import typer
 
 from cli.ctr import evaluate_ctr, train_ctr
-from cli.encoder import evaluate_encoder, train_encoder
+from cli.encoder import train_encoder
+from cli.encoder_evaluation import evaluate_encoder
 
 train_app = typer.Typer(no_args_is_help=True, help="Train an encoder or a click model.")
 train_app.command("encoder")(train_encoder)
