@@ -246,6 +246,24 @@ BEHAVIORS = Table(
     ),
 )
 
+JUDGMENTS = Table(
+    name="judgments",
+    grain="One row per query and product whose relevance was judged, and change of the judgment.",
+    key=("query_id", "product_id"),
+    writer="ingest_behaviors",
+    writing="append",
+    columns=(
+        _id("query_id", "what was searched"),
+        _id("product_id", "what was judged against it"),
+        Column("grade", "int32", "how relevant the product is: 0 is not at all, more is better", minimum=0, maximum=10),
+        _text("label", "the grade in the source's own words, such as E, S, C, I", max_length=64),
+        _hash("query_content_id", "content of the query; null if unknown", nullable=True),
+        SOURCE,
+        EVENT_TIMESTAMP,
+        CREATED_AT,
+    ),
+)
+
 BEHAVIOR_SEQUENCES = Table(
     name="behavior_sequences",
     grain="One row per user and month: the user's actions of that month in order of time, as parallel arrays.",
@@ -513,6 +531,7 @@ TABLES: dict[str, Table] = {
         QUERIES,
         IMPRESSIONS,
         BEHAVIORS,
+        JUDGMENTS,
         BEHAVIOR_SEQUENCES,
         PRODUCT_STATS,
         USER_STATS,

@@ -134,4 +134,5 @@ _FILLERS: dict[str, Callable[[pa.Table], pa.Table]] = {
     "queries": _fill_queries,
     "impressions": _fill_impressions,
     "behaviors": _fill_behaviors,
+    "judgments": _fill_event_timestamp,
 }

@@ -138,9 +138,14 @@ BEHAVIORS = Kind(
         event_timestamp="",
     ),
 )
+JUDGMENTS = Kind(
+    "judgments",
+    "judgments",
+    _like(TABLES["judgments"], query_id="", product_id="", grade="", label="null", event_timestamp=ALWAYS),
+)
 
 KINDS: dict[str, Kind] = {
-    kind.name: kind for kind in (PRODUCTS, IMAGES, MERCHANTS, USERS, QUERIES, IMPRESSIONS, BEHAVIORS)
+    kind.name: kind for kind in (PRODUCTS, IMAGES, MERCHANTS, USERS, QUERIES, IMPRESSIONS, BEHAVIORS, JUDGMENTS)
 }
 
 REFUSED_SCHEMA = pa.schema([("kind", pa.string()), ("rule", pa.string()), ("value", pa.string())])

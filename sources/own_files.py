@@ -33,7 +33,7 @@ from sources.staging import (
 )
 from sources.tabular import TABLE_ENDINGS, Batch, find_table, read_batches
 
-READER_VERSION = 1
+READER_VERSION = 2
 """Part of the fingerprint: raise it when the same files would be staged otherwise."""
 T1_SHARE, T2_SHARE = 0.5, 0.8
 """Where t1 and t2 lie in the window of the impressions when they are not given."""

@@ -1,4 +1,4 @@
-"""Job: a staged source's users, impressions and behaviours into the lake, stamped with content ids as of their time."""
+"""Job: a staged source's users, actions and judgments into the lake, stamped with content ids as of their time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from moonlake import writes
 from moonlake.lake import Lake, WriteReport
 from moonlake.settings import Settings
 from moonlake.spark import current_rows, read_table, spark_session
-from moonlake.tables import BEHAVIORS, IMPRESSIONS, PRODUCTS
+from moonlake.tables import PRODUCTS, TABLES
 from sources.staging import SourceInfo
 
 
@@ -61,7 +61,7 @@ def run(spark: SparkSession, settings: Settings, folder: Path, *, written_at: da
     spans = content_spans(read_table(spark, settings, "products"))
     queries = read_table(spark, settings, "queries")
     reports = []
-    for kind in ("users", "impressions", "behaviors"):
+    for kind in ("users", "impressions", "behaviors", "judgments"):
         if not info.has(kind):
             reports.append(Lake(settings).nothing_for(kind))
             continue
@@ -69,8 +69,7 @@ def run(spark: SparkSession, settings: Settings, folder: Path, *, written_at: da
         if kind == "users":
             rows = rows.withColumn("source", f.lit(source))
         else:
-            contract = IMPRESSIONS if kind == "impressions" else BEHAVIORS
-            rows = transform(rows, spans, queries, source).select(*contract.facts)
+            rows = transform(rows, spans, queries, source).select(*TABLES[kind].facts)
         report = writes.append(spark, settings, kind, rows, source=source, written_at=written_at)
         refused = spark.read.parquet(str(folder / "refused")).where(f.col("kind") == kind)
         unread = refused.select("value", f.col("rule").alias("_rule"))
