@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from moonlake.contents import stable_hash
 from moonlake.errors import InputError, NotFound
@@ -120,10 +120,11 @@ def config_from(kind: type[Config], values: Mapping[str, Any], *, where: str) ->
     if unknown := sorted(set(values) - known):
         raise InputError(f"{where}: unknown keys {', '.join(unknown)}; {kind.__name__} has {', '.join(sorted(known))}")
     hints = get_type_hints(kind)
-    built = {
-        name: config_from(hints[name], value, where=f"{where}: {name}") if is_dataclass(hints[name]) else value
-        for name, value in values.items()
-    }
+    built = dict(values)
+    for name, value in values.items():
+        for hint in (hints[name], *get_args(hints[name])):  # the configuration itself, or one that may be None
+            if isinstance(hint, type) and is_dataclass(hint) and value is not None:
+                built[name] = config_from(hint, value, where=f"{where}: {name}")
     try:
         return kind(**built)
     except (TypeError, ValueError) as error:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +22,37 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
 )
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.timm_wrapper import TimmWrapperConfig
 from transformers.utils import logging as hugging_face
 
-from models.encoder_config import Attention, TinyConfig
+from models.encoder_config import Attention, LoraConfig, TinyConfig
+from models.segment_attention import attend_within_segments
 from moonlake.errors import InputError
 
 PAD, END, IMAGE = "<pad>", "<end>", "<image>"
 PATCH_GRID_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """Families whose vision tower takes flattened patches and a grid in place of pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFeatures:
+    """What the tower and the projector make of images: all that a language model reads of them.
+
+    Attributes:
+        tokens: float [N, places, hidden].
+        deeper: more of the same shape, for families that feed the tower's earlier layers into later ones (DeepStack).
+    """
+
+    tokens: Tensor
+    deeper: tuple[Tensor, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, rows: Tensor) -> ImageFeatures:
+        """The features of some images, in the order asked for."""
+        return ImageFeatures(self.tokens[rows], tuple(one[rows] for one in self.deeper))
 
 
 class Backbone(nn.Module):
@@ -52,89 +77,155 @@ class Backbone(nn.Module):
         self.patch_grid = config.model_type in PATCH_GRID_TYPES
         self.image_token: int = config.image_token_id
         self.end_token: int = tokenizer.eos_token_id
-        if not self.patch_grid:
+        self.causal = True
+        if self.patch_grid:
+            attend_within_segments(self.tower())
+        else:
             self.model.to(memory_format=torch.channels_last)
         self.image_tokens = self._image_tokens()
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, images: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, images: Tensor | ImageFeatures) -> Tensor:
         """float32 [B, T, hidden]: the last layer's states.
 
         Args:
             input_ids: int64 [B, T]; the image tokens of all rows, read row by row, are those of `images` in order.
             attention_mask: int64 [B, T], 0 for padding, which stands on the right.
-            images: float [N, 3, H, W] in [0, 1].
+            images: float [N, 3, H, W] in [0, 1], or what `image_features` made of them.
         """
-        inputs: dict[str, Tensor] = {"input_ids": input_ids, "attention_mask": attention_mask}
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
         if len(images):
-            inputs |= self._vision_inputs(images)
+            features = images if isinstance(images, ImageFeatures) else self.image_features(images)
+            inputs["mm_encoder_outputs"] = {"image": self._as_tower_output(features)}
         if self.patch_grid:
             inputs["mm_token_type_ids"] = (input_ids == self.image_token).int()
-        states: Tensor = self.model.model(**inputs, use_cache=False).last_hidden_state
+            if len(images):
+                inputs["image_grid_thw"] = self._grid(len(images), input_ids.device)
+        states: Tensor = self.model.model(**inputs, is_causal=self.causal, use_cache=False).last_hidden_state
         return states.float()
+
+    def image_features(self, images: Tensor) -> ImageFeatures:
+        """The features of images, which no prompt has a part in: one image in many prompts is computed once.
+
+        Args: images: float [N, 3, H, W] in [0, 1].
+        """
+        mean = torch.tensor(self.processor.image_mean, device=images.device).view(3, 1, 1)
+        std = torch.tensor(self.processor.image_std, device=images.device).view(3, 1, 1)
+        pixels = ((images - mean) / std).to(self.model.dtype)
+        if not self.patch_grid:
+            whole = self.model.model.get_image_features(pixels.contiguous(memory_format=torch.channels_last))
+            return ImageFeatures(_stacked(whole.pooler_output))
+        shape = self.processor.patch_size, self.processor.merge_size, self.processor.temporal_patch_size
+        grid = self._grid(len(images), images.device)
+        whole = self.model.model.get_image_features(flatten_patches(pixels, *shape), image_grid_thw=grid)
+        deeper = getattr(whole, "deepstack_features", None) or ()
+        return ImageFeatures(_stacked(whole.pooler_output), tuple(_stacked(one) for one in deeper))
+
+    def logits(self, states: Tensor) -> Tensor:
+        """float [..., vocabulary] of hidden states [..., hidden]: the scores of the next token."""
+        scores: Tensor = self.model.get_output_embeddings()(states.to(self.model.dtype))
+        return scores
 
     def attend(self, attention: Attention) -> None:
         """Let every token see the ones before it, or all of its prompt."""
-        causal = attention == "causal"
-        self.model.config.get_text_config().is_causal = causal  # which mask is made
-        for module in self.model.model.language_model.modules():
-            if hasattr(module, "is_causal"):
-                module.is_causal = causal  # what attention does where no mask is needed
+        self.causal = attention == "causal"  # what attention does where no mask is needed
+        self.model.config.get_text_config().is_causal = self.causal  # which mask is made
+
+    @contextmanager
+    def attending(self, attention: Attention) -> Iterator[None]:
+        """As `attend`, until the end of the block; a backward pass after it computes as the forward pass did."""
+        before: Attention = "causal" if self.causal else "bidirectional"
+        self.attend(attention)
+        try:
+            yield
+        finally:
+            self.attend(before)
 
     def tower(self) -> nn.Module:
         """The vision tower."""
         tower: nn.Module = self.model.model.visual if self.patch_grid else self.model.model.vision_tower
         return tower
 
+    def adapt(self, lora: LoraConfig) -> None:
+        """Put low-rank adapters on the layers that are named, and hold every other weight of the model.
+
+        Raises: InputError: no layer has such a name.
+        """
+        import peft
+
+        config: Any = peft.LoraConfig
+        try:
+            peft.inject_adapter_in_model(
+                config(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets), self.model
+            )
+        except ValueError as error:
+            raise InputError(f"lora targets {lora.targets!r}: {str(error).splitlines()[0]}") from None
+
+    def checkpoint_gradients(self) -> None:
+        """Keep only what enters each transformer layer, and compute the rest again in the backward pass."""
+        parts = [self.model.model.language_model, *([self.tower()] if self.patch_grid else [])]
+        for part in parts:
+            part.gradient_checkpointing_enable({"use_reentrant": False})
+
     def save(self, folder: Path) -> None:
-        """Write a folder that `load_backbone` and transformers itself can open."""
+        """Write a folder that `load_backbone` and transformers itself can open; adapters are merged into it."""
         _be_quiet()
-        self.model.to(memory_format=torch.contiguous_format).save_pretrained(folder)
+        state = {name: value.contiguous() for name, value in merged_state(self.model).items()}
+        self.model.save_pretrained(folder, state_dict=state)
         self.tokenizer.save_pretrained(folder)
         self.processor.save_pretrained(folder)
-        if not self.patch_grid:
-            self.model.to(memory_format=torch.channels_last)
 
-    def _vision_inputs(self, images: Tensor) -> dict[str, Tensor]:
-        mean = torch.tensor(self.processor.image_mean, device=images.device).view(3, 1, 1)
-        std = torch.tensor(self.processor.image_std, device=images.device).view(3, 1, 1)
-        pixels = (images - mean) / std
-        if not self.patch_grid:
-            return {"pixel_values": pixels.contiguous(memory_format=torch.channels_last)}
-        patches, grid = flatten_patches(
-            pixels, self.processor.patch_size, self.processor.merge_size, self.processor.temporal_patch_size
+    def _grid(self, count: int, device: torch.device) -> Tensor:
+        """int64 [N, 3]: frames, rows and columns of patches of each image."""
+        patch = self.processor.patch_size
+        return torch.tensor([[1, self.image_size[0] // patch, self.image_size[1] // patch]], device=device).repeat(
+            count, 1
         )
-        return {"pixel_values": patches, "image_grid_thw": grid}
+
+    def _as_tower_output(self, features: ImageFeatures) -> BaseModelOutputWithPooling:
+        if not self.patch_grid:
+            return BaseModelOutputWithPooling(pooler_output=features.tokens)
+        flat: Any = [features.tokens.flatten(0, 1)]  # a list with an element for each image, or for all of them
+        output = BaseModelOutputWithPooling(pooler_output=flat)
+        output.deepstack_features = [[one.flatten(0, 1)] for one in features.deeper]
+        return output
 
     def _image_tokens(self) -> list[int]:
         """Found by sending one grey image through the tower: no table of families to keep."""
-        config, model = self.model.config, self.model.model
-        was_training = model.training
+        config = self.model.config
+        if "mm_encoder_outputs" not in inspect.signature(self.model.model.forward).parameters:
+            raise InputError(f"backbone of type {config.model_type}: image features cannot be handed to it apart")
+        was_training = self.model.training
+        self.model.eval()
         with torch.no_grad():
-            inputs = self._vision_inputs(torch.full((1, 3, *self.image_size), 0.5))
-            features = model.eval().get_image_features(**inputs).pooler_output[0]
-        model.train(was_training)
-        if features.ndim != 2 or features.shape[1] != self.hidden:
+            features = self.image_features(torch.full((1, 3, *self.image_size), 0.5)).tokens
+        self.model.train(was_training)
+        if features.ndim != 3 or features.shape[2] != self.hidden:
             raise InputError(
                 f"backbone of type {config.model_type}: one image gives features of shape {tuple(features.shape)}, "
-                f"expected [tokens, {self.hidden}]; this family is not known to moonlake"
+                f"expected [1, tokens, {self.hidden}]; this family is not known to moonlake"
             )
-        tokens = [self.image_token] * features.shape[0]
+        tokens = [self.image_token] * features.shape[1]
         if self.patch_grid:
             return [config.vision_start_token_id, *tokens, config.vision_end_token_id]
         return tokens
 
 
-def load_backbone(name_or_folder: str | Path, image_size: tuple[int, int]) -> Backbone:
+def load_backbone(
+    name_or_folder: str | Path, image_size: tuple[int, int], dtype: torch.dtype = torch.float32
+) -> Backbone:
     """A pretrained image-text-to-text model with its tokenizer and image normalisation, by name or folder.
 
-    Args: image_size: height and width that every image is resized to.
+    Args:
+        image_size: height and width that every image is resized to.
+        dtype: type in which the weights are held.
+
     Raises: InputError: not to be had there, or of a family that cannot be driven.
     """
     _be_quiet()
     name = str(name_or_folder)
     image_processors: Any = AutoImageProcessor
     try:
-        model = AutoModelForImageTextToText.from_pretrained(name, dtype=torch.float32, attn_implementation="sdpa")
+        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, attn_implementation="sdpa")
         tokenizer = AutoTokenizer.from_pretrained(name)
         processor = image_processors.from_pretrained(name)
     except (OSError, ValueError) as error:
@@ -198,8 +289,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
     return wrapper(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, extra_special_tokens=[IMAGE])
 
 
-def flatten_patches(pixels: Tensor, patch: int, merge: int, frames: int) -> tuple[Tensor, Tensor]:
-    """The input form of Qwen-VL towers: float [N * h * w, 3 * frames * patch * patch] and int64 [N, 3] of (1, h, w).
+def flatten_patches(pixels: Tensor, patch: int, merge: int, frames: int) -> Tensor:
+    """The input form of Qwen-VL towers: float [N * h * w, 3 * frames * patch * patch].
 
     Patches that the tower merges into one token follow each other; a still image is repeated over `frames`.
 
@@ -207,11 +298,29 @@ def flatten_patches(pixels: Tensor, patch: int, merge: int, frames: int) -> tupl
     """
     count, channels, height, width = pixels.shape
     h, w = height // patch, width // patch
-    blocks = pixels.view(count, channels, h // merge, merge, patch, w // merge, merge, patch)
+    blocks = pixels.reshape(count, channels, h // merge, merge, patch, w // merge, merge, patch)
     blocks = blocks.permute(0, 2, 5, 3, 6, 1, 4, 7)  # [N, h/m, w/m, m, m, 3, patch, patch]
     blocks = blocks.unsqueeze(6).expand(*blocks.shape[:6], frames, patch, patch)
-    grid = torch.tensor([[1, h, w]], device=pixels.device).repeat(count, 1)
-    return blocks.reshape(count * h * w, channels * frames * patch * patch), grid
+    return blocks.reshape(count * h * w, channels * frames * patch * patch)
+
+
+def merged_state(model: Any) -> dict[str, Tensor]:
+    """The model's weights under the names that they have without adapters, which are added to what they adapt."""
+    from peft.tuners.lora import Linear
+
+    state: dict[str, Tensor] = {
+        name.replace(".base_layer.", "."): value for name, value in model.state_dict().items() if ".lora_" not in name
+    }
+    for name, module in model.named_modules():
+        if isinstance(module, Linear):
+            for adapter in module.active_adapters:
+                state[f"{name}.weight"] = state[f"{name}.weight"] + module.get_delta_weight(adapter)
+    return state
+
+
+def _stacked(features: Tensor | Sequence[Tensor]) -> Tensor:
+    """float [N, places, hidden] of features that a family may give as a list of images."""
+    return features if isinstance(features, Tensor) else torch.stack(tuple(features))
 
 
 def _start_as_identity(language_model: Any) -> None:

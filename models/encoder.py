@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from models.backbone import Backbone, load_backbone, tiny_backbone
+from models.backbone import Backbone, ImageFeatures, load_backbone, tiny_backbone
 from models.encoder_config import TINY, EncoderConfig
 
 MODEL_FOLDER = "model"
 HEAD_FILE = "head.safetensors"
+NOT_SCORED = -100
+"""Label of a place at which no token is to be predicted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +31,13 @@ class Batch:
         input_ids: int64 [B, T], padded on the right.
         attention_mask: int64 [B, T].
         images: uint8 [N, H, W, 3]: the images of all prompts, one prompt after the other.
+        image_counts: int64 [B]: images of each prompt.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     images: Tensor
+    image_counts: Tensor
 
 
 class Encoder(nn.Module):
@@ -49,21 +53,18 @@ class Encoder(nn.Module):
         self.head = nn.Linear(backbone.hidden, config.dimension, bias=False)
         backbone.attend(config.attention)
 
-    def forward(self, batch: Batch, images: Tensor | None = None) -> Tensor:
+    def forward(self, batch: Batch, images: Tensor | ImageFeatures | None = None) -> Tensor:
         """float32 [B, D]: unit vectors.
 
-        Args: images: float [N, 3, H, W] in [0, 1], in place of the batch's own (augmented ones, in training).
+        Args: images: float [N, 3, H, W] in [0, 1] in place of the batch's own (augmented ones, in training), or the
+            features that `image_features` made of them.
         """
-        if images is None:
-            images = to_float(batch.images)
-        states = self.backbone(batch.input_ids, batch.attention_mask, images)  # [B, T, hidden]
-        mask = batch.attention_mask
-        if self.config.pooling == "mean":
-            weights = mask.unsqueeze(-1).to(states.dtype)
-            pooled = (states * weights).sum(1) / weights.sum(1)
-        else:
-            pooled = states[torch.arange(len(states), device=states.device), mask.sum(1) - 1]
-        return F.normalize(self.head(pooled).float(), dim=-1)
+        states = self.backbone(batch.input_ids, batch.attention_mask, self._seen(batch, images))  # [B, T, hidden]
+        return F.normalize(self.head(self._pool(states, batch.attention_mask)).float(), dim=-1)
+
+    def image_features(self, images: Tensor) -> ImageFeatures:
+        """What the encoder reads of images, whatever prompt they stand in, of float [N, 3, H, W] in [0, 1]."""
+        return self.backbone.image_features(images)
 
     def batch(self, texts: Sequence[str | None], images: Sequence[NDArray[np.uint8]]) -> Batch:
         """Prompts made of texts and decoded images: the images first, then the text, then the end token.
@@ -72,20 +73,28 @@ class Encoder(nn.Module):
             texts: [B]; None for no text.
             images: [B], each uint8 [n, H, W, 3] with n from 0.
         """
+        pixels = np.concatenate(images) if images else np.zeros((0, *self.config.image_size, 3), np.uint8)
+        return self.prompts(self.words(texts), [len(pictures) for pictures in images], torch.from_numpy(pixels))
+
+    def prompts(self, words: Sequence[Sequence[int]], image_counts: Sequence[int], images: Tensor) -> Batch:
+        """Prompts of token ids, as `words` gives them, and of images that are counted for each.
+
+        Args: images: uint8 [N, H, W, 3]; none where features of them are to take their place.
+        """
         rows = [
-            [*(self.backbone.image_tokens * len(pictures)), *words, self.backbone.end_token]
-            for words, pictures in zip(self._words(texts), images, strict=True)
+            [*(self._image_tokens() * count), *ids, self.backbone.end_token]
+            for ids, count in zip(words, image_counts, strict=True)
         ]
         lengths = torch.tensor([len(row) for row in rows])
         input_ids = torch.full((len(rows), int(lengths.max())), self.backbone.end_token)
         for at, row in enumerate(rows):
             input_ids[at, : len(row)] = torch.tensor(row)
         attention_mask = (torch.arange(input_ids.shape[1]) < lengths.unsqueeze(1)).long()
-        pixels = np.concatenate(images) if images else np.zeros((0, *self.config.image_size, 3), np.uint8)
         device = self.head.weight.device
-        return Batch(input_ids.to(device), attention_mask.to(device), torch.from_numpy(pixels).to(device))
+        counts = torch.tensor(image_counts, device=device)
+        return Batch(input_ids.to(device), attention_mask.to(device), images.to(device), counts)
 
-    def _words(self, texts: Sequence[str | None]) -> list[list[int]]:
+    def words(self, texts: Sequence[str | None]) -> list[list[int]]:
         """Token ids of each text. A text that spells a special token is read as plain characters."""
         tokenizer: Any = self.backbone.tokenizer
         found = tokenizer([text or "" for text in texts], add_special_tokens=False, split_special_tokens=True)[
@@ -93,10 +102,61 @@ class Encoder(nn.Module):
         ]
         return [ids[: self.config.max_text_tokens] if text else [] for text, ids in zip(texts, found, strict=True)]
 
+    def description_batch(self, texts: Sequence[str], images: Sequence[NDArray[np.uint8]]) -> tuple[Batch, Tensor]:
+        """Prompts as `batch` makes them, and the labels of `language_loss`: int64 [B, T], NOT_SCORED but for the text
+        and the end token."""
+        batch = self.batch(texts, images)
+        image_places = (batch.image_counts * len(self._image_tokens())).unsqueeze(1)
+        places = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
+        scored = (places >= image_places) & batch.attention_mask.bool()
+        return batch, torch.where(scored, batch.input_ids, NOT_SCORED)
+
+    def language_loss(self, described: tuple[Batch, Tensor], images: Tensor | None = None) -> Tensor:
+        """Mean cross entropy of the next token over the labelled places: a scalar, under causal attention always.
+
+        The first token of a prompt has none before it and is not scored; without a label the loss is zero.
+
+        Args:
+            described: as `description_batch` gives it.
+            images: as in `forward`.
+        """
+        batch, labels = described
+        with self.backbone.attending("causal"):
+            states = self.backbone(batch.input_ids, batch.attention_mask, self._seen(batch, images))
+        wanted = labels[:, 1:]
+        scored = wanted != NOT_SCORED
+        logits = self.backbone.logits(states[:, :-1][scored]).float()  # [scored, vocabulary]
+        return F.cross_entropy(logits, wanted[scored], reduction="sum") / scored.sum().clamp(min=1)
+
     def save(self, folder: Path) -> None:
-        """Write weights and tokenizer: the backbone as a folder of its own, and the head."""
+        """Write weights and tokenizer: the backbone as a folder of its own, and the head. Adapters are merged."""
         self.backbone.save(folder / MODEL_FOLDER)
-        save_file({"weight": self.head.weight.detach().cpu().contiguous()}, folder / HEAD_FILE)
+        heads = {name: weight.detach().cpu().contiguous() for name, weight in self.heads().items()}
+        save_file(heads, folder / HEAD_FILE)
+
+    def heads(self) -> Mapping[str, Tensor]:
+        """The weights that do not belong to the backbone, under their names in the file."""
+        return {"weight": self.head.weight}
+
+    def load_heads(self, folder: Path) -> None:
+        """Take the weights that `save` wrote for `heads`."""
+        found = load_file(folder / HEAD_FILE)
+        with torch.no_grad():
+            for name, weight in self.heads().items():
+                weight.copy_(found[name])
+
+    def _image_tokens(self) -> list[int]:
+        return self.backbone.image_tokens
+
+    def _seen(self, batch: Batch, images: Tensor | ImageFeatures | None) -> Tensor | ImageFeatures:
+        return to_float(batch.images) if images is None else images
+
+    def _pool(self, states: Tensor, mask: Tensor) -> Tensor:
+        """float [B, hidden] of [B, T, hidden]."""
+        if self.config.pooling == "mean":
+            weights = mask.unsqueeze(-1).to(states.dtype)
+            return (states * weights).sum(1) / weights.sum(1)
+        return states[torch.arange(len(states), device=states.device), mask.sum(1) - 1]
 
 
 def new_encoder(config: EncoderConfig, texts: Sequence[str]) -> Encoder:
@@ -105,17 +165,38 @@ def new_encoder(config: EncoderConfig, texts: Sequence[str]) -> Encoder:
     Args: texts: what the tokenizer of a tiny backbone is trained on; a pretrained one brings its own.
     """
     if config.backbone == TINY:
-        return Encoder(config, tiny_backbone(config.tiny, texts, config.image_size))
-    return Encoder(config, load_backbone(config.backbone, config.image_size))
+        backbone = tiny_backbone(config.tiny, texts, config.image_size)
+    else:
+        backbone = load_backbone(config.backbone, config.image_size, getattr(torch, config.weights))
+    return _ready_to_train(_of(config, backbone))
 
 
-def load_encoder(config: EncoderConfig, folder: Path) -> Encoder:
-    """The encoder that `Encoder.save` wrote into a folder."""
-    encoder = Encoder(config, load_backbone(folder / MODEL_FOLDER, config.image_size))
-    encoder.head.load_state_dict(load_file(folder / HEAD_FILE))
-    return encoder.eval()
+def load_encoder(config: EncoderConfig, folder: Path, *, to_train: bool = False) -> Encoder:
+    """The encoder that `Encoder.save` wrote into a folder.
+
+    Args: to_train: put new adapters on it and checkpoint gradients, as the configuration says.
+    """
+    encoder = _of(config, load_backbone(folder / MODEL_FOLDER, config.image_size, getattr(torch, config.weights)))
+    encoder.load_heads(folder)
+    return _ready_to_train(encoder) if to_train else encoder.eval()
 
 
 def to_float(images: Tensor) -> Tensor:
     """float32 [N, 3, H, W] in [0, 1] of uint8 [N, H, W, 3]."""
     return images.permute(0, 3, 1, 2).float() / 255
+
+
+def _of(config: EncoderConfig, backbone: Backbone) -> Encoder:
+    if config.architecture == "generative":
+        return Encoder(config, backbone)
+    from models.dual_flow import DualFlow
+
+    return DualFlow(config, backbone)
+
+
+def _ready_to_train(encoder: Encoder) -> Encoder:
+    if encoder.config.lora is not None:
+        encoder.backbone.adapt(encoder.config.lora)
+    if encoder.config.gradient_checkpointing:
+        encoder.backbone.checkpoint_gradients()
+    return encoder

@@ -11,6 +11,7 @@ from moonlake.contents import PROMPT_ATTRIBUTES
 from moonlake.spaces import SpaceDefinition, StorageType
 
 Attention = Literal["causal", "bidirectional"]
+Architecture = Literal["generative", "dual_flow"]
 
 ENCODER = "encoder"
 """Kind of the artifact."""
@@ -40,10 +41,29 @@ class TinyConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LoraConfig:
+    """Low-rank adapters: what a large backbone learns, its own weights held. An artifact holds them merged.
+
+    Attributes:
+        rank: of each adapter.
+        alpha: the adapter's share is alpha / rank.
+        targets: regular expression for the whole name of a linear layer of the backbone.
+
+    Source: Hu et al., "LoRA" (2021).
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    targets: str = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj)"
+
+
+@dataclass(frozen=True, slots=True)
 class EncoderConfig:
     """What an encoder is.
 
     Attributes:
+        architecture: "generative" reads images and text in one prompt; "dual_flow" is the baseline of two towers, of
+            which the vectors are added.
         backbone: "tiny", or the name or folder of a Hugging Face image-text-to-text model.
         tiny: shape of the tiny backbone; not read for another.
         image_height, image_width: every image is resized to this, in pixels.
@@ -51,8 +71,12 @@ class EncoderConfig:
         max_text_tokens: tokens of the text that are read, from the first.
         pooling: "mean" over the prompt, or the state of its "last" token.
         dimension: length of a vector.
+        weights: type in which a pretrained backbone is held; new weights are float32.
+        lora: adapters to train in place of the backbone's weights; None trains the weights themselves.
+        gradient_checkpointing: compute the layers a second time in the backward pass rather than keep their states.
     """
 
+    architecture: Architecture = "generative"
     backbone: str = TINY
     tiny: TinyConfig = field(default_factory=TinyConfig)
     image_height: int = 64
@@ -63,6 +87,9 @@ class EncoderConfig:
     attention: Attention = "bidirectional"
     dimension: int = 128
     storage_type: StorageType = "float16"
+    weights: Literal["float32", "bfloat16"] = "float32"
+    lora: LoraConfig | None = None
+    gradient_checkpointing: bool = False
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -95,10 +122,15 @@ def space_definition(config: EncoderConfig, artifact: Artifact) -> SpaceDefiniti
         weights=artifact.files_hash("*.safetensors", "config.json", "*_config.json"),
         tokenizer=artifact.files_hash("tokenizer*"),
         preprocessing=f"rgb, bicubic resize to {config.image_height}x{config.image_width}, {config.max_images} images",
-        prompt=f"images, text of {config.max_text_tokens} tokens, end; {config.attention} attention",
+        prompt=_prompt(config),
         content_fields=("title", *(f"attributes.{name}" for name in PROMPT_ATTRIBUTES), "image_ids"),
         pooling=config.pooling,
         normalisation="l2",
         storage_type=config.storage_type,
         dimension=config.dimension,
     )
+
+
+def _prompt(config: EncoderConfig) -> str:
+    text = f"text of {config.max_text_tokens} tokens, end; {config.attention} attention"
+    return f"images, {text}" if config.architecture == "generative" else f"two towers: mean of images; {text}"
