@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from cli.ctr import training_bar
-from cli.lake import BEHAVIOR_LOGS, SourceName, stage
+from cli.lake import WITHOUT_PICTURES, SourceName, stage
 from cli.steps import Found, Steps
 from moonlake.errors import InputError
 from moonlake.lake import Lake
@@ -52,7 +52,7 @@ def demo(
     The preset `demo` fills MOONLAKE_HOME itself; another source gets a home of its own inside it, since two
     catalogues in one lake would speak of each other's products.
     """
-    if source in BEHAVIOR_LOGS:
+    if source in WITHOUT_PICTURES:
         raise InputError(f"--source {source.value} has no pictures to learn from: moonlake ingest takes it")
     settings = Settings.from_environment()
     name = preset if source is SourceName.MARKETPLACE else source.value
@@ -221,14 +221,15 @@ class Demo:
         trained = read_encoder_artifact(artifacts["trained"])
 
         def work() -> Found:
-            from models.evaluate_encoder import embedder_vectors, evaluate_encoder, lake_vectors, pixel_baseline
+            from models.evaluate_encoder import evaluate_encoder
             from models.inference import Embedder
+            from models.representations import embedder_vectors, lake_files, lake_vectors, pixel_baseline
 
-            until = trained.artifact.trained_until
+            until, files = trained.artifact.trained_until, lake_files(self.lake)
             subjects = {
                 "trained encoder": lake_vectors(self.lake, trained.space.space_id),
-                "untrained encoder": embedder_vectors(self.lake, Embedder.open(artifacts["untrained"])),
-                "raw pixels": pixel_baseline(self.lake),
+                "untrained encoder": embedder_vectors(files, Embedder.open(artifacts["untrained"])),
+                "raw pixels": pixel_baseline(files),
             }
             found = {
                 name: evaluate_encoder(self.lake, represent, t1, end, trained_until=until).as_json()

@@ -29,10 +29,12 @@ class SourceName(StrEnum):
     TAOBAO = "taobao"
     REES46 = "rees46"
     OTTO = "otto"
+    ESCI = "esci"
 
 
 BEHAVIOR_LOGS = (SourceName.TAOBAO, SourceName.REES46, SourceName.OTTO)
 """Sources that are what people did and nothing to look at: no titles, no images, no impressions."""
+WITHOUT_PICTURES = (*BEHAVIOR_LOGS, SourceName.ESCI)
 
 
 def ingest(
@@ -135,6 +137,10 @@ def stage(
 
             stage_it = dict(zip(BEHAVIOR_LOGS, (stage_taobao, stage_rees46, stage_otto), strict=True))[source]
             return stage_it(data, settings, negatives=negatives, progress=progress)
+        if source is SourceName.ESCI:
+            from sources.esci import stage_esci
+
+            return stage_esci(data, settings, progress=progress)
         from sources.own_files import stage_own_files
 
         return stage_own_files(data, settings, name=name, progress=progress)

@@ -63,6 +63,12 @@ def otto(data: Annotated[Path, typer.Argument(help="Folder with train.jsonl.")],
 
 
 @stage_app.command()
+def esci(data: Annotated[Path, typer.Argument(help="Folder with products.jsonl.gz and judgments.csv.")]) -> None:
+    """Take Amazon's judged queries and their products (docs/esci.md)."""
+    _stage(SourceName.ESCI, data=data)
+
+
+@stage_app.command()
 def arrivals(
     preset: Annotated[str, typer.Argument(help="Preset whose merchants list the products.")] = "demo",
     count: Annotated[int, typer.Option(help="New products.")] = 5,

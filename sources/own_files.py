@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -71,12 +71,14 @@ def stage_own_files(
         endings = ", ".join(f"products{ending}" for ending in TABLE_ENDINGS)
         raise InputError(f"{folder} holds no products; expected one of {endings} or a folder products/")
     used = [*files.values(), *([images] if images else [])]
-    fingerprint = _fingerprint(used, name, t1, t2)
+    fingerprint = fingerprint_of(used, f"{READER_VERSION} {name} {t1} {t2}")
     if is_staged(settings, name, fingerprint):
         return stage_path(settings, name)
 
     with new_stage(settings, name) as writer:
-        ignored = {kind: _stage_table(writer, KINDS[kind], path, progress) for kind, path in files.items()}
+        ignored = {
+            kind: stage_table(writer, KINDS[kind], path, read_batches(path), progress) for kind, path in files.items()
+        }
         if images is not None:
             stage_images(writer, read_image_files(images), progress)
         if not writer.staged["products"]:
@@ -114,11 +116,17 @@ def stage_images(writer: StageWriter, files: Iterator[ImageFile], progress: Prog
 _IMAGES = KINDS["images"].schema()
 
 
-def _stage_table(writer: StageWriter, kind: Kind, path: Path, progress: Progress) -> list[str]:
-    """Stage the rows of a kind; gives the columns that the form has no place for."""
+def stage_table(
+    writer: StageWriter, kind: Kind, path: Path, batches: Iterable[Batch], progress: Progress = silent
+) -> list[str]:
+    """Stage the rows of a kind; gives the columns that the form has no place for.
+
+    Args: path: where the batches were read from, for messages.
+    Raises: SchemaMismatch, BatchRejected: as `stage_own_files`.
+    """
     ignored: dict[str, None] = {}
     seen_names: set[str] = set()
-    for number, batch in enumerate(read_batches(path)):
+    for number, batch in enumerate(batches):
         if batch.rows or number == 0:
             _check_columns(kind, path, batch)
         ignored |= dict.fromkeys(name for name in batch.columns if not has_place(kind, name))
@@ -181,9 +189,9 @@ def _said(folder: Path) -> dict[str, datetime]:
     return {name: parse_moment(str(value)) for name, value in values.items()}
 
 
-def _fingerprint(paths: Sequence[Path], name: str, t1: datetime | None, t2: datetime | None) -> str:
-    """Hash of everything that the stage is made from: names and bytes of all files, and the choices."""
-    digest = hashlib.blake2b(f"{READER_VERSION} {name} {t1} {t2}".encode(), digest_size=16)
+def fingerprint_of(paths: Sequence[Path], stated: str) -> str:
+    """Hash of everything that a stage is made from: names and bytes of all files, and the choices as stated."""
+    digest = hashlib.blake2b(stated.encode(), digest_size=16)
     for path in paths:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():

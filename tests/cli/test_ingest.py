@@ -69,8 +69,8 @@ def test_a_source_that_needs_a_folder_says_so(tmp_path: Path, monkeypatch: pytes
     assert "--source myntra needs --data" in found.stderr
 
 
-@pytest.mark.parametrize("source", ["taobao", "rees46", "otto"])
-def test_a_folder_without_the_log_is_one_clear_line(
+@pytest.mark.parametrize("source", ["taobao", "rees46", "otto", "esci"])
+def test_a_folder_without_the_files_is_one_clear_line(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MOONLAKE_HOME", str(tmp_path / "home"))
@@ -86,11 +86,14 @@ def test_only_logs_without_impressions_take_negatives(tmp_path: Path, monkeypatc
     assert "--negatives 2: only a log without impressions takes it, not myntra" in found.stderr
 
 
-def test_a_log_without_pictures_is_no_source_of_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("source", ["otto", "esci"])
+def test_a_source_without_pictures_is_none_of_the_demo(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MOONLAKE_HOME", str(tmp_path))
-    found = CliRunner().invoke(app, ["demo", "--source", "otto"])
+    found = CliRunner().invoke(app, ["demo", "--source", source])
     assert found.exit_code == 1
-    assert "--source otto has no pictures to learn from" in found.stderr
+    assert f"--source {source} has no pictures to learn from" in found.stderr
 
 
 def test_what_became_of_the_rows_is_shown_by_rule() -> None:
