@@ -21,21 +21,22 @@ def evaluate_encoder(
     allow_seen: Annotated[bool, typer.Option(help="Measure on rows that training may have seen; labelled so.")] = False,
 ) -> None:
     """Image-search recall: how often the product bought after an image query is among the nearest 1, 10 and 50."""
-    from models.evaluate_encoder import PIXELS, embedder_vectors, lake_vectors, pixel_baseline
+    from models.evaluate_encoder import PIXELS
     from models.evaluate_encoder import evaluate_encoder as evaluate
+    from models.representations import embedder_vectors, lake_files, lake_vectors, pixel_baseline
     from moonlake.spaces import find
 
     lake = Lake(Settings.from_environment())
     trained_until = None
     if space == PIXELS:
-        represent = pixel_baseline(lake)
+        represent = pixel_baseline(lake_files(lake))
     else:
         found = find(lake, space)
         trained_until = found.trained_until
         if found.status == "building":
             from models.inference import Embedder
 
-            represent = embedder_vectors(lake, Embedder.open(found.artifact))
+            represent = embedder_vectors(lake_files(lake), Embedder.open(found.artifact))
         else:
             represent = lake_vectors(lake, found.space_id)
     recall = evaluate(

@@ -1,70 +1,61 @@
-"""Image-search recall of an encoder on the lake: the query picture, the whole pool, and what was bought after it."""
+"""How well vectors retrieve what was bought: hit rate and precision over the whole pool, in all and by segment.
+
+`measure` is a pure function of trials and vectors: trials are read once and serve many encoders.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from models.pictures import try_pixels
-from models.retrieval import CUTOFFS, HitRate, hit_rates, pixel_vectors, ranks
-from moonlake.contents import Content, read_contents, read_images
-from moonlake.errors import InputError, NotFound
+from models.intervals import Rate, rates, ratios
+from models.representations import Represent
+from models.retrieval import CUTOFFS, ranks
+from models.trials import Task, Trials, read_trials
+from moonlake.errors import InputError
 from moonlake.lake import Lake
 
 Floats = NDArray[np.float32]
-Represent = Callable[[Sequence[Content]], Floats]
-"""Unit vectors of contents, float32 [N, D], row by row; a row of zeros for a content that has none."""
+Ints = NDArray[np.int64]
 
 PIXELS = "pixels"
-PIXEL_SIDE = 16
-CONTENTS_PER_CALL = 512
-
-
-class EmbedsReadable(Protocol):
-    """The part of `models.inference.Embedder` that is needed here."""
-
-    def embed_readable(
-        self, texts: Sequence[str | None], images: Sequence[Sequence[bytes]]
-    ) -> tuple[Floats, NDArray[np.bool_]]:
-        """Vectors, and which rows have one."""
-        ...
+SMALLEST_SEGMENT = 30
+"""Trials below which a segment gets no figure of its own."""
 
 
 @dataclass(frozen=True, slots=True)
-class Trials:
-    """What is measured on: purchases after an image query.
+class Segment:
+    """Hit rates on the trials of one part of a division, such as "tier 1" of "merchant tier"."""
 
-    Attributes:
-        queries: content of each distinct query.
-        pool: content of each product that was live at the end of the window.
-        products: product_id of each row of the pool.
-        query_rows, positives: int64 [purchases], rows of `queries` and of `pool`.
-        left_out: purchases without a measure: the product was gone by then, or the picture is of the catalogue.
-    """
-
-    queries: list[Content]
-    pool: list[Content]
-    products: list[str]
-    query_rows: NDArray[np.int64]
-    positives: NDArray[np.int64]
-    left_out: int
+    division: str
+    part: str
+    purchases: int
+    hit_rates: list[Rate]
 
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """Image-search recall.
+    """What vectors find of a task.
 
     Attributes:
+        hit_rates: share of purchases with the product among the first k of the pool; a query content weighs at most
+            `models.trials.TRIALS_PER_QUERY` purchases.
+        precisions: of the first k, the share that was bought after that very query in the window, by whomever; the mean
+            over distinct queries.
+        precision_limits: what the precision would be if all that was bought stood first.
         seen: the window holds rows from before `trained_until`: the figure flatters.
     """
 
-    hit_rates: list[HitRate]
+    task: Task
+    hit_rates: list[Rate]
+    precisions: list[Rate]
+    precision_limits: list[float]
+    segments: list[Segment]
     purchases: int
     queries: int
     pool: int
@@ -75,7 +66,9 @@ class Recall:
 
     def metrics(self) -> dict[str, float]:
         """The figures by name, as they stand with an artifact or a space."""
-        return {f"image_recall_hit_{rate.cutoff}": rate.value for rate in self.hit_rates}
+        return {f"{self.task}_hit_{rate.cutoff}": rate.value for rate in self.hit_rates} | {
+            f"{self.task}_precision_{rate.cutoff}": rate.value for rate in self.precisions
+        }
 
     def as_json(self) -> dict[str, Any]:
         """All fields as plain values."""
@@ -89,123 +82,103 @@ def evaluate_encoder(
     end: datetime,
     *,
     trained_until: datetime | None,
+    task: Task = "image_search",
     allow_seen: bool = False,
 ) -> Recall:
-    """Recall on the purchases of [start, end), each counted once, ties against us.
-
-    Args:
-        represent: `embedder_vectors`, `lake_vectors` or `pixel_baseline`, bound to what they read.
-        trained_until: latest event that the encoder saw.
-        allow_seen: measure on rows from before it all the same; the answer is labelled.
+    """Recall on the purchases of [start, end): `require_unseen`, `read_trials` and `measure` in one.
 
     Raises: InputError: the window begins before `trained_until`, or holds nothing to measure on.
     """
+    seen = require_unseen(start, trained_until, allow_seen=allow_seen)
+    trials = read_trials(lake, start, end, task)
+    require_trials(trials)
+    return measure(trials, represent(trials.queries), represent(trials.pool), seen=seen)
+
+
+def require_unseen(start: datetime, trained_until: datetime | None, *, allow_seen: bool) -> bool:
+    """True when rows from `start` on may have been seen in training. Raises InputError unless that is allowed."""
     seen = trained_until is not None and start <= trained_until
     if seen and not allow_seen:
         raise InputError(
             f"the encoder was trained until {trained_until}, the evaluation starts {start}: "
             "start later, or ask for seen rows by name"
         )
-    trials = read_trials(lake, start, end)
+    return seen
+
+
+def require_trials(trials: Trials) -> None:
+    """Nothing, if there is something to measure on. Raises InputError, with what there was."""
     if not len(trials.positives):
         raise InputError(
-            f"no purchase after an image query in [{start}, {end}) that can be measured on "
+            f"{trials.task}: no purchase in [{trials.start}, {trials.end}) that can be measured on "
             f"({trials.left_out} left out, {len(trials.pool)} products live)"
         )
-    queries, pool = represent(trials.queries), represent(trials.pool)
-    place = ranks(queries[trials.query_rows], pool, trials.positives, deepest=max(CUTOFFS))
-    place[~queries[trials.query_rows].any(1)] = max(CUTOFFS) + 1  # a query without a vector finds nothing
-    rates = hit_rates(place, trials.query_rows)
-    return Recall(rates, len(place), len(queries), len(pool), trials.left_out, start, end, seen)
 
 
-def read_trials(lake: Lake, start: datetime, end: datetime) -> Trials:
-    """The purchases of [start, end) after an image query, and the products live at its end."""
-    live = live_products(lake, end)
-    contents = read_contents(lake, set(live.values()))
-    pool_row = {product: row for row, product in enumerate(live)}
-    catalogue = {image for content in contents.values() for image in content.image_ids}
-    queries = lake.read("queries", ["query_id", "content_id", "image_ids"], where=pc.field("modality") == "image")
-    query = {row["query_id"]: Content(row["content_id"], None, tuple(row["image_ids"])) for row in queries.to_pylist()}
-    bought = lake.read(
-        "behaviors",
-        ["behavior_id", "product_id", "query_id"],
-        where=(pc.field("action") == "purchase")
-        & (pc.field("event_timestamp") >= start)
-        & (pc.field("event_timestamp") < end),
-    ).sort_by("behavior_id")
-    rows = [row for row in bought.to_pylist() if row["query_id"] in query]
-    kept = [
-        (query[row["query_id"]], pool_row[row["product_id"]])
-        for row in rows
-        if row["product_id"] in pool_row and not catalogue & set(query[row["query_id"]].image_ids)
-    ]
-    distinct = {content.content_id: content for content, _ in kept}
-    query_row = {content_id: row for row, content_id in enumerate(distinct)}
-    return Trials(
-        list(distinct.values()),
-        [contents[content_id] for content_id in live.values()],
-        list(live),
-        np.array([query_row[content.content_id] for content, _ in kept], np.int64),
-        np.array([positive for _, positive in kept], np.int64),
-        len(rows) - len(kept),
+def measure(
+    trials: Trials,
+    query_vectors: Floats,
+    pool_vectors: Floats,
+    *,
+    cutoffs: Sequence[int] = CUTOFFS,
+    seen: bool = False,
+) -> Recall:
+    """What vectors find, ties against us.
+
+    Args:
+        query_vectors, pool_vectors: float32 [Q, D] of `trials.queries` and [N, D] of `trials.pool`, unit rows.
+        seen: label the figures as measured on rows that training may have seen.
+    """
+    return recall_of(trials, places_of(trials, query_vectors, pool_vectors), cutoffs=cutoffs, seen=seen)
+
+
+def places_of(trials: Trials, query_vectors: Floats, pool_vectors: Floats) -> Ints:
+    """int64 [T]: place of what was bought in the pool, from 1: what models are compared by, trial by trial."""
+    return ranks(query_vectors, pool_vectors, trials.query_rows, trials.positives, trials.own)
+
+
+def recall_of(trials: Trials, places: Ints, *, cutoffs: Sequence[int] = CUTOFFS, seen: bool = False) -> Recall:
+    """The figures of places that `places_of` gave."""
+    weights = trials.weights[:, None]
+    hits = (places[:, None] <= np.array(cutoffs)).astype(np.float64)  # [T, K]
+    right, held = _right_of_queries(trials, places, cutoffs)
+    return Recall(
+        trials.task,
+        rates(cutoffs, ratios(weights * hits, weights, trials.query_rows)),
+        rates(cutoffs, ratios(right / np.array(cutoffs), np.ones((len(right), 1)), np.arange(len(right)))),
+        (np.minimum(held[:, None], cutoffs) / np.array(cutoffs)).mean(0).tolist(),
+        _segments(trials, hits, cutoffs),
+        len(places),
+        len(trials.queries),
+        len(trials.pool),
+        trials.left_out,
+        trials.start,
+        trials.end,
+        seen,
     )
 
 
-def live_products(lake: Lake, at: datetime) -> dict[str, str]:
-    """content_id of each product that is on sale just before `at`, by product_id in order."""
-    rows = lake.read(
-        "products",
-        ["product_id", "content_id", "deleted", "event_timestamp", "created_at"],
-        where=pc.field("event_timestamp") < at,
-    ).sort_by([("event_timestamp", "ascending"), ("created_at", "ascending")])
-    state = {row["product_id"]: row for row in rows.to_pylist()}
-    return {name: row["content_id"] for name, row in sorted(state.items()) if not row["deleted"]}
+def _right_of_queries(trials: Trials, places: Ints, cutoffs: Sequence[int]) -> tuple[NDArray[np.float64], Ints]:
+    """Of each query, how many distinct products bought after it stand among the first k [Q, K], and in all [Q]."""
+    pairs = np.stack([trials.query_rows, trials.positives], axis=1)
+    _, first = np.unique(pairs, axis=0, return_index=True)
+    query = trials.query_rows[first]
+    within = [np.bincount(query, places[first] <= cutoff, len(trials.queries)) for cutoff in cutoffs]
+    return np.stack(within, axis=1), np.bincount(query, minlength=len(trials.queries))
 
 
-def embedder_vectors(lake: Lake, embedder: EmbedsReadable) -> Represent:
-    """Vectors made now, by an embedder."""
-
-    def represent(contents: Sequence[Content]) -> Floats:
-        parts = []
-        for at in range(0, len(contents), CONTENTS_PER_CALL):
-            some = contents[at : at + CONTENTS_PER_CALL]
-            parts.append(embedder.embed_readable([content.text for content in some], _files(lake, some))[0])
-        return np.concatenate(parts)
-
-    return represent
-
-
-def lake_vectors(lake: Lake, space_id: str) -> Represent:
-    """Vectors that the lake holds of one space. Raises NotFound when it holds none of a content."""
-
-    def represent(contents: Sequence[Content]) -> Floats:
-        rows = lake.read("embeddings", ["content_id", "vector"], where=pc.field("space_id") == space_id)
-        names = rows["content_id"].to_pylist()
-        if missing := {content.content_id for content in contents} - set(names):
-            raise NotFound(f"{len(missing)} contents have no vector in space {space_id}: run embed_contents")
-        vectors = np.stack(rows["vector"].to_numpy(zero_copy_only=False)).astype(np.float32)
-        row = {name: at for at, name in enumerate(names)}
-        return vectors[[row[content.content_id] for content in contents]]
-
-    return represent
-
-
-def pixel_baseline(lake: Lake) -> Represent:
-    """Raw pixels of the first readable picture, small and centred: what any encoder has to beat."""
-
-    def represent(contents: Sequence[Content]) -> Floats:
-        size = (PIXEL_SIDE, PIXEL_SIDE)
-        grey = np.full((*size, 3), 128, np.uint8)
-        pictures = []
-        for files in _files(lake, contents):
-            decoded = (try_pixels(file, size) for file in files)
-            pictures.append(next((one for one in decoded if one is not None), grey))
-        return pixel_vectors(pictures)
-
-    return represent
-
-
-def _files(lake: Lake, contents: Sequence[Content]) -> list[list[bytes]]:
-    found = read_images(lake, {image for content in contents for image in content.image_ids})
-    return [[found[image] for image in content.image_ids if image in found] for content in contents]
+def _segments(trials: Trials, hits: NDArray[np.float64], cutoffs: Sequence[int]) -> list[Segment]:
+    """Hit rates of every part that is large enough, the largest of each division first."""
+    found, weights = [], trials.weights
+    for division, names in trials.segments.items():
+        parts, part_of, counts = np.unique(names, return_inverse=True, return_counts=True)
+        shown = [at for at in np.argsort(-counts, kind="stable").tolist() if counts[at] >= SMALLEST_SEGMENT]
+        if not shown:
+            continue
+        inside = weights[:, None] * (part_of[:, None] == shown)  # [T, parts]
+        over = np.repeat(inside, len(cutoffs), axis=1)  # [T, parts * K]
+        drawn = ratios(over * np.tile(hits, len(shown)), over, trials.query_rows)
+        for place, part in enumerate(shown):
+            own = drawn[:, place * len(cutoffs) : (place + 1) * len(cutoffs)]
+            found.append(Segment(division, str(parts[part]), int(counts[part]), rates(cutoffs, own)))
+    return found

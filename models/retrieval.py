@@ -1,12 +1,8 @@
-"""Retrieval: exact nearest neighbours, and how often the product that was bought is among them.
-
-Image-search recall: a query picture against the whole pool; the positive is the product bought after it.
-"""
+"""Retrieval: exact nearest neighbours, and the place of the right product in the whole pool."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import faiss
@@ -14,12 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
 
 CUTOFFS = (1, 10, 50)
 QUERIES_PER_SEARCH = 1024
+SCORES_AT_ONCE = 16_000_000
 TIE = 1e-5
 """Scores closer than this count as equal: the last bits of a dot product depend on where in a matrix a row stands."""
-BOOTSTRAP_DRAWS = 1_000
+UNFOUND = np.iinfo(np.int64).max
+"""The place of a product that is not found at all: it, or its query, has no vector."""
 
 
 class Neighbours(NamedTuple):
@@ -31,17 +30,7 @@ class Neighbours(NamedTuple):
     """
 
     scores: Floats
-    rows: NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class HitRate:
-    """Share of queries with the positive among the first `cutoff`, and its 95% bootstrap interval."""
-
-    cutoff: int
-    value: float
-    low: float
-    high: float
+    rows: Ints
 
 
 def nearest(queries: Floats, pool: Floats, count: int) -> Neighbours:
@@ -51,8 +40,7 @@ def nearest(queries: Floats, pool: Floats, count: int) -> Neighbours:
         queries: float32 [Q, D], unit rows.
         pool: float32 [N, D], unit rows; fewer than `count` of them are all returned.
     """
-    if queries.shape[1:] != pool.shape[1:]:
-        raise ValueError(f"queries are {queries.shape}, the pool {pool.shape}: expected vectors of one length")
+    _require_one_length(queries, pool)
     count = min(count, len(pool))
     index = faiss.IndexFlatIP(pool.shape[1])
     index.add(np.ascontiguousarray(pool, np.float32))
@@ -65,45 +53,35 @@ def nearest(queries: Floats, pool: Floats, count: int) -> Neighbours:
     return Neighbours(scores, rows)
 
 
-def ranks(queries: Floats, pool: Floats, positives: NDArray[np.int64], *, deepest: int) -> NDArray[np.int64]:
-    """int64 [Q]: place of each query's positive in the pool, from 1; `deepest` + 1 for any place behind `deepest`.
+def ranks(queries: Floats, pool: Floats, query_rows: Ints, positives: Ints, own: Ints | None = None) -> Ints:
+    """int64 [T]: place of each trial's positive in the whole pool, from 1; UNFOUND where a vector is missing.
 
     Ties count against us: of rows with one score the positive stands last.
 
-    Args: positives: int64 [Q], row of the pool.
-    """
-    found = nearest(queries, pool, deepest + 1)
-    own = np.einsum("qd,qd->q", queries, pool[positives])  # [Q]
-    place = (found.scores >= own[:, None] - TIE).sum(1)  # the positive is one of these, if it is near enough
-    return np.where((found.rows == positives[:, None]).any(1), place, deepest + 1)
-
-
-def hit_rates(
-    place: NDArray[np.int64],
-    clusters: NDArray[np.int64] | None = None,
-    *,
-    cutoffs: Sequence[int] = CUTOFFS,
-    seed: int = 0,
-) -> list[HitRate]:
-    """The hit rate at each cutoff, with a bootstrap interval over clusters.
-
     Args:
-        place: int64 [Q], from `ranks`.
-        clusters: int64 [Q], equal for rows that are not independent (purchases after one query); None for all apart.
+        queries, pool: float32 [Q, D] and [N, D], unit rows; a row of zeros is a missing vector.
+        query_rows, positives: int64 [T], rows of `queries` and of `pool`.
+        own: int64 [T], row of the pool that is left out of the search (the query itself); -1 for none.
     """
-    if not len(place):
-        raise ValueError("no query to measure on")
-    _, cluster = np.unique(np.arange(len(place)) if clusters is None else clusters, return_inverse=True)
-    rng = np.random.default_rng(seed)
-    size = np.bincount(cluster)
-    draws = rng.multinomial(len(size), np.full(len(size), 1 / len(size)), size=BOOTSTRAP_DRAWS)  # [draws, clusters]
-    rates = []
-    for cutoff in cutoffs:
-        hit = place <= cutoff
-        drawn = draws @ np.bincount(cluster, weights=hit) / (draws @ size)
-        low, high = np.quantile(drawn, [0.025, 0.975])
-        rates.append(HitRate(cutoff, float(hit.mean()), float(low), float(high)))
-    return rates
+    _require_one_length(queries, pool)
+    asked: NDArray[np.bool_] = np.any(queries, axis=1)
+    there: NDArray[np.bool_] = np.any(pool, axis=1)
+    across = np.ascontiguousarray(pool.T)
+    place = np.empty(len(positives), np.int64)
+    step = max(1, SCORES_AT_ONCE // max(len(pool), 1))
+    for at in range(0, len(positives), step):
+        some = slice(at, at + step)
+        scores = queries[query_rows[some]] @ across  # [B, N]
+        trial = np.arange(len(scores))
+        wanted = scores[trial, positives[some]]
+        if not there.all():
+            scores[:, ~there] = -np.inf
+        if own is not None:
+            left_out = np.flatnonzero(own[some] >= 0)
+            scores[left_out, own[some][left_out]] = -np.inf
+        place[some] = np.count_nonzero(scores >= wanted[:, None] - TIE, axis=1)
+    place[~asked[query_rows] | ~there[positives]] = UNFOUND
+    return place
 
 
 def pixel_vectors(pictures: Iterable[NDArray[np.uint8]]) -> Floats:
@@ -118,3 +96,8 @@ def pixel_vectors(pictures: Iterable[NDArray[np.uint8]]) -> Floats:
     rows[flat], norms[flat] = 1.0, np.sqrt(rows.shape[1])
     rows /= norms
     return rows
+
+
+def _require_one_length(queries: Floats, pool: Floats) -> None:
+    if queries.shape[1:] != pool.shape[1:]:
+        raise ValueError(f"queries are {queries.shape}, the pool {pool.shape}: expected vectors of one length")

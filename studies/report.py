@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
-from models.evaluate_encoder import Trials, lake_vectors, read_trials
+from models.representations import lake_vectors
 from models.retrieval import nearest
+from models.trials import Trials, read_trials
 from moonlake.contents import Content, read_images
 from moonlake.errors import ImageRefused
 from moonlake.images import inspect

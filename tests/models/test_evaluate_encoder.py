@@ -9,7 +9,9 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
-from models.evaluate_encoder import evaluate_encoder, lake_vectors, live_products, read_trials
+from models.evaluate_encoder import evaluate_encoder
+from models.representations import lake_vectors
+from models.trials import live_products, read_trials
 from moonlake.contents import Content, content_of
 from moonlake.errors import InputError, NotFound
 from moonlake.lake import Lake, arrow_schema
@@ -122,7 +124,7 @@ def test_rows_that_the_encoder_saw_are_refused_unless_asked_for_by_name(stocked:
 
 
 def test_a_window_without_purchases_is_an_error(stocked: Lake) -> None:
-    with pytest.raises(InputError, match="no purchase after an image query"):
+    with pytest.raises(InputError, match="image_search: no purchase"):
         evaluate_encoder(stocked, represent, END + timedelta(days=1), END + timedelta(days=2), trained_until=None)
 
 

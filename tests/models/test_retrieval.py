@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.retrieval import hit_rates, nearest, pixel_vectors, ranks
+from models.retrieval import UNFOUND, nearest, pixel_vectors, ranks
 
 
 def unit(rng: np.random.Generator, rows: int, width: int = 8) -> np.ndarray:
@@ -11,20 +11,37 @@ def unit(rng: np.random.Generator, rows: int, width: int = 8) -> np.ndarray:
     return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
-def test_ranks_agree_with_a_full_sort() -> None:
+def slow_rank(query: np.ndarray, pool: np.ndarray, positive: int, own: int) -> int:
+    """The place of the positive when everything that can be found is sorted, ties before it."""
+    scores = sorted((float(query @ row), at != positive) for at, row in enumerate(pool) if at != own)
+    return [is_other for _, is_other in scores[::-1]].index(False) + 1
+
+
+def test_ranks_agree_with_a_full_sort_with_and_without_the_query_in_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.retrieval.SCORES_AT_ONCE", 700)  # several blocks
     rng = np.random.default_rng(0)
-    queries, pool, positives = unit(rng, 40), unit(rng, 90), rng.integers(90, size=40)
-    slow = []
-    for query, positive in zip(queries, positives, strict=True):
-        scores = pool @ query
-        slow.append(min(1 + int((scores > scores[positive]).sum()), 51))
-    assert ranks(queries, pool, positives, deepest=50).tolist() == slow
+    queries, pool, query_rows = unit(rng, 20), unit(rng, 90), rng.integers(20, size=40)
+    positives, own = rng.integers(45, size=40), rng.integers(45, 90, size=40)
+    own[::2] = -1
+    slow = [
+        slow_rank(queries[query], pool, positive, left_out)
+        for query, positive, left_out in zip(query_rows, positives, own, strict=True)
+    ]
+    assert ranks(queries, pool, query_rows, positives, own).tolist() == slow
+    everything = [slow_rank(queries[one], pool, two, -1) for one, two in zip(query_rows, positives, strict=True)]
+    assert ranks(queries, pool, query_rows, positives).tolist() == everything != slow
 
 
 def test_ties_count_against_us() -> None:
     pool = np.repeat(unit(np.random.default_rng(0), 1), 30, axis=0)
-    assert ranks(pool[:1], pool, np.array([0]), deepest=50).tolist() == [30]
-    assert ranks(pool[:1], pool, np.array([17]), deepest=10).tolist() == [11]
+    assert ranks(pool[:1], pool, np.array([0, 0]), np.array([0, 17])).tolist() == [30, 30]
+
+
+def test_what_has_no_vector_is_not_found_and_stands_in_nobodys_way() -> None:
+    queries = np.array([[1, 0], [0, 0], [-1, 0]], np.float32)
+    pool = np.array([[1, 0], [0, 0], [0, 1]], np.float32)
+    places = ranks(queries, pool, np.array([0, 1, 0, 2]), np.array([2, 0, 1, 0]))
+    assert places.tolist() == [2, UNFOUND, UNFOUND, 2]  # the last scores -1: behind [0, 1], and not behind the zeros
 
 
 def test_nearest_is_exact_in_every_chunk_and_stops_at_the_pool() -> None:
@@ -36,20 +53,6 @@ def test_nearest_is_exact_in_every_chunk_and_stops_at_the_pool() -> None:
     assert (np.diff(found.scores, axis=1) <= 0).all()
     with pytest.raises(ValueError, match="expected vectors of one length"):
         nearest(queries, pool[:, :3], 1)
-
-
-def test_hit_rates_count_places_up_to_the_cutoff() -> None:
-    rates = hit_rates(np.array([1, 2, 10, 11, 51]))
-    assert [rate.value for rate in rates] == [0.2, 0.6, 0.8]
-    assert all(rate.low <= rate.value <= rate.high for rate in rates)
-
-
-def test_purchases_of_one_query_are_one_draw_of_the_bootstrap() -> None:
-    place = np.repeat(np.where(np.arange(50) % 2, 1, 99), 20)
-    apart = hit_rates(place, cutoffs=(1,))[0]
-    together = hit_rates(place, np.repeat(np.arange(50), 20), cutoffs=(1,))[0]
-    assert apart.value == together.value == 0.5
-    assert together.high - together.low > 3 * (apart.high - apart.low)  # sqrt(20) in the limit
 
 
 def test_pixel_vectors_ignore_brightness_and_survive_a_flat_picture() -> None:
