@@ -27,7 +27,7 @@ from transformers.models.timm_wrapper import TimmWrapperConfig
 from transformers.utils import logging as hugging_face
 
 from models.encoder_config import Attention, LoraConfig, TinyConfig
-from models.segment_attention import attend_within_segments
+from models.qwen_tower import flatten_patches, positions, without_image_loops
 from moonlake.errors import InputError
 
 PAD, END, IMAGE = "<pad>", "<end>", "<image>"
@@ -79,7 +79,7 @@ class Backbone(nn.Module):
         self.end_token: int = tokenizer.eos_token_id
         self.causal = True
         if self.patch_grid:
-            attend_within_segments(self.tower())
+            without_image_loops(self.tower())
         else:
             self.model.to(memory_format=torch.channels_last)
         self.image_tokens = self._image_tokens()
@@ -116,7 +116,8 @@ class Backbone(nn.Module):
             return ImageFeatures(_stacked(whole.pooler_output))
         shape = self.processor.patch_size, self.processor.merge_size, self.processor.temporal_patch_size
         grid = self._grid(len(images), images.device)
-        whole = self.model.model.get_image_features(flatten_patches(pixels, *shape), image_grid_thw=grid)
+        patches, found = flatten_patches(pixels, *shape), positions(self.tower(), grid)
+        whole = self.model.model.get_image_features(patches, image_grid_thw=grid, **found)
         deeper = getattr(whole, "deepstack_features", None) or ()
         return ImageFeatures(_stacked(whole.pooler_output), tuple(_stacked(one) for one in deeper))
 
@@ -164,7 +165,7 @@ class Backbone(nn.Module):
         """Keep only what enters each transformer layer, and compute the rest again in the backward pass."""
         parts = [self.model.model.language_model, *([self.tower()] if self.patch_grid else [])]
         for part in parts:
-            part.gradient_checkpointing_enable({"use_reentrant": False})
+            part.activation_checkpointing_enable({"use_reentrant": False})
 
     def save(self, folder: Path) -> None:
         """Write a folder that `load_backbone` and transformers itself can open; adapters are merged into it."""
@@ -287,21 +288,6 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
     tokenizer.train_from_iterator(sorted(set(texts)), trainer)
     wrapper: Any = PreTrainedTokenizerFast
     return wrapper(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, extra_special_tokens=[IMAGE])
-
-
-def flatten_patches(pixels: Tensor, patch: int, merge: int, frames: int) -> Tensor:
-    """The input form of Qwen-VL towers: float [N * h * w, 3 * frames * patch * patch].
-
-    Patches that the tower merges into one token follow each other; a still image is repeated over `frames`.
-
-    Args: pixels: float [N, 3, H, W]; H and W are multiples of patch * merge.
-    """
-    count, channels, height, width = pixels.shape
-    h, w = height // patch, width // patch
-    blocks = pixels.reshape(count, channels, h // merge, merge, patch, w // merge, merge, patch)
-    blocks = blocks.permute(0, 2, 5, 3, 6, 1, 4, 7)  # [N, h/m, w/m, m, m, 3, patch, patch]
-    blocks = blocks.unsqueeze(6).expand(*blocks.shape[:6], frames, patch, patch)
-    return blocks.reshape(count * h * w, channels * frames * patch * patch)
 
 
 def merged_state(model: Any) -> dict[str, Tensor]:

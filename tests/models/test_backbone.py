@@ -7,11 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessor
+from transformers import (
+    AutoModelForImageTextToText,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
 
-from models.backbone import flatten_patches, load_backbone, tiny_backbone, train_tokenizer
-from models.encoder import Encoder, new_encoder
-from models.encoder_config import EncoderConfig, TinyConfig
+from models.backbone import load_backbone, tiny_backbone, train_tokenizer
+from models.encoder import Encoder, load_encoder, new_encoder, to_float
+from models.encoder_config import EncoderConfig, LoraConfig, TinyConfig
 from moonlake.errors import InputError
 
 TINY = TinyConfig(tower="resnet10t", tower_weights="random", vocabulary=300, hidden=32, layers=1, heads=2)
@@ -32,24 +41,50 @@ def fast_vlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+QWEN_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = ("fast_vlm", *QWEN_FAMILIES)
+
+
 @pytest.fixture(scope="module")
-def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Qwen2.5-VL as a Hugging Face folder."""
-    folder = tmp_path_factory.mktemp("qwen")
+def folders(tmp_path_factory: pytest.TempPathFactory, fast_vlm: Path) -> dict[str, Path]:
+    """A tiny model of every family as a Hugging Face folder."""
+    return {"fast_vlm": fast_vlm} | {name: qwen_folder(name, tmp_path_factory.mktemp(name)) for name in QWEN_FAMILIES}
+
+
+@pytest.fixture(scope="module")
+def qwen(folders: dict[str, Path]) -> Path:
+    return folders["qwen2_5_vl"]
+
+
+def qwen_folder(family: str, folder: Path) -> Path:
+    """A tiny model of the Qwen-VL family, with wide random weights so that every part is to be seen."""
     torch.manual_seed(0)
-    text = {
-        "vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
-        "num_attention_heads": 2, "num_key_value_heads": 2,
-        "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
-        "bos_token_id": None, "eos_token_id": 1,
+    text: dict[str, Any] = {
+        "vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "bos_token_id": None, "eos_token_id": 1,
+        "rope_scaling": {"rope_type": "default", "mrope_section": [2, 3, 3]}, "initializer_range": 0.2,
     }  # fmt: skip
-    vision = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 64, "out_hidden_size": 32,
-              "patch_size": 8, "fullatt_block_indexes": [0], "window_size": 32}  # fmt: skip
-    config = Qwen2_5_VLConfig(
-        text_config=text, vision_config=vision, image_token_id=2, video_token_id=3, vision_start_token_id=4,
+    vision: dict[str, Any] = {"depth": 2, "num_heads": 2, "patch_size": 8, "hidden_size": 32, "initializer_range": 0.2}
+    own: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+        "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration, {"embed_dim": 32, "mlp_ratio": 2}),
+        "qwen2_5_vl": (
+            Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration,
+            {"intermediate_size": 64, "out_hidden_size": 32, "fullatt_block_indexes": [1], "window_size": 32},
+        ),
+        "qwen3_vl": (
+            Qwen3VLConfig, Qwen3VLForConditionalGeneration,
+            {"intermediate_size": 64, "out_hidden_size": 32, "deepstack_visual_indexes": [0],
+             "num_position_embeddings": 16},
+        ),
+    }  # fmt: skip
+    config, model, more = own[family]
+    if family == "qwen3_vl":
+        text |= {"head_dim": 16, "rope_scaling": text["rope_scaling"] | {"mrope_interleaved": True}}
+    whole = config(
+        text_config=text, vision_config=vision | more, image_token_id=2, video_token_id=3, vision_start_token_id=4,
         vision_end_token_id=5,
     )  # fmt: skip
-    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
+    model(whole).save_pretrained(folder)
     train_tokenizer(TEXTS, 300).save_pretrained(folder)
     Qwen2VLImageProcessor(patch_size=8, merge_size=2, temporal_patch_size=2).save_pretrained(folder)
     return folder
@@ -64,11 +99,11 @@ def encoder(backbone: Path | str, **changes: object) -> Encoder:
     return new_encoder(replace(CONFIG, backbone=str(backbone), **changes), TEXTS).eval()  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("family", ["fast_vlm", "qwen"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_saved_model_of_any_family_is_loaded_from_its_folder_and_embeds(
-    family: str, request: pytest.FixtureRequest
+    family: str, folders: dict[str, Path]
 ) -> None:
-    found = encoder(request.getfixturevalue(family))
+    found = encoder(folders[family])
     texts, images = ["red shirt", None, "blue mug", None], [pictures(2), pictures(1), pictures(0), pictures(1, 7)]
     with torch.no_grad():
         together = found(found.batch(texts, images))
@@ -78,11 +113,9 @@ def test_a_saved_model_of_any_family_is_loaded_from_its_folder_and_embeds(
     assert (together[1] - together[3]).abs().max() > 1e-5  # the picture matters, even to weights drawn by chance
 
 
-@pytest.mark.parametrize("family", ["fast_vlm", "qwen"])
-def test_an_early_token_sees_a_later_one_only_without_the_causal_mask(
-    family: str, request: pytest.FixtureRequest
-) -> None:
-    backbone = load_backbone(request.getfixturevalue(family), (32, 32)).eval()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_early_token_sees_a_later_one_only_without_the_causal_mask(family: str, folders: dict[str, Path]) -> None:
+    backbone = load_backbone(folders[family], (32, 32)).eval()
     ids, mask = torch.tensor([[60, 61, 62]]), torch.ones(1, 3, dtype=torch.long)
     other = torch.tensor([[60, 61, 90]])
     for attention, moved in (("causal", False), ("bidirectional", True), ("causal", False)):
@@ -92,13 +125,112 @@ def test_an_early_token_sees_a_later_one_only_without_the_causal_mask(
         assert bool((first - second).abs().max() > 1e-5) == moved
 
 
-def test_flattened_patches_are_those_of_the_image_processor() -> None:
-    images = torch.from_numpy(pictures(3)).permute(0, 3, 1, 2)
+@pytest.mark.parametrize("family", QWEN_FAMILIES)
+def test_states_of_a_batch_of_images_are_those_of_the_stock_model(family: str, folders: dict[str, Path]) -> None:
+    height, width = 48, 80  # whole windows and cut ones, in the family that has them
+    found = encoder(folders[family], image_height=height, image_width=width)
+    model: Any = AutoModelForImageTextToText
+    stock = model.from_pretrained(folders[family], attn_implementation="sdpa").eval()
+    images = np.random.default_rng(0).integers(0, 256, (3, height, width, 3)).astype(np.uint8)
+    batch = found.batch(["red shirt", "mug"], [images[:2], images[2:]])
     processor = Qwen2VLImageProcessor(patch_size=8, merge_size=2, temporal_patch_size=2, do_resize=False)
-    expected = processor(images=list(images), return_tensors="pt")
-    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (processor.image_mean, processor.image_std))
-    patches = flatten_patches((images.float() / 255 - mean) / std, 8, 2, 2)
-    torch.testing.assert_close(patches, expected["pixel_values"], atol=1e-5, rtol=1e-4)
+    vision = processor(images=list(torch.from_numpy(images).permute(0, 3, 1, 2)), return_tensors="pt")
+    types = (batch.input_ids == found.backbone.image_token).int()
+    with torch.no_grad(), found.backbone.attending("causal"):
+        ours = found.backbone(batch.input_ids, batch.attention_mask, to_float(batch.images))
+        theirs = stock.model(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, mm_token_type_ids=types, **vision
+        ).last_hidden_state
+    seen = batch.attention_mask.bool()
+    assert theirs[seen].std() > 0.1
+    torch.testing.assert_close(ours[seen], theirs[seen], atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_features_of_an_image_are_made_once_and_stand_in_any_prompt(family: str, folders: dict[str, Path]) -> None:
+    found = encoder(folders[family])
+    images = pictures(2)
+    batch = found.batch(["red", None], [images[[0, 1]], images[[0]]])
+    with torch.no_grad():
+        features = found.image_features(to_float(torch.from_numpy(images)))
+        torch.testing.assert_close(found(batch, features[torch.tensor([0, 1, 0])]), found(batch), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["fast_vlm", "qwen3_vl"])
+def test_adapters_alone_learn_and_are_saved_merged(family: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    found = encoder(folders[family], lora=LoraConfig(rank=2), gradient_checkpointing=True).train()
+    batch = found.batch(TEXTS, [pictures(1), pictures(0), pictures(2)])
+    held = {name: value.clone() for name, value in found.named_parameters() if not value.requires_grad}
+    optimizer = torch.optim.SGD([one for one in found.parameters() if one.requires_grad], lr=1.0)
+    for _ in range(2):  # the first step moves what the second needs: adapters start at zero
+        optimizer.zero_grad()
+        found(batch).square().mul(torch.arange(16.0)).sum().backward()
+        optimizer.step()
+    learnt = {name for name, value in found.named_parameters() if value.requires_grad}
+    assert {name.split(".")[-3] for name in learnt if name != "head.weight"} == {"lora_A", "lora_B"}
+    torch.testing.assert_close(held, {name: dict(found.named_parameters())[name] for name in held}, atol=0, rtol=0)
+    found.eval().save(tmp_path)
+    with torch.no_grad():
+        again = load_encoder(found.config, tmp_path)
+        before = encoder(folders[family])
+        torch.testing.assert_close(again(batch), found(batch), atol=1e-5, rtol=1e-3)
+        inputs = batch.input_ids, batch.attention_mask, to_float(batch.images)
+        assert (found.backbone(*inputs) - before.backbone(*inputs)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("family", ["fast_vlm", "qwen2_5_vl"])
+def test_checkpointed_gradients_are_the_plain_ones(family: str, folders: dict[str, Path]) -> None:
+    gradients: list[dict[str, torch.Tensor]] = []
+    computed: list[int] = []
+    for checkpointing in (False, True):
+        found = encoder(folders[family], gradient_checkpointing=checkpointing)
+        for module in (found.backbone.model.model.language_model, found.backbone.tower()):
+            module.train()  # a tower with batch statistics stays out of the comparison
+            for norm in module.modules():
+                if isinstance(norm, torch.nn.BatchNorm2d):
+                    norm.eval()
+        described = found.description_batch(["red shirt", "mug"], [pictures(1), pictures(0)])
+        calls: list[None] = []
+        layer = found.backbone.model.model.language_model.layers[0].mlp
+        layer.register_forward_pre_hook(lambda *_, calls=calls: calls.append(None))
+        found.language_loss(described).backward()  # type: ignore[no-untyped-call]
+        computed.append(len(calls))
+        gradients.append({name: one.grad for name, one in found.named_parameters() if one.grad is not None})
+    assert computed == [1, 2]
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-3)
+
+
+def test_language_loss_is_the_mean_negative_log_likelihood_of_the_text_and_the_end(fast_vlm: Path) -> None:
+    found = encoder(fast_vlm)
+    texts, images = ["red shirt", "mug"], [pictures(2), pictures(1, 7)]
+    described = found.description_batch(texts, images)
+    sums, count = 0.0, 0
+    for text, row in zip(texts, images, strict=True):  # each prompt alone, each token from those before it
+        batch = found.batch([text], [row])
+        ids, first = batch.input_ids[0], len(row) * len(found.backbone.image_tokens)
+        for at in range(first, len(ids)):
+            with torch.no_grad(), found.backbone.attending("causal"):
+                states = found.backbone(ids[None, :at], torch.ones(1, at, dtype=torch.long), to_float(batch.images))
+                sums -= float(found.backbone.logits(states[0, -1]).log_softmax(-1)[ids[at]])
+            count += 1
+    with torch.no_grad():
+        assert float(found.language_loss(described)) == pytest.approx(sums / count, rel=1e-4)
+        after = found(described[0])  # the encoder attends as its configuration says again
+        torch.testing.assert_close(after, encoder(fast_vlm)(described[0]))
+
+
+def test_a_backbone_held_in_bfloat16_gives_nearly_the_vectors_of_float32(fast_vlm: Path) -> None:
+    batch_of = [["red shirt", None], [pictures(1), pictures(2)]]
+    with torch.no_grad():
+        full, half = (found(found.batch(*batch_of)) for found in  # type: ignore[arg-type]
+                      (encoder(fast_vlm), encoder(fast_vlm, weights="bfloat16")))  # fmt: skip
+    assert half.dtype == torch.float32
+    assert (full * half).sum(1).min() > 0.99
+
+
+def test_lora_targets_that_name_nothing_are_refused(fast_vlm: Path) -> None:
+    with pytest.raises(InputError, match="lora targets 'nothing'"):
+        encoder(fast_vlm, lora=LoraConfig(targets="nothing"))
 
 
 def test_the_tokenizer_is_a_function_of_the_texts() -> None:
