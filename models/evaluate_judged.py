@@ -8,26 +8,26 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from models.catalogue_pairs import products_on_sale
+from models.intervals import Estimate, estimates, ratios
 from models.relevance import (
     BM25,
     CUTOFF,
     FOLDS,
     WEIGHTS,
-    Estimate,
     Floats,
     Gain,
     blended,
     cross_validated,
     gains_of,
-    mean_over_queries,
     ndcg,
 )
 from models.representations import Represent
@@ -45,6 +45,7 @@ SETTINGS: tuple[tuple[Candidates, Gain], ...] = (
 DIFFERENCES = (("encoder", "bm25"), ("blend", "bm25"), ("blend", "encoder"))
 FULL_TEXT = "bm25 on full text"
 THE_END = datetime(9999, 1, 1, tzinfo=UTC)
+"""Later than any row: what is true by now."""
 
 
 class JudgedQuery(NamedTuple):
@@ -103,6 +104,12 @@ class JudgedFigures:
     pool: int
     left_out: int
 
+    def as_json(self) -> dict[str, Any]:
+        """All fields as plain values."""
+        weights = {f"{candidates}_{gain}": found for (candidates, gain), found in self.weights.items()}
+        named = {name: [one._asdict() for one in getattr(self, name)] for name in ("figures", "differences")}
+        return asdict(self) | named | {"weights": weights}
+
     def metrics(self) -> dict[str, float]:
         """The figures by name, as they stand with an artifact or a space."""
         return {
@@ -111,45 +118,46 @@ class JudgedFigures:
         }
 
 
-def evaluate_judged(lake: Lake, represent: Represent | None) -> JudgedFigures:
+def evaluate_judged(lake: Lake, represent: Represent | None, at: datetime = THE_END) -> JudgedFigures:
     """nDCG@10 under every one of SETTINGS, with intervals over queries; ties count against us.
 
-    Args: represent: unit vectors of contents; None measures BM25 alone.
+    Args:
+        represent: unit vectors of contents; None measures BM25 alone.
+        at: the products on sale just before it are found, and the judgments made before it count.
+
     Raises: InputError: fewer queries with a relevant product than the folds that the blend's weight is chosen over.
     """
-    judged = judged_queries(lake)
+    judged = judged_queries(lake, at)
     if len(judged.queries) < FOLDS:
         raise InputError(
             f"{len(judged.queries)} judged queries have a relevant product on sale ({judged.left_out} judgments left "
             f"out), {FOLDS} or more are needed: ingest a source with judgments, such as moonlake ingest --source esci"
         )
     measured = _measure(judged, represent)
-    figures, differences = [], []
-    weights: dict[tuple[Candidates, Gain], list[float]] = {}
-    for setting in SETTINGS:
-        values = {subject: found for (subject, *rest), found in measured.items() if tuple(rest) == setting}
-        if represent is not None:
-            blend = cross_validated(values["blend"])
-            values["blend"], weights[setting] = blend
-        figures += [Figure(subject, *setting, mean_over_queries(found)) for subject, found in values.items()]
-        differences += [
-            Figure(f"{one} - {other}", *setting, mean_over_queries(values[one] - values[other]))
-            for one, other in DIFFERENCES
-            if one in values
-        ]
+    weights = {}
+    for subject, candidates, gain in list(measured):
+        if subject == "blend":
+            blend = cross_validated(measured[subject, candidates, gain])
+            measured[subject, candidates, gain], weights[candidates, gain] = blend
+    differences = {
+        (f"{one} - {other}", *setting): measured[one, *setting] - measured[other, *setting]
+        for setting in SETTINGS
+        for one, other in DIFFERENCES
+        if (one, *setting) in measured
+    }
     judgments = sum(len(query.rows) for query in judged.queries)
-    return JudgedFigures(
-        figures, differences, weights, len(judged.queries), judgments, len(judged.pool), judged.left_out
-    )
+    counts = len(judged.queries), judgments, len(judged.pool), judged.left_out
+    return JudgedFigures(_figures(measured), _figures(differences), weights, *counts)
 
 
-def judged_queries(lake: Lake) -> JudgedQueries:
-    """The judged queries of the lake, and all products on sale; of a restated judgment the one written last counts."""
-    products = products_on_sale(lake, THE_END)
+def judged_queries(lake: Lake, at: datetime = THE_END) -> JudgedQueries:
+    """The queries judged before `at`, and the products on sale then; of a restated judgment the last one counts."""
+    products = products_on_sale(lake, at)
     row = {product.product_id: at for at, product in enumerate(products)}
     rows = lake.read("queries", ["query_id", "content_id", "text", "image_ids"]).to_pylist()
     contents = {one["query_id"]: Content(one["content_id"], one["text"], tuple(one["image_ids"])) for one in rows}
-    judgments = lake.read("judgments", ["query_id", "product_id", "grade", "event_timestamp", "created_at"])
+    columns = ["query_id", "product_id", "grade", "event_timestamp", "created_at"]
+    judgments = lake.read("judgments", columns, where=pc.field("event_timestamp") < at)
     judgments = judgments.sort_by([("event_timestamp", "ascending"), ("created_at", "ascending")])
     grades: dict[str, dict[str, int]] = defaultdict(dict)
     for one in judgments.to_pylist():
@@ -168,6 +176,15 @@ def judged_queries(lake: Lake) -> JudgedQueries:
 
 
 _Measured = dict[tuple[str, Candidates, Gain], Floats]
+
+
+def _figures(values: _Measured) -> list[Figure]:
+    """Means over queries; every one is drawn by the same queries."""
+    if not values:
+        return []
+    columns = np.stack(list(values.values()), axis=1)  # [Q, figures]
+    drawn = ratios(columns, np.ones((len(columns), 1)), np.arange(len(columns)))
+    return [Figure(*name, estimate) for name, estimate in zip(values, estimates(drawn), strict=True)]
 
 
 def _measure(judged: JudgedQueries, represent: Represent | None) -> _Measured:

@@ -17,15 +17,6 @@ TIE_DECIMALS = 5
 FOLDS = 5
 WEIGHTS = tuple(step / 20 for step in range(21))
 """What the encoder's weight in a blend is chosen from: 0 is BM25 alone, 1 the encoder alone."""
-BOOTSTRAP_DRAWS = 2_000
-
-
-class Estimate(NamedTuple):
-    """A mean over queries with its 95% bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 class Blend(NamedTuple):
@@ -127,13 +118,3 @@ def cross_validated(values: Floats, *, seed: int = 0) -> Blend:
     fold = np.random.default_rng(seed).permutation(np.arange(queries) % FOLDS)  # [Q]
     best = [int(values[fold != one].mean(0).argmax()) for one in range(FOLDS)]
     return Blend(values[np.arange(queries), np.array(best)[fold]], [WEIGHTS[one] for one in best])
-
-
-def mean_over_queries(values: Floats, *, seed: int = 0) -> Estimate:
-    """The mean and its interval over resampled queries; of paired differences it is a paired interval.
-
-    Args: values: float64 [Q].
-    """
-    drawn = np.random.default_rng(seed).integers(len(values), size=(BOOTSTRAP_DRAWS, len(values)))
-    low, high = np.quantile(values[drawn].mean(1), [0.025, 0.975])
-    return Estimate(float(values.mean()), float(low), float(high))

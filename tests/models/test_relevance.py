@@ -19,7 +19,6 @@ from models.relevance import (
     blended,
     cross_validated,
     gains_of,
-    mean_over_queries,
     ndcg,
 )
 
@@ -124,14 +123,3 @@ def test_a_weight_is_chosen_on_the_queries_of_the_other_folds_only() -> None:
 def test_too_few_queries_to_choose_a_weight_are_an_error() -> None:
     with pytest.raises(ValueError, match="4 queries"):
         cross_validated(np.zeros((4, len(WEIGHTS))))
-
-
-def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(0)
-    covered = 0
-    for _ in range(100):
-        estimate = mean_over_queries(rng.normal(0.3, 1.0, size=50))
-        assert estimate.low <= estimate.value <= estimate.high
-        covered += estimate.low <= 0.3 <= estimate.high
-    assert 85 <= covered <= 100
-    assert mean_over_queries(np.full(9, 0.25)) == (0.25, 0.25, 0.25)
