@@ -113,6 +113,19 @@ def test_absent_cells_mean_what_the_page_says(folder, settings):
     assert [row["modality"] for row in staged(folder, settings, "queries")] == ["text", "image", "product"]
 
 
+def test_judgments_have_whole_grades_and_are_true_from_the_beginning(folder, settings):
+    write_csv(folder / "products.csv", [{"product_id": "a"}])
+    grades = ["3", "0", "2.0", "2.5", "high"]
+    write_csv(folder / "judgments.csv", [{"query_id": "q", "product_id": "a", "grade": grade} for grade in grades])
+    rows = staged(folder, settings, "judgments")
+    assert [(row["grade"], row["label"], row["event_timestamp"]) for row in rows] == [
+        (3, None, TIMELESS),
+        (0, None, TIMELESS),
+        (2, None, TIMELESS),
+    ]
+    assert info(folder, settings).refused["judgments"] == 2
+
+
 def test_ids_of_impressions_are_hashes_that_only_equal_rows_share(folder, settings):
     write_csv(folder / "products.csv", [{"product_id": "a"}])
     row = {"user_id": "u", "query_id": "q", "product_id": "a", "clicked": 1, "event_timestamp": "2026-02-01"}
