@@ -174,6 +174,8 @@ class Demo:
         from dataclasses import asdict, replace
 
         from models.train_encoder import TrainingConfig, train_encoder
+        from models.training_run import Run
+        from models.training_watch import shown
 
         config = TrainingConfig() if self.encoder_steps is None else TrainingConfig(steps=self.encoder_steps)
         _, t1, _, _ = self.window
@@ -181,7 +183,9 @@ class Demo:
         def work() -> Found:
             folders = {name: self.settings.artifacts / f"encoder-{name}" for name in ("untrained", "trained")}
             train_encoder(self.lake, replace(config, steps=0), folders["untrained"], before=t1)
-            artifact = train_encoder(self.lake, config, folders["trained"], before=t1, show_progress=True)
+            with shown("training the encoder", config.steps, "pairs") as report:
+                run = Run(self.settings.artifacts / "runs" / SPACE, fresh=True, report=report)
+                artifact = train_encoder(self.lake, config, folders["trained"], before=t1, run=run)
             return {name: str(folder) for name, folder in folders.items()} | {"metrics": dict(artifact.metrics)}
 
         inputs = [self.versions("contrastive_pairs"), asdict(config), t1]

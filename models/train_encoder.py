@@ -1,76 +1,85 @@
-"""Train the encoder on what users chose after their queries, and leave an artifact."""
+"""Stages 1 and 2: train the encoder on what users chose after their queries, and leave an artifact."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from models.artifacts import Artifact, publishing, write_artifact
-from models.augmentation import augment
-from models.encoder import Encoder, new_encoder, to_float
-from models.encoder_config import ENCODER, EncoderConfig
-from models.losses import InfoNCE, in_batch_negatives
-from models.pairs import Pairs, read_pairs
+from models.artifacts import Artifact
+from models.cached_gradients import cached_step
+from models.encoder import Encoder
+from models.losses import CircleLoss, ContrastiveLoss, InfoNCE, Matryoshka
+from models.memory import Probe
+from models.negatives import NegativeQueue, gathered, repel_mask
+from models.pairs import Integers, Pairs, read_pairs
+from models.processes import processes
+from models.training_run import (
+    Batches,
+    Run,
+    RunConfig,
+    make_trainable,
+    run_steps,
+    training_device,
+    training_dtype,
+    undisturbed,
+)
+from models.training_stage import publish, start_from, taking_over, versions
+from models.training_watch import StepReport
+from models.views import PromptMaker, Prompts, Views, views_of
 from moonlake.errors import InputError
 from moonlake.lake import Lake
 
 TABLES_READ = ("contrastive_pairs", "products", "queries", "product_images")
+GROUPS = 4
+"""Columns that tell twins: query content, product content, product, SPU."""
+STALENESS_STEPS = 50
+"""Steps between two looks at how far the queue has fallen behind the encoder."""
+STALENESS_VIEWS = 32
+PROBED = 4
+"""Prompts from which the memory of a step is derived."""
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingConfig:
-    """One training run of an encoder.
+class TrainingConfig(RunConfig):
+    """Contrastive training of an encoder.
 
     Attributes:
-        steps: 0 leaves the encoder untrained: the baseline.
-        tower_rate: learning rate of the vision tower over that of the rest.
-        frozen_tower: share of the tower's parameter tensors, from its input on, that stay as they are: the early
-            layers of a pretrained tower cost most of a step and change least. A tower with random weights needs 0.
-        warmup: share of the steps over which the rate rises; it then falls to zero along a cosine.
-        item_images: most images of a product in one step; evaluation reads up to `encoder.max_images`.
+        stage: of the pairs that are read, 1 or 2.
+        loss: InfoNCE, or the circle loss of `margin` and `gamma`.
+        temperature: of InfoNCE, at first where it is learnt.
+        prefixes: leading dimensions that are trained as vectors of their own (Matryoshka); without any, and always
+            beside them, the whole vector. Those that are not smaller than the vector are left out.
+        hard_negatives: of each pair in a step, at most.
+        queue: products of earlier steps that repel this one's queries; 0 is none.
         text_dropout: share of products that are shown without their text, so that pictures are not left to it.
-        precision: "auto" is bfloat16 where the CPU has the instructions for it (or on a GPU), else float32.
     """
 
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    seed: int = 0
-    steps: int = 200
-    batch_size: int = 64
-    learning_rate: float = 3e-3
-    tower_rate: float = 0.3
-    frozen_tower: float = 1.0
-    weight_decay: float = 0.01
-    warmup: float = 0.1
+    stage: Literal[1, 2] = 1
+    loss: Literal["info_nce", "circle"] = "info_nce"
     temperature: float = 0.07
     learn_temperature: bool = True
-    item_images: int = 1
+    margin: float = 0.25
+    gamma: float = 32.0
+    prefixes: tuple[int, ...] = (64,)
+    hard_negatives: int = 0
+    queue: int = 0
     text_dropout: float = 0.0
-    augment: bool = True
-    precision: Literal["auto", "float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or self.batch_size < 2 or self.item_images < 1 or not 0 <= self.frozen_tower <= 1:
-            raise ValueError("steps is at least 0, batch_size 2, item_images 1, frozen_tower from 0 to 1")
-
-
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """Where a training run stands after a step."""
-
-    step: int
-    loss: float
-    learning_rate: float
-    samples_per_second: float
+        RunConfig.__post_init__(self)
+        object.__setattr__(self, "prefixes", tuple(self.prefixes))  # JSON and TOML know lists only
+        if self.stage not in (1, 2) or self.loss not in ("info_nce", "circle"):
+            raise ValueError(f"stage {self.stage} and loss {self.loss}: expected 1 or 2, and info_nce or circle")
+        if min(self.hard_negatives, self.queue, *self.prefixes) < 0 or not 0 <= self.text_dropout <= 1:
+            raise ValueError("hard_negatives, queue and prefixes are at least 0, text_dropout from 0 to 1")
 
 
 def train_encoder(
@@ -79,165 +88,208 @@ def train_encoder(
     artifact_folder: Path,
     *,
     before: datetime,
-    show_progress: bool = False,
+    parent: Path | None = None,
+    run: Run | None = None,
 ) -> Artifact:
-    """The artifact of an encoder trained on the pairs of the lake with an event time before `before`.
+    """The artifact of an encoder trained on the pairs of its stage with an event time before `before`.
 
-    The same seed, data and machine give the same weights.
+    The same seed, data and machine give the same weights, also of a run that was killed and goes on.
 
-    Raises: InputError: there is no pair to train on, or a configuration that cannot be built.
+    Args: parent: artifact of the stage before, of which the encoder is taken over; None begins with a new one.
+    Raises: InputError: there is no pair to train on, or a configuration that cannot be built or does not fit.
     """
-    pairs = read_pairs(lake, before, config.encoder.image_size)
+    run = run or Run()
+    config = taking_over(config, parent)
+    pairs = read_pairs(lake, before, config.encoder.image_size, config.stage)
     if config.steps and len(pairs) < 2:
-        raise InputError(f"contrastive_pairs holds {len(pairs)} readable pairs before {before}: build pairs first")
-    torch.manual_seed(config.seed)
-    encoder = new_encoder(config.encoder, [text for text in pairs.texts if text])
-    with _progress(config.steps, shown=show_progress) as report:
-        metrics = fit(encoder, pairs, config, report)
-    with publishing(artifact_folder) as folder:
-        encoder.save(folder)
-        return write_artifact(
-            folder,
-            ENCODER,
-            config,
-            tables={name: lake.version(name) for name in TABLES_READ},
-            trained_until=pairs.trained_until,
-            metrics={"pairs": len(pairs), **metrics},
-        )
+        what = f"contrastive_pairs holds {len(pairs)} readable pairs of stage {config.stage} before {before}"
+        raise InputError(f"{what}: build pairs first")
+    start = start_from(parent, config, [text for text in pairs.texts if text])
+    metrics = fit(start.encoder, pairs, config, run=run, start=start.identity)
+    return publish(
+        artifact_folder,
+        config.stage,
+        start,
+        config,
+        run,
+        tables=versions(lake, TABLES_READ),
+        trained_until=pairs.trained_until,
+        metrics={"pairs": len(pairs), **metrics},
+    )
 
 
 def fit(
-    encoder: Encoder, pairs: Pairs, config: TrainingConfig, report: Callable[[StepReport], None] | None = None
-) -> dict[str, float]:
-    """Train an encoder in place; the loss of the last tenth of the steps and the speed."""
-    if not config.steps:
-        return {}
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    loss_of = InfoNCE(config.temperature, learn_temperature=config.learn_temperature).to(device)
-    encoder.to(device).train()
-    freeze(encoder.backbone.tower(), config.frozen_tower)
-    optimizer, schedule = _optimizer(encoder, loss_of, config)
-    rng, generator = np.random.default_rng(config.seed), torch.Generator().manual_seed(config.seed)
-    dtype = training_dtype(config.precision, device)
-    batches = pairs.batches(config.batch_size, rng)
-    losses: list[float] = []
-    started = time.monotonic()
-    seen = 0
-    for step in range(1, config.steps + 1):
-        chosen = next(batches)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            queries, items = _forward(encoder, pairs, chosen, config, rng, generator)
-        negatives = in_batch_negatives(*_groups(pairs, chosen, device))
-        loss = loss_of(queries, items, negatives)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(float(loss.detach()))
-        seen += len(chosen)
-        if report:
-            report(StepReport(step, losses[-1], float(schedule.get_last_lr()[0]), seen / (time.monotonic() - started)))
-    encoder.eval()
-    if not math.isfinite(losses[-1]):
-        raise InputError(f"training diverged: loss {losses[-1]} at step {config.steps}; lower the learning rate")
-    tail = losses[-max(1, len(losses) // 10) :]
-    return {
-        "loss": float(np.mean(tail)),
-        "temperature": float(torch.exp(-loss_of.log_scale.detach())),
-        "samples_per_second": seen / (time.monotonic() - started),
-    }
-
-
-def freeze(tower: nn.Module, share: float) -> None:
-    """Hold a share of the tower's parameter tensors, from its input on, and the statistics of their normalisation."""
-    parameters = list(tower.parameters())
-    for at, parameter in enumerate(parameters):
-        parameter.requires_grad_(at >= round(share * len(parameters)))
-    for module in tower.modules():
-        own = list(module.parameters(recurse=False))
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not any(one.requires_grad for one in own):
-            module.eval()
-
-
-def training_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """bfloat16 if it was asked for, or on "auto" where the hardware has instructions for it; emulated it is slow."""
-    if precision == "auto":
-        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else "avx512_bf16" in _cpu_flags()
-        return torch.bfloat16 if fast else torch.float32
-    return torch.bfloat16 if precision == "bfloat16" else torch.float32
-
-
-def _forward(
     encoder: Encoder,
     pairs: Pairs,
-    chosen: np.ndarray,
     config: TrainingConfig,
-    rng: np.random.Generator,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """Unit vectors of the queries and of the products, float32 [B, D] each, in one pass through the encoder."""
-    queries = pairs.queries(chosen, config.encoder.max_images)
-    items = pairs.items(chosen, config.item_images, config.text_dropout, rng)
-    batch = encoder.batch(queries.texts + items.texts, queries.images + items.images)
-    images = to_float(batch.images)
-    if config.augment:
-        images = augment(images, generator)
-    vectors = encoder(batch, images)
-    return vectors[: len(chosen)], vectors[len(chosen) :]
+    report: Callable[[StepReport], None] | None = None,
+    *,
+    run: Run | None = None,
+    start: Mapping[str, object] | None = None,
+) -> dict[str, float]:
+    """Train an encoder in place; the loss of the last tenth of the steps and the speed.
+
+    Args:
+        report: called after every step, if `run` is not given.
+        start: what decides of the encoder's present weights, for the checkpoints of `run`.
+    """
+    if not config.steps:
+        return {}
+    lesson = ContrastiveLesson(encoder, pairs, config)
+    identity = {"config": asdict(config), "data": pairs.fingerprint, **(start or {})}
+    metrics = run_steps(lesson, config, run or Run(report=report), identity)
+    encoder.eval()
+    return metrics | lesson.temperature()
 
 
-def _groups(pairs: Pairs, chosen: np.ndarray, device: torch.device) -> list[Tensor]:
-    columns = (pairs.anchors, pairs.positives, pairs.products, pairs.spus)
-    return [torch.from_numpy(column[chosen]).to(device) for column in columns]
+@dataclass(frozen=True, slots=True)
+class PairBatch:
+    """One step's prompts of this process, and how their vectors, gathered, make pairs.
+
+    Attributes:
+        chunks: prompts that are computed at once.
+        queries, items, hard: int64 [B], [B], [H]: rows of the gathered vectors.
+        groups, hard_groups: int64 [B, 4], [H, 4].
+        views: what was shown, and `rows`, int64 [V]: where each view's vector lies.
+    """
+
+    chunks: list[Prompts]
+    queries: Tensor
+    items: Tensor
+    hard: Tensor
+    groups: Tensor
+    hard_groups: Tensor
+    views: Views
+    rows: Integers
 
 
-def _optimizer(
-    encoder: Encoder, loss_of: InfoNCE, config: TrainingConfig
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    tower = list(encoder.backbone.tower().parameters())
-    ids = {id(one) for one in tower}
-    rest: list[Tensor] = [one for one in (*encoder.parameters(), *loss_of.parameters()) if id(one) not in ids]
-    groups: list[dict[str, Any]] = [{"params": rest}, {"params": tower, "lr": config.learning_rate * config.tower_rate}]
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
-    warmup = max(1, round(config.steps * config.warmup))
+class ContrastiveLesson:
+    """Queries are drawn to the products that users chose after them, and away from others."""
 
-    def rate(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, config.steps - warmup)))
-
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-
-
-class _progress:  # noqa: N801 a context manager that reads as a function
-    """A progress bar with loss, rate, samples per second and time left; silent unless shown."""
-
-    def __init__(self, steps: int, *, shown: bool) -> None:
-        self.bar = Progress(
-            TextColumn("training the encoder"),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total}  {task.fields[state]}"),
-            TimeRemainingColumn(),
-            disable=not shown,
+    def __init__(self, encoder: Encoder, pairs: Pairs, config: TrainingConfig) -> None:
+        self.encoder, self.pairs, self.config = encoder, pairs, config
+        self.device = training_device()
+        self.dtype = training_dtype(config.precision, self.device)
+        self.loss = _loss(config)
+        parts: dict[str, nn.Module] = {"encoder": encoder, "loss": self.loss}
+        self.queue = NegativeQueue(config.queue, config.encoder.dimension, GROUPS) if config.queue else None
+        if self.queue is not None:
+            parts["queue"] = self.queue
+        self.model: nn.Module = nn.ModuleDict(parts).to(self.device)
+        self.tower = encoder.backbone.tower()
+        make_trainable(encoder, self.tower, config)
+        self.batches = Batches(len(pairs), config.batch_size, config.seed)
+        self.maker = PromptMaker(
+            encoder,
+            pairs,
+            item_images=config.item_images,
+            text_dropout=config.text_dropout,
+            augment=config.augment,
+            chunk=config.chunk,
         )
-        self.task = self.bar.add_task("encoder", total=steps, state="")
+        self._items = torch.zeros(0)
 
-    def __enter__(self) -> Callable[[StepReport], None]:
-        self.bar.start()
-        return self._report
+    def prepare(self, step: int) -> PairBatch:
+        """The batch of a step."""
+        chosen, views, rng = self._views(step)
+        chunks, rows = self.maker.make(views, rng, processes())
+        pairs = self.pairs
+        return PairBatch(
+            chunks=chunks,
+            queries=self._tensor(rows[views.queries]),
+            items=self._tensor(rows[views.items]),
+            hard=self._tensor(rows[views.hard]),
+            groups=self._tensor(pairs.groups[chosen]),
+            hard_groups=self._tensor(pairs.content_groups[views.contents[views.hard]]),
+            views=views,
+            rows=rows,
+        )
 
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+    def probe(self) -> Probe:
+        """A few prompts of the first step."""
+        _, views, rng = self._views(1)
+        some = np.linspace(0, len(views) - 1, min(PROBED, len(views))).astype(np.int64)
+        own = -(-len(views) // processes().count)
+        [one], _ = self.maker.make(views, rng, processes(), some)
+        images = len(one.images) / len(some) * own
+        return Probe(
+            forward=lambda copies: self._encode(self.maker.make(views, rng, processes(), np.tile(some, copies))[0][0]),
+            prompts=len(some),
+            at_once=min(own, self.config.chunk or own),
+            prepared_bytes=int(4 * images * np.prod(one.images.shape[1:]).astype(int)) * 3,
+            advice="lower chunk (now {}), batch_size, hard_negatives or the image size".format(
+                self.config.chunk or "all"
+            ),
+        )
 
-    def _report(self, at: StepReport) -> None:
-        state = f"loss {at.loss:.3f}  lr {at.learning_rate:.1e}  {at.samples_per_second:.0f} pairs/s"
-        self.bar.update(self.task, completed=at.step, state=state)
+    def backward(self, prepared: PairBatch) -> Tensor:
+        """The loss of a batch; its gradients are added to the parameters."""
+        whole = [slice(at, at + 1) for at in range(len(prepared.chunks))]
+        return cached_step(
+            lambda part: (self._encode(prepared.chunks[part.start]),), whole, lambda own: self._loss_of(own, prepared)
+        )
+
+    def after(self, step: int, prepared: PairBatch) -> Mapping[str, float]:
+        """Keep the batch's products as negatives of later ones."""
+        figures = self.temperature()
+        if self.queue is not None:
+            if step % STALENESS_STEPS == 0 and len(self.queue):
+                figures |= {"queue_staleness": self._staleness(step)}
+            self.queue.push(self._items, prepared.groups, prepared.groups[:, 1])
+        return figures
+
+    def temperature(self) -> dict[str, float]:
+        """The temperature, of a loss that has one."""
+        inner = self.loss.loss if isinstance(self.loss, Matryoshka) else self.loss
+        return {"temperature": float(torch.exp(-inner.log_scale.detach()))} if isinstance(inner, InfoNCE) else {}
+
+    def _views(self, step: int) -> tuple[Integers, Views, np.random.Generator]:
+        rng = np.random.default_rng([self.config.seed, step])
+        chosen = self.batches.of(step)
+        return chosen, views_of(self.pairs, chosen, self.config.hard_negatives, rng), rng
+
+    def _encode(self, prompts: Prompts) -> Tensor:
+        with self._autocast():
+            vectors: Tensor = self.encoder(prompts.batch, prompts.images)
+        return vectors
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def _loss_of(self, own: Tensor, prepared: PairBatch) -> Tensor:
+        vectors = gathered(own)  # [V, D]
+        queries, items = vectors[prepared.queries], vectors[prepared.items]
+        self._items = items.detach()
+        more, groups = [vectors[prepared.hard]], [prepared.hard_groups]
+        if self.queue is not None:
+            more.append(self.queue.vectors)
+            groups.append(self.queue.groups)
+        others, other_groups = torch.cat(more), torch.cat(groups)
+        repel = repel_mask(prepared.groups, prepared.groups)
+        if not len(others):
+            return self.loss(queries, items, repel)
+        return self.loss(queries, items, repel, others, repel_mask(prepared.groups, other_groups))
+
+    def _staleness(self, step: int) -> float:
+        """Mean cosine of what the queue holds of its oldest batch to the same views by the encoder of now."""
+        assert self.queue is not None
+        oldest = max(1, step - len(self.queue) // self.batches.size)
+        _, views, rng = self._views(oldest)
+        shown = np.unique(views.items)[:STALENESS_VIEWS]
+        chunks, _ = self.maker.make(views, rng, processes(), shown)
+        with undisturbed(self.model), torch.no_grad():
+            vectors = torch.cat([self._encode(chunk) for chunk in chunks])
+        return self.queue.staleness(self._tensor(views.contents[shown]), vectors)
+
+    def _tensor(self, numbers: Integers) -> Tensor:
+        return torch.from_numpy(numbers).to(self.device)
 
 
-def _cpu_flags() -> frozenset[str]:
-    path = Path("/proc/cpuinfo")
-    if not path.is_file():
-        return frozenset()  # not Linux: float32, which is right everywhere
-    lines = [line for line in path.read_text().splitlines() if line.startswith("flags")]
-    return frozenset(lines[0].split()) if lines else frozenset()
+def _loss(config: TrainingConfig) -> ContrastiveLoss | Matryoshka:
+    one: ContrastiveLoss
+    if config.loss == "circle":
+        one = CircleLoss(config.margin, config.gamma)
+    else:
+        one = InfoNCE(config.temperature, learn_temperature=config.learn_temperature)
+    smaller = [prefix for prefix in config.prefixes if 0 < prefix < config.encoder.dimension]
+    return Matryoshka(one, [*smaller, config.encoder.dimension]) if smaller else one

@@ -1,8 +1,9 @@
-"""A small synthetic world in which content, and nothing else, decides clicks."""
+"""A small synthetic world in which content, and nothing else, decides clicks; and a shop of coloured shirts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,13 +12,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from deltalake import write_deltalake
+from PIL import Image
 
-from moonlake.contents import stable_hash
+from moonlake.contents import content_of, stable_hash
 from moonlake.lake import Lake, arrow_schema
 from moonlake.settings import Settings
 from moonlake.snapshots import Snapshot, write_snapshot
-from moonlake.tables import EMBEDDING_SPACES, EMBEDDINGS, TIMELESS
+from moonlake.tables import EMBEDDING_SPACES, EMBEDDINGS, TABLES, TIMELESS
 from moonlake.training_set_files import write_training_set
 from moonlake.training_sets import Declaration, Manifest, TrainingSet
 
@@ -124,3 +127,76 @@ def _snapshot(home: Path, ids: list[str], vectors: np.ndarray) -> Snapshot:
     }  # fmt: skip
     write_deltalake(lake.path("embeddings"), pa.table(columns, schema=arrow_schema(EMBEDDINGS)))
     return write_snapshot(lake, space_id, home / "snapshot")
+
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "yellow": (220, 220, 30)}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def picture() -> Callable[[tuple[int, int, int], int], bytes]:
+    """A function that draws a noisy picture of a colour."""
+    return _picture
+
+
+@pytest.fixture
+def stocked(lake: Lake) -> Lake:
+    """A lake with a product of each colour and image queries that led to it, one a day, for stages 1 and 2."""
+    images: dict[str, bytes] = {}
+
+    def keep(colour: tuple[int, int, int], seed: int) -> str:
+        file = _picture(colour, seed)
+        images[stable_hash(file)] = file
+        return stable_hash(file)
+
+    products = {
+        name: content_of(f"{name} shirt", [keep(colour, 10 * at), keep(colour, 10 * at + 1)])
+        for at, (name, colour) in enumerate(COLOURS.items())
+    }
+    pairs: list[Rows] = []
+    queries: list[Rows] = []
+    for at, (name, colour) in enumerate(COLOURS.items()):
+        others = [content.content_id for other, content in products.items() if other != name]
+        for day in range(2):
+            query = content_of(None, [keep(colour, 10 * at + 2 + day)])
+            queries.append({"query_id": query.content_id, "modality": "image", "image_ids": list(query.image_ids),
+                            "content_id": query.content_id})  # fmt: skip
+            pairs += [
+                {"pair_id": stable_hash(f"{name} {day} {stage}"), "anchor_content_id": query.content_id,
+                 "positive_content_id": products[name].content_id, "positive_product_id": name,
+                 "hard_negative_content_ids": others if stage == 2 else [], "action": "purchase", "stage": stage,
+                 "pair_type": "image_query_to_product", "event_timestamp": DAY0 + timedelta(days=day)}
+                for stage in (1, 2)
+            ]  # fmt: skip
+    catalogue = [
+        {"product_id": name, "title": content.text, "attributes": [("colour", name)], "category": "shirts",
+         "image_ids": list(content.image_ids), "listed_at": DAY0, "deleted": False, "content_id": content.content_id}
+        for name, content in products.items()
+    ]  # fmt: skip
+    pictures = [
+        {"image_id": name, "image_bytes": file, "format": "PNG", "width": 30, "height": 40, "perceptual_hash": "0" * 16}
+        for name, file in images.items()
+    ]
+    for name, rows in {"products": catalogue, "queries": queries, "product_images": pictures}.items():
+        _write(lake, name, rows)
+    _write(lake, "contrastive_pairs", pairs)
+    return lake
+
+
+def _picture(colour: tuple[int, int, int], seed: int) -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 40, (40, 30, 3))
+    out = io.BytesIO()
+    Image.fromarray((np.array(colour) * 0.8 + noise).clip(0, 255).astype(np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+def _write(lake: Lake, name: str, rows: Sequence[Rows]) -> None:
+    """Put rows into any table, with a plain Delta write: the jobs that write these tables need Spark."""
+    usual = {column.name: None for column in TABLES[name]}
+    usual |= {"source": "test", "created_at": DAY0, "event_timestamp": DAY0}  # type: ignore[dict-item]
+    usual = {key: value for key, value in usual.items() if key in TABLES[name].names}
+    write_deltalake(lake.path(name), pa.Table.from_pylist([usual | row for row in rows], arrow_schema(TABLES[name])))

@@ -1,31 +1,32 @@
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
-from PIL import Image
 
 from models.artifacts import read_artifact
 from models.encoder_config import ENCODER, EncoderConfig, TinyConfig
 from models.inference import Embedder
 from models.train_encoder import TrainingConfig, train_encoder
-from moonlake.contents import Content, content_of, stable_hash
 from moonlake.errors import InputError, NotFound
-from moonlake.lake import Lake, arrow_schema
-from moonlake.tables import TABLES
+from moonlake.lake import Lake
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "yellow": (220, 220, 30)}
+Picture = Callable[[tuple[int, int, int], int], bytes]
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (220, 30, 30),
+    "green": (30, 200, 30),
+    "blue": (30, 30, 220),
+    "yellow": (220, 220, 30),
+}
 TINY = EncoderConfig(
-    tiny=TinyConfig(tower="resnet10t", tower_weights="random", vocabulary=300, hidden=32, layers=1, heads=2),
+    tiny=TinyConfig(tower="test_resnet", tower_weights="random", vocabulary=300, hidden=32, layers=1, heads=2),
     image_height=32,
     image_width=32,
     dimension=16,
@@ -33,108 +34,8 @@ TINY = EncoderConfig(
 CONFIG = TrainingConfig(TINY, steps=2, batch_size=4, frozen_tower=0.0)
 
 
-def picture(colour: tuple[int, int, int], seed: int) -> bytes:
-    noise = np.random.default_rng(seed).integers(0, 40, (40, 30, 3))
-    out = io.BytesIO()
-    Image.fromarray((np.array(colour) * 0.8 + noise).clip(0, 255).astype(np.uint8)).save(out, "PNG")
-    return out.getvalue()
-
-
-def write(lake: Lake, name: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Put rows into any table, with a plain Delta write: the jobs that write these tables need Spark."""
-    from deltalake import write_deltalake
-
-    schema = arrow_schema(TABLES[name])
-    whole = [{column.name: None for column in TABLES[name]} | {"created_at": T0} | row for row in rows]
-    write_deltalake(lake.path(name), pa.Table.from_pylist(whole, schema), mode="append")
-
-
-@pytest.fixture
-def stocked(lake: Lake) -> Lake:
-    """A lake with a product of each colour and image queries that led to it, one a day."""
-    images: dict[str, bytes] = {}
-    products: list[Content] = []
-    pairs: list[dict[str, Any]] = []
-    queries: list[Content] = []
-
-    def keep(file: bytes) -> str:
-        images[stable_hash(file)] = file
-        return stable_hash(file)
-
-    for at, (name, colour) in enumerate(COLOURS.items()):
-        products.append(
-            content_of(f"{name} shirt", [keep(picture(colour, 10 * at)), keep(picture(colour, 10 * at + 1))])
-        )
-        for day in range(2):
-            queries.append(content_of(None, [keep(picture(colour, 10 * at + 2 + day))]))
-            pairs.append(
-                {
-                    "pair_id": stable_hash(f"{name} {day}"),
-                    "anchor_content_id": queries[-1].content_id,
-                    "positive_content_id": products[-1].content_id,
-                    "positive_product_id": name,
-                    "hard_negative_content_ids": [],
-                    "action": "purchase",
-                    "stage": 1,
-                    "pair_type": "image_query_to_product",
-                    "event_timestamp": T0 + timedelta(days=day),
-                }
-            )
-    write(
-        lake,
-        "products",
-        [
-            {
-                "product_id": str(content.text).split()[0],
-                "title": content.text,
-                "attributes": [],
-                "image_ids": list(content.image_ids),
-                "listed_at": T0,
-                "deleted": False,
-                "content_id": content.content_id,
-                "source": "test",
-                "event_timestamp": T0,
-            }
-            for content in products
-        ],
-    )
-    write(
-        lake,
-        "queries",
-        [
-            {
-                "query_id": content.content_id,
-                "modality": "image",
-                "image_ids": list(content.image_ids),
-                "content_id": content.content_id,
-                "source": "test",
-                "event_timestamp": T0,
-            }
-            for content in queries
-        ],
-    )
-    write(
-        lake,
-        "product_images",
-        [
-            {
-                "image_id": name,
-                "image_bytes": file,
-                "format": "PNG",
-                "width": 30,
-                "height": 40,
-                "perceptual_hash": "0" * 16,
-                "source": "test",
-            }
-            for name, file in images.items()
-        ],
-    )
-    write(lake, "contrastive_pairs", pairs)
-    return lake
-
-
 def test_an_artifact_embeds_texts_and_images_into_unit_vectors_of_the_storage_type(
-    stocked: Lake, tmp_path: Path
+    stocked: Lake, tmp_path: Path, picture: Picture
 ) -> None:
     train_encoder(stocked, CONFIG, tmp_path / "encoder", before=T0 + timedelta(days=9))
     embedder = Embedder.open(tmp_path / "encoder")
@@ -173,7 +74,9 @@ def test_no_steps_leave_an_untrained_baseline(stocked: Lake, tmp_path: Path) -> 
     assert Embedder.open(tmp_path / "encoder").embed(["red"], [[]]).shape == (1, 16)
 
 
-def test_training_brings_queries_to_their_products_and_away_from_others(stocked: Lake, tmp_path: Path) -> None:
+def test_training_brings_queries_to_their_products_and_away_from_others(
+    stocked: Lake, tmp_path: Path, picture: Picture
+) -> None:
     def margin(name: str, steps: int) -> float:
         """Mean cosine of fresh queries to their own product, less that to the others."""
         config = replace(CONFIG, steps=steps, augment=False, tower_rate=1.0)
@@ -204,7 +107,7 @@ def test_a_changed_file_of_an_artifact_is_refused(stocked: Lake, tmp_path: Path)
         Embedder.open(tmp_path)
 
 
-def test_a_hostile_image_is_left_out_and_the_batch_lives_on(stocked: Lake, tmp_path: Path) -> None:
+def test_a_hostile_image_is_left_out_and_the_batch_lives_on(stocked: Lake, tmp_path: Path, picture: Picture) -> None:
     train_encoder(stocked, replace(CONFIG, steps=0), tmp_path / "encoder", before=T0 + timedelta(days=9))
     embedder = Embedder.open(tmp_path / "encoder")
     good = picture(COLOURS["blue"], 5)
@@ -216,7 +119,7 @@ def test_a_hostile_image_is_left_out_and_the_batch_lives_on(stocked: Lake, tmp_p
         embedder.embed(["x", None], [[], [b"not an image"]])
 
 
-def test_a_vector_does_not_depend_on_its_batch(stocked: Lake, tmp_path: Path) -> None:
+def test_a_vector_does_not_depend_on_its_batch(stocked: Lake, tmp_path: Path, picture: Picture) -> None:
     train_encoder(stocked, CONFIG, tmp_path / "encoder", before=T0 + timedelta(days=9))
     embedder = Embedder.open(tmp_path / "encoder")
     texts = ["red", "a much longer title of a product in red and blue", None, "blue"]
@@ -226,18 +129,13 @@ def test_a_vector_does_not_depend_on_its_batch(stocked: Lake, tmp_path: Path) ->
     np.testing.assert_allclose(together, alone, atol=2e-3)
 
 
-def test_only_as_many_images_are_read_as_the_space_says(stocked: Lake, tmp_path: Path) -> None:
+def test_only_as_many_images_are_read_as_the_space_says(stocked: Lake, tmp_path: Path, picture: Picture) -> None:
     config = replace(CONFIG, steps=0, encoder=replace(TINY, max_images=1))
     train_encoder(stocked, config, tmp_path / "encoder", before=T0 + timedelta(days=9))
     embedder = Embedder.open(tmp_path / "encoder")
     red, blue = picture(COLOURS["red"], 1), picture(COLOURS["blue"], 1)
     first, second = embedder.embed([None, None], [[red], [red, blue]])
     np.testing.assert_array_equal(first, second)
-
-
-@pytest.fixture(autouse=True)
-def _two_threads() -> None:
-    torch.set_num_threads(2)
 
 
 def test_a_frozen_tower_keeps_weights_and_statistics_and_the_rest_learns(stocked: Lake, tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""How much memory a training step will take, found before the first one, and how much there is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from moonlake.errors import InputError
+
+SLACK = 1.2
+"""What a step takes over the tensors that are counted: temporaries, the allocator's loss."""
+OPTIMIZER_COPIES = 3
+"""float32 copies of every trained weight: its gradient and AdamW's two moments."""
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A few prompts of a step.
+
+    Attributes:
+        forward: computes their vectors or their loss, with graph; each prompt so many times as it is told.
+        prompts: how many it computes.
+        at_once: how many a step computes at once.
+        prepared_bytes: what the batches that are made ahead take.
+        advice: what of the configuration makes a step smaller.
+    """
+
+    forward: Callable[[int], Tensor]
+    prompts: int
+    at_once: int
+    prepared_bytes: int
+    advice: str
+
+
+def require_room(model: nn.Module, probe: Probe) -> None:
+    """Nothing, if a training step fits into the free memory. Raises InputError with the figures if not."""
+    trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    optimizer = OPTIMIZER_COPIES * 4 * trained
+    once, twice = (saved_bytes(model, probe.forward, copies) for copies in (1, 2))  # weights cast by autocast drop out
+    per_prompt = (twice - once) / probe.prompts
+    states = int(per_prompt * probe.at_once)
+    device = next(model.parameters()).device
+    needed, free = int(SLACK * (optimizer + states + probe.prepared_bytes)), available_bytes(device)
+    if needed > free:
+        raise InputError(
+            f"a training step needs about {needed / GIB:.1f} GiB, {free / GIB:.1f} GiB of memory are free: "
+            f"states of {probe.at_once} prompts {states / GIB:.1f}, gradients and optimiser of {trained:,} weights "
+            f"{optimizer / GIB:.1f}, prepared batches {probe.prepared_bytes / GIB:.1f}; {probe.advice}"
+        )
+
+
+def saved_bytes(model: nn.Module, forward: Callable[[int], Tensor], copies: int) -> int:
+    """Bytes that a forward pass keeps for its backward pass, beside the weights."""
+    weights = {one.untyped_storage().data_ptr() for one in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = forward(copies)  # noqa: F841 alive while its tensors are counted: a place that is free again would count once
+        return sum(kept.values())
+
+
+def available_bytes(device: torch.device | None = None) -> int:
+    """Memory that is free: of the GPU, or of the machine or container."""
+    if device is not None and device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.is_file():  # not Linux: all that there is, which refuses only what can never fit
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    return min(free, _left_in_container())
+
+
+def _left_in_container() -> int:
+    """What control groups (version 2) leave; files that are only cached do not count as used."""
+    group = Path("/sys/fs/cgroup")
+    limit, used, detail = group / "memory.max", group / "memory.current", group / "memory.stat"
+    if not (limit.is_file() and used.is_file() and detail.is_file()) or limit.read_text().strip() == "max":
+        return 2**63
+    stat = dict(line.split() for line in detail.read_text().splitlines())
+    return int(limit.read_text()) - int(used.read_text()) + int(stat.get("inactive_file", 0))

@@ -1,0 +1,280 @@
+"""Stage 0: the encoder learns the catalogue by describing products from their images, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor, nn
+
+from models.artifacts import Artifact
+from models.augmentation import DRAWS, augment
+from models.encoder import NOT_SCORED, Batch, Encoder, to_float
+from models.memory import Probe
+from models.pairs import Integers
+from models.picture_store import PictureStore, read_pictures
+from models.processes import mean_of_processes, processes, total
+from models.training_run import (
+    Batches,
+    Run,
+    RunConfig,
+    even_chunks,
+    make_trainable,
+    run_steps,
+    training_device,
+    training_dtype,
+)
+from models.training_stage import publish, start_from, taking_over, versions
+from models.training_watch import StepReport
+from moonlake.contents import stable_hash
+from moonlake.errors import InputError
+from moonlake.lake import Lake
+
+TABLES_READ = ("products", "product_images")
+TITLE, ATTRIBUTES, CATEGORY = "title", "attributes", "category"
+FIELDS = (TITLE, ATTRIBUTES, CATEGORY)
+PROBED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainingConfig(RunConfig):
+    """Next-token prediction of descriptions from images.
+
+    Attributes:
+        fields: what a description says: "title", "attributes" (each with its name), "category" (the main subject).
+            A catalogue in which the category is what is measured later withholds it here.
+        shuffle: let the fields of a product stand in another order in every step, so that each is at times told from
+            the images alone.
+    """
+
+    fields: tuple[str, ...] = FIELDS
+    shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        RunConfig.__post_init__(self)
+        object.__setattr__(self, "fields", tuple(self.fields))  # JSON and TOML know lists only
+        if not self.fields or not set(self.fields) <= set(FIELDS):
+            raise ValueError(f"fields {self.fields}: expected some of {', '.join(FIELDS)}")
+
+
+@dataclass(frozen=True)
+class Descriptions:
+    """Products with something to say and an image to tell it from.
+
+    Attributes:
+        parts: [P]: what is said of each product.
+        pictures: the images of each.
+        trained_until: the latest event of these products' states; None if there is none.
+    """
+
+    parts: list[tuple[str, ...]]
+    pictures: PictureStore
+    trained_until: datetime | None
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that training reads of them."""
+        return stable_hash(repr(self.parts) + self.pictures.fingerprint)
+
+
+def pretrain_encoder(
+    lake: Lake,
+    config: PretrainingConfig,
+    artifact_folder: Path,
+    *,
+    before: datetime,
+    parent: Path | None = None,
+    run: Run | None = None,
+) -> Artifact:
+    """The artifact of an encoder that describes the lake's products as they were known before `before`.
+
+    Args: parent: artifact of which the encoder is taken over; None begins with a new one.
+    Raises: InputError: there is no product to learn from, or a configuration that cannot be built or does not fit.
+    """
+    run = run or Run()
+    config = taking_over(config, parent)
+    described = read_descriptions(lake, before, config.encoder.image_size, config.fields)
+    if config.steps and len(described) < 2:
+        raise InputError(f"products: {len(described)} known before {before} have a readable image and a description")
+    start = start_from(parent, config, [", ".join(parts) for parts in described.parts])
+    metrics = fit(start.encoder, described, config, run=run, start=start.identity)
+    return publish(
+        artifact_folder,
+        0,
+        start,
+        config,
+        run,
+        tables=versions(lake, TABLES_READ),
+        trained_until=described.trained_until,
+        metrics={"products": len(described), **metrics},
+    )
+
+
+def read_descriptions(
+    lake: Lake, before: datetime, image_size: tuple[int, int], fields: Sequence[str] = FIELDS
+) -> Descriptions:
+    """The products on sale as of `before`: of each its last state with an event time before that."""
+    columns = ["product_id", "title", "attributes", "category", "image_ids", "deleted", "event_timestamp", "created_at"]
+    rows = lake.read("products", columns, where=pc.field("event_timestamp") < before)
+    last = {row["product_id"]: row for row in _by_time(rows)}
+    known = [last[product_id] for product_id in sorted(last) if not last[product_id]["deleted"]]
+    said = [describe(row["title"], dict(row["attributes"]), row["category"], fields) for row in known]
+    pictures = read_pictures(lake, [row["image_ids"] for row in known], image_size)
+    kept = [at for at, parts in enumerate(said) if parts and pictures.counts[at]]
+    return Descriptions(
+        parts=[said[at] for at in kept],
+        pictures=pictures.of(np.array(kept, np.int64)),
+        trained_until=max((known[at]["event_timestamp"] for at in kept), default=None),
+    )
+
+
+def describe(
+    title: str | None, attributes: Mapping[str, str], category: str | None, fields: Sequence[str]
+) -> tuple[str, ...]:
+    """What a description says, part by part.
+
+    >>> describe("Oak chair", {"material": "oak"}, "chairs", FIELDS)
+    ('Oak chair', 'material: oak', 'category: chairs')
+    """
+    parts = [title] if title and TITLE in fields else []
+    if ATTRIBUTES in fields:
+        parts += [f"{name}: {value}" for name, value in sorted(attributes.items()) if value]
+    if category and CATEGORY in fields:
+        parts.append(f"category: {category}")
+    return tuple(parts)
+
+
+def fit(
+    encoder: Encoder,
+    described: Descriptions,
+    config: PretrainingConfig,
+    report: Callable[[StepReport], None] | None = None,
+    *,
+    run: Run | None = None,
+    start: Mapping[str, object] | None = None,
+) -> dict[str, float]:
+    """Train an encoder in place; the loss (nats a token) of the last tenth of the steps and the speed.
+
+    Args: as `models.train_encoder.fit`.
+    """
+    if not config.steps:
+        return {}
+    lesson = DescriptionLesson(encoder, described, config)
+    identity = {"config": asdict(config), "data": described.fingerprint, **(start or {})}
+    metrics = run_steps(lesson, config, run or Run(report=report), identity)
+    encoder.eval()
+    return metrics
+
+
+@dataclass(frozen=True, slots=True)
+class DescriptionBatch:
+    """Prompts with labels that are computed at once; `tokens` of them are scored."""
+
+    batch: Batch
+    labels: Tensor
+    images: Tensor
+    tokens: int
+
+
+class DescriptionLesson:
+    """The next token of a product's description, from its images and the tokens before."""
+
+    def __init__(self, encoder: Encoder, described: Descriptions, config: PretrainingConfig) -> None:
+        self.encoder, self.described, self.config = encoder, described, config
+        self.device = training_device()
+        self.dtype = training_dtype(config.precision, self.device)
+        self.model: nn.Module = nn.ModuleDict({"encoder": encoder}).to(self.device)
+        self.tower = encoder.backbone.tower()
+        make_trainable(encoder, self.tower, config)
+        self.batches = Batches(len(described), config.batch_size, config.seed)
+
+    def prepare(self, step: int) -> list[DescriptionBatch]:
+        """The batch of a step: this process's part of it, in chunks."""
+        process = processes()
+        chosen = self.batches.of(step)
+        return self._made(step, np.arange(len(chosen))[process.rank :: process.count])
+
+    def probe(self) -> Probe:
+        """A few prompts of the first step."""
+        own = -(-self.batches.size // processes().count)
+        some = np.arange(min(PROBED, self.batches.size))
+        images = len(self._made(1, some)[0].images) / len(some) * own
+        height, width = self.config.encoder.image_size
+        return Probe(
+            forward=lambda copies: self._loss(self._made(1, np.tile(some, copies), whole=True)[0]),
+            prompts=len(some),
+            at_once=min(own, self.config.chunk or own),
+            prepared_bytes=int(4 * images * height * width * 3) * 3,
+            advice="lower chunk (now {}), batch_size or the image size".format(self.config.chunk or "all"),
+        )
+
+    def backward(self, prepared: list[DescriptionBatch]) -> Tensor:
+        """The mean loss over all scored tokens of the batch; its gradients are added to the parameters."""
+        own = sum(one.tokens for one in prepared)
+        share = processes().count / max(1, total(own))  # the mean over processes follows
+        summed = torch.zeros((), device=self.device)
+        for one in prepared:
+            loss = self._loss(one) * (one.tokens * share)
+            torch.autograd.backward(loss)
+            summed += loss.detach()
+        return mean_of_processes(summed)
+
+    def after(self, step: int, prepared: list[DescriptionBatch]) -> Mapping[str, float]:  # noqa: ARG002
+        """Scored tokens of this process."""
+        return {"tokens": float(sum(one.tokens for one in prepared))}
+
+    def _made(self, step: int, own: Integers, *, whole: bool = False) -> list[DescriptionBatch]:
+        """Prompts of some places of a step's batch. The draws are made for all, whatever the processes."""
+        rng = np.random.default_rng([self.config.seed, step])
+        chosen = self.batches.of(step)
+        pictures = self.described.pictures
+        texts = [self._text(product, rng) for product in chosen]
+        counts = pictures.counts[chosen]
+        seen = np.minimum(counts, 1 + np.floor(rng.random(len(chosen)) * self.config.item_images).astype(np.int64))
+        ranks = np.argsort(np.argsort(_keys(rng, counts), axis=1), axis=1)
+        light = rng.random((len(chosen), self.config.item_images, DRAWS))
+        made = []
+        for some in even_chunks(own, 0 if whole else self.config.chunk):
+            inside = (ranks[some] < seen[some, None]) & (np.arange(ranks.shape[1]) < counts[some, None])
+            pixels = np.ascontiguousarray(pictures.pixels[pictures.rows_of(chosen[some], inside)])
+            draws = light[some][np.arange(self.config.item_images) < seen[some, None]]
+            made.append(self._batch([texts[one] for one in some], seen[some], pixels, draws))
+        return made
+
+    def _text(self, product: int, rng: np.random.Generator) -> str:
+        parts = self.described.parts[product]
+        order = rng.permutation(len(parts)) if self.config.shuffle else range(len(parts))
+        return "; ".join(parts[one] for one in order)
+
+    def _batch(self, texts: list[str], counts: Integers, pixels: np.ndarray, draws: np.ndarray) -> DescriptionBatch:
+        images = np.split(pixels, np.cumsum(counts)[:-1])
+        batch, labels = self.encoder.description_batch(texts, images)
+        seen = augment(pixels, draws) if self.config.augment else to_float(torch.from_numpy(pixels))
+        tokens = int((labels[:, 1:] != NOT_SCORED).sum())
+        return DescriptionBatch(batch, labels, seen.to(self.device), tokens)
+
+    def _loss(self, one: DescriptionBatch) -> Tensor:
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.encoder.language_loss((one.batch, one.labels), one.images)
+
+
+def _keys(rng: np.random.Generator, counts: Integers) -> np.ndarray:
+    """float [B, K]: chance decides the order of a product's images; places behind its last come last."""
+    width = int(counts.max(initial=1))
+    return np.where(np.arange(width) < counts[:, None], rng.random((len(counts), width)), 2.0)
+
+
+def _by_time(rows: pa.Table) -> list[dict[str, Any]]:
+    order = [("event_timestamp", "ascending"), ("created_at", "ascending")]
+    found: list[dict[str, Any]] = rows.sort_by(order).to_pylist()
+    return found
