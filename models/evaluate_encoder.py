@@ -92,7 +92,7 @@ def evaluate_encoder(
     seen = require_unseen(start, trained_until, allow_seen=allow_seen)
     trials = read_trials(lake, start, end, task)
     require_trials(trials)
-    return measure(trials, represent(trials.queries), represent(trials.pool), seen=seen)
+    return measure(trials, *vectors_of(trials, represent), seen=seen)
 
 
 def require_unseen(start: datetime, trained_until: datetime | None, *, allow_seen: bool) -> bool:
@@ -113,6 +113,15 @@ def require_trials(trials: Trials) -> None:
             f"{trials.task}: no purchase in [{trials.start}, {trials.end}) that can be measured on "
             f"({trials.left_out} left out, {len(trials.pool)} products live)"
         )
+
+
+def vectors_of(trials: Trials, represent: Represent) -> tuple[Floats, Floats]:
+    """Vectors of `trials.queries` and of `trials.pool`, float32 [Q, D] and [N, D]; each content is represented once."""
+    contents = trials.contents
+    row = {content.content_id: at for at, content in enumerate(contents)}
+    vectors = represent(contents)
+    queries, pool = ([row[one.content_id] for one in side] for side in (trials.queries, trials.pool))
+    return vectors[queries], vectors[pool]
 
 
 def measure(

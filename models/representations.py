@@ -51,17 +51,14 @@ def kept_files(lake: Lake, contents: Sequence[Content]) -> Files:
 
 
 def embedder_vectors(files: Files, embedder: EmbedsReadable) -> Represent:
-    """Vectors made now, by an embedder; a content that stands twice is embedded once."""
+    """Vectors made now, by an embedder."""
 
     def represent(contents: Sequence[Content]) -> Floats:
-        distinct = {content.content_id: content for content in contents}
-        row = {content_id: at for at, content_id in enumerate(distinct)}
-        some = list(distinct.values())
         parts = []
-        for at in range(0, len(some), CONTENTS_PER_CALL):
-            chunk = some[at : at + CONTENTS_PER_CALL]
-            parts.append(embedder.embed_readable([content.text for content in chunk], files(chunk))[0])
-        return np.concatenate(parts)[[row[content.content_id] for content in contents]]
+        for at in range(0, len(contents), CONTENTS_PER_CALL):
+            some = contents[at : at + CONTENTS_PER_CALL]
+            parts.append(embedder.embed_readable([content.text for content in some], files(some))[0])
+        return np.concatenate(parts)
 
     return represent
 
@@ -96,11 +93,6 @@ def pixel_baseline(files: Files) -> Represent:
         return np.concatenate(parts)
 
     return represent
-
-
-def prefix_of(represent: Represent, dimension: int) -> Represent:
-    """The first numbers of the vectors, of unit norm again: what a Matryoshka space gives at that length."""
-    return lambda contents: cut(represent(contents), dimension)
 
 
 def cut(vectors: Floats, dimension: int) -> Floats:

@@ -14,7 +14,7 @@ Ints = NDArray[np.int64]
 
 CUTOFFS = (1, 10, 50)
 QUERIES_PER_SEARCH = 1024
-SCORES_AT_ONCE = 16_000_000
+SCORES_AT_ONCE = 4_000_000
 TIE = 1e-5
 """Scores closer than this count as equal: the last bits of a dot product depend on where in a matrix a row stands."""
 UNFOUND = np.iinfo(np.int64).max
