@@ -15,7 +15,7 @@ def job_names() -> list[str]:
     """The jobs that there are: the files of `spark_jobs`, which is not imported any further."""
     import spark_jobs
 
-    return [module.name for module in pkgutil.iter_modules(spark_jobs.__path__)]
+    return [module.name for module in pkgutil.iter_modules(spark_jobs.__path__) if not module.ispkg]
 
 
 def job(

@@ -8,7 +8,7 @@ there is no commit. A batch that is refused leaves the table as it was.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 
@@ -66,18 +66,25 @@ def replace_window(
     *,
     start: datetime,
     end: datetime,
+    only: Mapping[str, str | int] | None = None,
     source: str,
     written_at: datetime,
 ) -> WriteReport:
     """Make the frame the only rows of the table with an event time in [start, end); rows that stay keep `created_at`.
 
-    Other arguments and errors as for `append`, and ContractError when a row lies outside the window.
+    Args:
+        only: values of columns: of the window's rows those alone are replaced that have them, and the frame has no
+            others. Without it all are.
+
+    Other arguments and errors as for `append`, and ContractError when a row lies outside.
     """
     table = _writing(name, "replace_window")
-    within = (f.col(str(table.event_time)) >= f.lit(start)) & (f.col(str(table.event_time)) < f.lit(end))
-    if outside := frame.where(~within).count():
-        raise ContractError(f"table {name}: {outside} rows lie outside the window [{start}, {end})")
-    return _write(spark, settings, table, frame, source, written_at, _replacing(start, end), within)
+    span = _span_sql(table, start, end, only or {})
+    within = f.expr(span)
+    if outside := frame.where(~f.coalesce(within, f.lit(False))).count():
+        part = f" of {dict(only)}" if only else ""
+        raise ContractError(f"table {name}: {outside} rows lie outside the window [{start}, {end}){part}")
+    return _write(spark, settings, table, frame, source, written_at, _replacing(span), within)
 
 
 _Commit = Callable[[SparkSession, Settings, Table, DataFrame], None]
@@ -322,12 +329,18 @@ def _upsert(spark: SparkSession, settings: Settings, table: Table, fresh: DataFr
     target.merge(fresh.alias("new"), same_key).whenMatchedUpdateAll().whenNotMatchedInsertAll().execute()
 
 
-def _replacing(start: datetime, end: datetime) -> _Commit:
+def _replacing(span: str) -> _Commit:
     def commit(spark: SparkSession, settings: Settings, table: Table, fresh: DataFrame) -> None:
         create_table(spark, settings, table)
-        bounds = (f"TIMESTAMP '{moment.isoformat(sep=' ')}'" for moment in (start, end))
-        window = "`{0}` >= {1} AND `{0}` < {2}".format(table.event_time, *bounds)
-        writer = fresh.write.format("delta").mode("overwrite").option("replaceWhere", window)
+        writer = fresh.write.format("delta").mode("overwrite").option("replaceWhere", span)
         writer.save(Lake(settings).path(table.name))
 
     return commit
+
+
+def _span_sql(table: Table, start: datetime, end: datetime, only: Mapping[str, str | int]) -> str:
+    """The rows that a window replaces, as a condition in SQL."""
+    bounds = (f"TIMESTAMP '{moment.isoformat(sep=' ')}'" for moment in (start, end))
+    window = "`{0}` >= {1} AND `{0}` < {2}".format(table.event_time, *bounds)
+    values = {table[name].name: f"'{value}'" if isinstance(value, str) else str(value) for name, value in only.items()}
+    return " AND ".join([window, *(f"`{name}` = {value}" for name, value in values.items())])

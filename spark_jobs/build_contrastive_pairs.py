@@ -1,78 +1,215 @@
-"""Job: training pairs of the encoder, a query with an image and a product that its user then chose."""
+"""Job: training pairs of the encoder, a query and a product that its user then chose, for stage 1 or stage 2.
+
+Stage 1: every click, cart and purchase after a query of any modality. Stage 2: purchases only, cleaned, in balance and
+with hard negatives by an earlier embedding space. The two stages of a window stand side by side in the table, and a run
+replaces the rows of its own.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from moonlake import writes
-from moonlake.lake import WriteReport
+from models.encoder_config import read_encoder_artifact
+from models.entities import Phrase
+from models.mining import MiningConfig
+from moonlake import spaces, writes
+from moonlake.errors import InputError
+from moonlake.lake import Lake, WriteReport
 from moonlake.moments import parse_moment
 from moonlake.settings import Settings
-from moonlake.spark import current_rows, read_table, spark_session
-from moonlake.tables import BEHAVIORS, CONTRASTIVE_PAIRS, PRODUCTS
+from moonlake.spark import read_table, spark_session
+from spark_jobs.pairs import choices, hard_negatives, purchases
+from spark_jobs.pairs.choices import CHOICES, DEFAULT_MIX, as_pairs, parse_mix
+from spark_jobs.pairs.funnel import Funnel
+from spark_jobs.pairs.units import units
 
-CHOICES = ("click", "cart", "purchase")
-STAGE = 1
+__all__ = ["CHOICES", "CleaningConfig", "PairsReport", "main", "run"]
+
+CONTENTS_PER_PARTITION = 512
 
 
-def transform(behaviors: DataFrame, queries: DataFrame, products: DataFrame) -> DataFrame:
-    """Pairs of stage 1: a click, cart or purchase after an image query, with the product's content of that time.
+@dataclass(frozen=True, slots=True)
+class CleaningConfig:
+    """How stage 2 cleans purchases.
 
-    Args:
-        behaviors: rows of `behaviors` in the window.
-        queries: rows of `queries`; those without an image give no pair in this stage.
-        products: rows of `products`, for the SPU and category of the positive.
+    Attributes:
+        space: the previous embedding space, by name, id or "live".
+        entities: a text query that names fewer different things of the catalogue is dropped.
+        keep: pairs that a product unit keeps, its least similar queries first. MOON keeps one. The default only cuts
+            best-sellers: a small log has few purchases a product, and every one that is thrown away is missed.
+        balance: how far categories are brought to their share of impressions: 0 not at all, 1 all the way.
+        mining: how hard negatives are chosen.
     """
-    newest_first = Window.partitionBy("product_id").orderBy(f.desc("event_timestamp"))
-    facts = current_rows(products, PRODUCTS).withColumn("_place", f.row_number().over(newest_first))
-    of_product = facts.where("_place = 1").select("product_id", "spu_id", "category")
-    chosen = current_rows(behaviors, BEHAVIORS).where(
-        f.col("action").isin(*CHOICES) & f.col("content_id").isNotNull() & f.col("query_content_id").isNotNull()
-    )
-    modality = queries.where("modality = 'image'").select("query_id", "modality")
-    pair_type = f.concat("modality", f.lit("_query_to_product"))
-    return (
-        chosen.join(modality, on="query_id", how="inner")
-        .join(of_product, on="product_id", how="left")
-        .select(
-            f.md5(f.concat_ws("\0", "behavior_id", f.lit(STAGE), pair_type)).alias("pair_id"),
-            f.col("query_content_id").alias("anchor_content_id"),
-            f.col("content_id").alias("positive_content_id"),
-            f.col("product_id").alias("positive_product_id"),
-            f.col("spu_id").alias("positive_spu_id"),
-            f.array().cast("array<string>").alias("hard_negative_content_ids"),
-            "category",
-            "action",
-            f.lit(STAGE).alias("stage"),
-            pair_type.alias("pair_type"),
-            "event_timestamp",
-        )
-        .select(*CONTRASTIVE_PAIRS.facts)
-    )
+
+    space: str
+    entities: int = 2
+    keep: int = 8
+    balance: float = 1.0
+    mining: MiningConfig = field(default_factory=MiningConfig)
+
+    def __post_init__(self) -> None:
+        if self.keep < 1 or self.entities < 0 or not 0 <= self.balance <= 1:
+            raise InputError(f"{self}: expected keep from 1 on, entities from 0 on and balance in [0, 1]")
+
+
+@dataclass(frozen=True, slots=True)
+class PairsReport:
+    """What a run wrote, and how many rows each of its steps left.
+
+    Attributes:
+        steps: one dictionary a step, in order: step, rows, dropped, seconds.
+        dropped: choices that gave no pair, by reason.
+        negatives: hard negatives of all pairs together.
+    """
+
+    write: WriteReport
+    stage: int
+    steps: list[dict[str, Any]]
+    dropped: Mapping[str, int]
+    pair_types: Mapping[str, int]
+    negatives: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields by name, those of the write first."""
+        own = ("stage", "steps", "dropped", "pair_types", "negatives")
+        return {**self.write.as_dict(), **{name: getattr(self, name) for name in own}}
+
+    def as_json(self) -> str:
+        """The report as one line of JSON."""
+        return json.dumps(self.as_dict())
+
+
+@dataclass(frozen=True, slots=True)
+class _Lake:
+    """The tables as of the end of the window, of which everything is made."""
+
+    behaviors: DataFrame
+    impressions: DataFrame
+    queries: DataFrame
+    products: DataFrame
+    images: DataFrame
+    embeddings: DataFrame
 
 
 def run(
-    spark: SparkSession, settings: Settings, start: datetime, end: datetime, *, written_at: datetime
-) -> WriteReport:
-    """Build the pairs of the actions in [start, end); `end` is T1 of the honest protocol, or earlier."""
-    within = (f.col("event_timestamp") >= f.lit(start)) & (f.col("event_timestamp") < f.lit(end))
-    behaviors = read_table(spark, settings, "behaviors").where(within)
-    pairs = transform(behaviors, read_table(spark, settings, "queries"), read_table(spark, settings, "products"))
-    return writes.replace_window(
-        spark,
-        settings,
-        "contrastive_pairs",
-        pairs,
-        start=start,
-        end=end,
-        source="build_contrastive_pairs",
-        written_at=written_at,
+    spark: SparkSession,
+    settings: Settings,
+    start: datetime,
+    end: datetime,
+    *,
+    stage: int = 1,
+    mix: Mapping[str, float] = DEFAULT_MIX,
+    cleaning: CleaningConfig | None = None,
+    written_at: datetime,
+) -> PairsReport:
+    """Build the pairs of a stage of the actions in [start, end); `end` is T1 of the honest protocol, or earlier.
+
+    Args:
+        mix: weight of each pair type, relative to those of the same query modality.
+        cleaning: needed by stage 2, and by it alone.
+    """
+    if (stage == 2) != (cleaning is not None):
+        raise InputError(f"stage {stage}: --space and what belongs to it are for stage 2, and stage 2 needs --space")
+    lake = _read(spark, settings, start, end)
+    with Funnel() as funnel:
+        merged = funnel.keep(units(lake.products, lake.images))
+        every = funnel.step(
+            "choices of the window", choices.choices(lake.behaviors, lake.queries, lake.products, merged, mix)
+        )
+        considered = every if stage == 1 else funnel.step("purchases", every.where("action = 'purchase'"))
+        dropped = _counts(considered.where("dropped IS NOT NULL"), "dropped")
+        chosen = funnel.step("choices that give a pair", considered.where("dropped IS NULL").drop("dropped"))
+        if cleaning is not None:
+            chosen = _clean(settings, lake, merged, every, chosen, cleaning, funnel)
+        negatives = f.sum(f.size("hard_negative_content_ids"))
+        pairs = as_pairs(chosen, stage)
+        write = writes.replace_window(
+            spark,
+            settings,
+            "contrastive_pairs",
+            pairs,
+            start=start,
+            end=end,
+            only={"stage": stage},
+            source="build_contrastive_pairs",
+            written_at=written_at,
+        )
+        mined = pairs.agg(negatives.alias("negatives")).collect()[0]["negatives"]
+        return PairsReport(write, stage, funnel.as_dicts(), dropped, _counts(chosen, "pair_type"), mined or 0)
+
+
+def _read(spark: SparkSession, settings: Settings, start: datetime, end: datetime) -> _Lake:
+    known = f.col("event_timestamp") < f.lit(end)
+    within = known & (f.col("event_timestamp") >= f.lit(start))
+    return _Lake(
+        behaviors=read_table(spark, settings, "behaviors").where(within),
+        impressions=read_table(spark, settings, "impressions").where(within),
+        queries=read_table(spark, settings, "queries"),
+        products=read_table(spark, settings, "products").where(known),
+        images=read_table(spark, settings, "product_images"),
+        embeddings=read_table(spark, settings, "embeddings"),
     )
+
+
+def _clean(
+    settings: Settings,
+    lake: _Lake,
+    merged: DataFrame,
+    every: DataFrame,
+    bought: DataFrame,
+    config: CleaningConfig,
+    funnel: Funnel,
+) -> DataFrame:
+    """The purchases that stage 2 trains on, with their hard negatives."""
+    phrases = [Phrase(*row) for row in purchases.vocabulary(lake.products).collect()]
+    texts = bought.where("modality = 'text'").select("query_text").dropDuplicates()
+    counts = purchases.entity_counts(texts, phrases)
+    said = funnel.step(
+        f"text queries of {config.entities} entities", purchases.with_entities(bought, counts, config.entities)
+    )
+    once = funnel.step("each query once a product unit", purchases.each_query_once(said))
+    candidates = funnel.keep(hard_negatives.pool(lake.products, merged))
+    wanted = once.select(f.explode(f.array("anchor_content_id", "positive_content_id")).alias("content_id"))
+    wanted = wanted.unionByName(candidates.select("content_id")).dropDuplicates()
+    vectors = funnel.keep(_vectors(settings, lake, funnel.keep(wanted), config.space, funnel))
+    near = funnel.step("both sides have a vector", purchases.with_similarity(once, vectors))
+    hardest = funnel.step(f"the {config.keep} least similar of a unit", purchases.least_similar(near, config.keep))
+    weights = purchases.category_weights(hardest, lake.impressions, merged, config.balance)
+    even = funnel.step("categories in balance with exposure", purchases.rebalanced(hardest, weights))
+    with_vectors = candidates.join(vectors, on="content_id", how="inner")
+    chosen = hard_negatives.chosen_after(every)
+    mined = hard_negatives.with_negatives(even, with_vectors, chosen, config.mining)
+    return funnel.step("hard negatives mined", mined.drop("anchor_vector", "positive_vector"))
+
+
+def _vectors(settings: Settings, lake: _Lake, wanted: DataFrame, name: str, funnel: Funnel) -> DataFrame:
+    """content_id, vector of the contents in a space: from the lake, or embedded now where the lake has none."""
+    space = spaces.find(Lake(settings), name)
+    of_space = lake.embeddings.where(f.col("space_id") == space.space_id).select("content_id", "vector")
+    stored = wanted.join(of_space, on="content_id", how="inner")
+    missing = funnel.keep(wanted.join(of_space.select("content_id"), on="content_id", how="left_anti"))
+    count = missing.count()
+    if not count:
+        return stored
+    made_by = read_encoder_artifact(space.artifact).space
+    spaces.require_same(space.space_id, made_by.space_id, what=f"encoder artifact {space.artifact}")
+    workers = max(1, min(settings.workers, count // CONTENTS_PER_PARTITION))
+    threads = max(1, settings.workers // workers)
+    pictured = hard_negatives.with_pictures(missing, lake.products, lake.queries, lake.images).repartition(workers)
+    return stored.unionByName(hard_negatives.embedded(pictured, space.artifact, threads))
+
+
+def _counts(frame: DataFrame, column: str) -> dict[str, int]:
+    """How many rows have each value of a column."""
+    return {row[column]: row["count"] for row in frame.groupBy(column).count().orderBy(column).collect()}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -80,11 +217,47 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--start", type=parse_moment, required=True, help="first moment, with its time zone")
     parser.add_argument("--end", type=parse_moment, required=True, help="first moment after the window")
+    parser.add_argument("--stage", type=int, choices=(1, 2), default=1, help="training stage that the pairs are for")
+    parser.add_argument("--mix", default="", help="weights of pair types: image_query_to_product=0.4,...")
+    second = parser.add_argument_group("stage 2")
+    second.add_argument("--space", help="previous embedding space, by name, id or 'live'")
+    second.add_argument("--entities", type=int, help="names of the catalogue that a text query has at least")
+    second.add_argument("--keep", type=int, help="pairs that a product unit keeps, least similar queries first")
+    second.add_argument("--balance", type=float, help="categories to their exposure: 0 not at all, 1 all the way")
+    second.add_argument("--negatives", dest="count", type=int, help="hard negatives of a pair, at most")
+    second.add_argument(
+        "--query-margin", type=float, help="share by which a negative is less similar than the positive"
+    )
+    second.add_argument("--positive-cap", type=float, help="largest cosine of a negative and the positive")
+    second.add_argument("--depth", type=int, help="nearest products of a query that are looked at")
     options = parser.parse_args(argv)
     settings = Settings.from_environment()
+    cleaning = _cleaning(options)
+    mix = parse_mix(options.mix)
     spark = spark_session(settings, "build_contrastive_pairs")
-    report = run(spark, settings, options.start, options.end, written_at=datetime.now(UTC))
+    report = run(
+        spark,
+        settings,
+        options.start,
+        options.end,
+        stage=options.stage,
+        mix=mix,
+        cleaning=cleaning,
+        written_at=datetime.now(UTC),
+    )
     print(report.as_json())
+
+
+def _cleaning(options: argparse.Namespace) -> CleaningConfig | None:
+    """What the options of stage 2 ask for; None if none was given. Raises InputError: some, but no --space."""
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    mining = {name: given[name] for name in ("count", "query_margin", "positive_cap", "depth") if name in given}
+    own = {name: given[name] for name in ("space", "entities", "keep", "balance") if name in given}
+    if not own and not mining:
+        return None
+    if "space" not in own:
+        raise InputError("options of stage 2 were given without --space: name the previous embedding space")
+    return CleaningConfig(**own, mining=MiningConfig(**mining))
 
 
 if __name__ == "__main__":

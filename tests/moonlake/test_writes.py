@@ -187,6 +187,37 @@ def test_replace_window_rewrites_only_its_window_and_keeps_created_at_of_what_st
         put_window([cube("z", 5)], (1, 2), LATER)
 
 
+def test_replace_window_with_values_leaves_the_other_rows_of_the_window_alone(
+    spark: SparkSession, settings: Settings, written_at: datetime
+) -> None:
+    spaces = {"one": "1" * 32, "two": "2" * 32}
+
+    def put_space(space: str, impressions: list[str], at: datetime) -> Any:
+        rows = [cube(impression, 0) | {"space_id": spaces[space]} for impression in impressions]
+        window = frame(spark, CUBE_FEATURES.name, rows)
+        start, end, only = DAY, DAY + timedelta(days=1), {"space_id": spaces[space]}
+        return writes.replace_window(
+            spark, settings, CUBE_FEATURES.name, window, start=start, end=end, only=only, source="test", written_at=at
+        )
+
+    put_space("one", ["a", "b"], written_at)
+    put_space("two", ["a", "c"], LATER)
+    report = put_space("one", ["b"], LATER)
+    assert (report.written, report.unchanged) == (0, 1)
+    rows = Lake(settings).read(CUBE_FEATURES.name).to_pylist()
+    stored = sorted((row["space_id"][0], row["impression_id"], row["created_at"]) for row in rows)
+    assert stored == [("1", "b", written_at), ("2", "a", LATER), ("2", "c", LATER)]
+    version = Lake(settings).version(CUBE_FEATURES.name)
+    put_space("two", ["a", "c"], LATER)
+    assert Lake(settings).version(CUBE_FEATURES.name) == version
+    wrong = frame(spark, CUBE_FEATURES.name, [cube("z", 0) | {"space_id": spaces["two"]}])
+    window: dict[str, Any] = {"start": DAY, "end": DAY + timedelta(days=1), "only": {"space_id": spaces["one"]}}
+    with pytest.raises(ContractError, match=r"1 rows lie outside the window .* of .'space_id'"):
+        writes.replace_window(
+            spark, settings, CUBE_FEATURES.name, wrong, **window, source="test", written_at=written_at
+        )
+
+
 def test_the_wrong_kind_of_write_is_an_error(spark: SparkSession, settings: Settings, written_at: datetime) -> None:
     merchants = frame(spark, "merchants", [merchant("a")])
     with pytest.raises(ContractError, match="merchants is written by append, not by merge"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -207,16 +208,14 @@ def test_a_marketplace_becomes_sequences_statistics_and_pairs_and_a_second_run_w
         ]
         assert row["purchases_7d"] == len(bought)
 
-    image_queries = {row["query_id"] for row in lake.read("queries").to_pylist() if row["modality"] == "image"}
-    chosen = [
-        row
-        for row in behaviors
-        if row["query_id"] in image_queries and row["content_id"] and row["action"] in build_contrastive_pairs.CHOICES
-    ]
+    modalities = {row["query_id"]: row["modality"] for row in lake.read("queries").to_pylist()}
+    chosen = [row for row in behaviors if row["content_id"] and row["action"] in build_contrastive_pairs.CHOICES]
     pairs = lake.read("contrastive_pairs").to_pylist()
     assert info.t1 is not None
     assert len(pairs) == sum(row["event_timestamp"] < info.t1 for row in chosen) > 0
     assert max(row["event_timestamp"] for row in pairs) < info.t1
+    asked = Counter(modalities[row["query_id"]] for row in chosen if row["event_timestamp"] < info.t1)
+    assert Counter(row["pair_type"].partition("_query_to_")[0] for row in pairs) == asked
 
     ingest_catalogue.run(spark, settings, marketplace, written_at=written_at + timedelta(days=1))
     ingest_behaviors.run(spark, settings, marketplace, written_at=written_at + timedelta(days=1))

@@ -1,0 +1,1 @@
+"""The steps of `build_contrastive_pairs`: frames in, frames out."""

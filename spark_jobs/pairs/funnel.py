@@ -1,0 +1,68 @@
+"""How many rows each step of a job let through, and how long it took."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step: how many rows were left behind it, how many it dropped, and how long it took."""
+
+    step: str
+    rows: int
+    dropped: int
+    seconds: float
+
+
+class Funnel:
+    """Counts the rows behind each step of a job; what it keeps in memory for that is given back at the end.
+
+    Attributes:
+        steps: those taken so far.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self._kept: list[DataFrame] = []
+
+    def keep(self, frame: DataFrame) -> DataFrame:
+        """The frame, computed once however often it is read."""
+        self._kept.append(frame.persist(StorageLevel.MEMORY_AND_DISK))
+        return self._kept[-1]
+
+    def step(self, name: str, frame: DataFrame) -> DataFrame:
+        """The frame, kept and counted as what a step left of the one before."""
+        began = time.perf_counter()
+        kept = self.keep(frame)
+        rows = kept.count()
+        self.note(name, rows, time.perf_counter() - began)
+        return kept
+
+    def note(self, name: str, rows: int, seconds: float = 0.0) -> None:
+        """Enter a step that was counted elsewhere."""
+        before = self.steps[-1].rows if self.steps else rows
+        self.steps.append(Step(name, rows, before - rows, round(seconds, 1)))
+        logger.info("%s: %d rows, %d dropped, %.1f s", name, rows, before - rows, seconds)
+
+    def as_dicts(self) -> list[dict[str, Any]]:
+        """The steps in order."""
+        return [asdict(step) for step in self.steps]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for frame in self._kept:
+            frame.unpersist()
