@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from cli.app import app
 from cli.judged import BM25, evaluate_judged
 from moonlake.contents import content_of
 from moonlake.errors import InputError
@@ -62,3 +64,14 @@ def test_bm25_is_measured_without_an_encoder(judged: Lake, capsys: pytest.Captur
 def test_judgments_of_later_are_not_known(judged: Lake) -> None:
     with pytest.raises(InputError, match="0 judged queries"):
         evaluate_judged(judged, BM25, None, datetime(2026, 2, 1, tzinfo=UTC))
+
+
+def test_the_command_measures_and_writes_json(
+    judged: Lake, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOONLAKE_HOME", str(settings.home))
+    written = settings.home / "figures.json"
+    asked = ["evaluate", "encoder", "bm25", "--task", "judged", "--end", NOW.isoformat(), "--json", str(written)]
+    shown = CliRunner().invoke(app, asked, catch_exceptions=False)
+    assert shown.stdout.startswith("bm25: 5 judged queries, 10 judgments")
+    assert {one["subject"] for one in json.loads(written.read_text())["figures"]} == {"bm25", "bm25 on full text"}
