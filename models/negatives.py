@@ -115,7 +115,7 @@ class NegativeQueue(nn.Module):
     def push(self, vectors: Tensor, groups: Tensor, contents: Tensor) -> None:
         """Take in a batch's items, after its loss: float [B, D], int64 [B, G], int64 [B] (numbers of contents)."""
         size = len(self._vectors)
-        new = range(max(0, len(vectors) - size), len(vectors))  # of a batch larger than the queue, its end
+        new = range(max(0, len(vectors) - size), len(vectors))  # the end of a larger batch
         places = (self._pushed + torch.arange(new.start, new.stop, device=self._vectors.device)) % size
         self._vectors[places] = vectors[new.start :].to(self._vectors)
         self._groups[places] = groups[new.start :]
