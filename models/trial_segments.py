@@ -20,7 +20,7 @@ STATE_COLUMNS = ("category", "merchant_id", "listed_at")
 AGES = ("listed under 7 days before", "listed 7 to 28 days before", "listed 28 days before or more")
 AGE_DAYS = (7, 28)
 HEAD_SHARE = 0.2
-"""Of the products bought before the window, this share with most purchases is the head."""
+"""Of the products bought before the window, at most this share with most purchases is the head."""
 
 
 def segments_of(
@@ -50,11 +50,12 @@ def segments_of(
 
 
 def popularity(products: Sequence[str], purchases: Mapping[str, int]) -> Names:
-    """str [N], "head", "tail" or "never bought before", by earlier purchases; equal counts are of one part."""
+    """str [N], "head", "tail" or "never bought before", by earlier purchases; what ties with the tail is of it."""
     count = np.array([purchases.get(product, 0) for product in products], np.int64)
     bought = np.sort(count[count > 0])[::-1]
-    least = bought[int(np.ceil(HEAD_SHARE * len(bought))) - 1] if len(bought) else 1
-    return np.where(count == 0, "never bought before", np.where(count >= least, "head", "tail")).astype(np.str_)
+    first_of_tail = int(np.ceil(HEAD_SHARE * len(bought)))
+    most_of_tail = bought[first_of_tail] if first_of_tail < len(bought) else 0
+    return np.where(count == 0, "never bought before", np.where(count > most_of_tail, "head", "tail")).astype(np.str_)
 
 
 def _purchases_before(lake: Lake, start: datetime) -> dict[str, int]:
