@@ -50,9 +50,15 @@ class ImageFeatures:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __getitem__(self, rows: Tensor) -> ImageFeatures:
-        """The features of some images, in the order asked for."""
+    def __getitem__(self, rows: Tensor | int) -> ImageFeatures:
+        """The features of some images, in the order asked for; of one, without the first axis, by its number."""
         return ImageFeatures(self.tokens[rows], tuple(one[rows] for one in self.deeper))
+
+    @classmethod
+    def stacked(cls, single: Sequence[ImageFeatures]) -> ImageFeatures:
+        """The features of images that were taken out one by one."""
+        deeper = zip(*(one.deeper for one in single), strict=True)
+        return cls(torch.stack([one.tokens for one in single]), tuple(torch.stack(layer) for layer in deeper))
 
 
 class Backbone(nn.Module):
@@ -64,6 +70,7 @@ class Backbone(nn.Module):
         hidden: width of a hidden state.
         image_tokens: the token ids that stand for one image in a prompt.
         end_token: the id that closes every prompt.
+        feature_size: numbers that one image's features hold.
     """
 
     def __init__(self, model: Any, tokenizer: Any, processor: Any, image_size: tuple[int, int]) -> None:
@@ -198,8 +205,10 @@ class Backbone(nn.Module):
         was_training = self.model.training
         self.model.eval()
         with torch.no_grad():
-            features = self.image_features(torch.full((1, 3, *self.image_size), 0.5)).tokens
+            whole = self.image_features(torch.full((1, 3, *self.image_size), 0.5))
         self.model.train(was_training)
+        features = whole.tokens
+        self.feature_size = features.numel() * (1 + len(whole.deeper))
         if features.ndim != 3 or features.shape[2] != self.hidden:
             raise InputError(
                 f"backbone of type {config.model_type}: one image gives features of shape {tuple(features.shape)}, "

@@ -94,6 +94,11 @@ class Encoder(nn.Module):
         counts = torch.tensor(image_counts, device=device)
         return Batch(input_ids.to(device), attention_mask.to(device), images.to(device), counts)
 
+    def prompt_lengths(self, words: Sequence[Sequence[int]], image_counts: Sequence[int]) -> list[int]:
+        """Tokens of each prompt that `prompts` makes of these."""
+        of_image = len(self._image_tokens())
+        return [count * of_image + len(ids) + 1 for ids, count in zip(words, image_counts, strict=True)]
+
     def words(self, texts: Sequence[str | None]) -> list[list[int]]:
         """Token ids of each text. A text that spells a special token is read as plain characters."""
         tokenizer: Any = self.backbone.tokenizer
