@@ -153,7 +153,7 @@ def evaluate_judged(lake: Lake, represent: Represent | None, at: datetime = THE_
 def judged_queries(lake: Lake, at: datetime = THE_END) -> JudgedQueries:
     """The queries judged before `at`, and the products on sale then; of a restated judgment the last one counts."""
     products = products_on_sale(lake, at)
-    row = {product.product_id: at for at, product in enumerate(products)}
+    row = {product.product_id: place for place, product in enumerate(products)}
     rows = lake.read("queries", ["query_id", "content_id", "text", "image_ids"]).to_pylist()
     contents = {one["query_id"]: Content(one["content_id"], one["text"], tuple(one["image_ids"])) for one in rows}
     columns = ["query_id", "product_id", "grade", "event_timestamp", "created_at"]

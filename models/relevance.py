@@ -44,12 +44,14 @@ class BM25:
         self._index = bm25s.BM25()
         self._size = len(documents)
         tokens = self._tokens([text or "" for text in documents], stopwords=[], show_progress=False)
-        self._index.index(tokens, show_progress=False)
+        self._words = set(tokens.vocab) if any(tokens.ids) else set()
+        if self._words:
+            self._index.index(tokens, show_progress=False)
 
     def scores(self, query: str | None) -> Floats:
         """float64 [N] of the documents; zeros where no word of the query stands in any."""
         (words,) = self._tokens([query or ""], stopwords=[], return_ids=False, show_progress=False)
-        known = [word for word in words if word in self._index.vocab_dict]
+        known = [word for word in words if word in self._words]
         if not known:
             return np.zeros(self._size)
         return np.asarray(self._index.get_scores(known), np.float64)

@@ -99,6 +99,10 @@ def test_bm25_is_the_sum_of_its_terms(query: str | None) -> None:
     assert BM25(DOCUMENTS).scores(query) == pytest.approx([slow(document) for document in words], abs=1e-5)
 
 
+def test_bm25_of_documents_without_words_finds_nothing() -> None:
+    assert BM25([None, "", "a"]).scores("red a chair").tolist() == [0.0, 0.0, 0.0]
+
+
 def test_a_blend_is_one_ranking_at_each_end_and_flat_scores_say_nothing() -> None:
     lexical, cosine = np.array([0.0, 8.0, 4.0]), np.array([0.9, -0.1, 0.4])
     assert blended(lexical, cosine, 0.0) == pytest.approx([0.0, 1.0, 0.5])
