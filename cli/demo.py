@@ -227,13 +227,13 @@ class Demo:
         def work() -> Found:
             from models.evaluate_encoder import evaluate_encoder
             from models.inference import Embedder
-            from models.representations import embedder_vectors, lake_files, lake_vectors, pixel_baseline
+            from models.representations import embedder_vectors, lake_vectors, pixel_baseline
 
-            until, files = trained.artifact.trained_until, lake_files(self.lake)
+            until = trained.artifact.trained_until
             subjects = {
                 "trained encoder": lake_vectors(self.lake, trained.space.space_id),
-                "untrained encoder": embedder_vectors(files, Embedder.open(artifacts["untrained"])),
-                "raw pixels": pixel_baseline(files),
+                "untrained encoder": embedder_vectors(self.lake, Embedder.open(artifacts["untrained"])),
+                "raw pixels": pixel_baseline(self.lake),
             }
             found = {
                 name: evaluate_encoder(self.lake, represent, t1, end, trained_until=until).as_json()

@@ -116,17 +116,17 @@ def evaluate_encoder(
 
 def _subject(lake: Lake, space: str) -> Subject:
     from models.evaluate_encoder import PIXELS
-    from models.representations import embedder_vectors, lake_files, lake_vectors, pixel_baseline
+    from models.representations import embedder_vectors, lake_vectors, pixel_baseline
     from moonlake.spaces import find
 
     if space == PIXELS:
-        return Subject(space, pixel_baseline(lake_files(lake)), None)
+        return Subject(space, pixel_baseline(lake), None)
     found = find(lake, space)
     if found.status != "building":
         return Subject(space, lake_vectors(lake, found.space_id), found.trained_until)
     from models.inference import Embedder
 
-    return Subject(space, embedder_vectors(lake_files(lake), Embedder.open(found.artifact)), found.trained_until)
+    return Subject(space, embedder_vectors(lake, Embedder.open(found.artifact)), found.trained_until)
 
 
 def _asking(lake: Lake, at: datetime, share: float | None, listed: Path | None, seed: int) -> frozenset[str] | None:
@@ -237,13 +237,13 @@ def _ceiling(lake: Lake, trials: Trials, places: Ints, truth: Path) -> dict[str,
     """Where the model stands between raw pixels and the truth of the simulation."""
     from models.evaluate_encoder import places_of, recall_of, vectors_of
     from models.intervals import gap_closed
-    from models.representations import lake_files, pixel_baseline
+    from models.representations import pixel_baseline
     from models.retrieval import CUTOFFS
     from studies.true_latents import open_latents
 
     latents = open_latents(lake, truth)
     high = places_of(trials, *vectors_of(trials, latents))
-    low = places_of(trials, *vectors_of(trials, pixel_baseline(lake_files(lake))))
+    low = places_of(trials, *vectors_of(trials, pixel_baseline(lake)))
     closed = [gap_closed(places, low, high, trials.query_rows, k, weights=trials.weights) for k in CUTOFFS]
     floor, ceiling = recall_of(trials, low), recall_of(trials, high)
     typer.echo("  raw pixels:")

@@ -2,62 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from models.pictures import try_pixels
+from models.encoder_config import EncoderConfig
+from models.picture_store import PictureStore, read_pictures
 from models.retrieval import pixel_vectors
-from moonlake.contents import Content, read_images
+from moonlake.contents import Content
 from moonlake.errors import InputError, NotFound
 from moonlake.lake import Lake
 
 Floats = NDArray[np.float32]
 Represent = Callable[[Sequence[Content]], Floats]
 """Unit vectors of contents, float32 [N, D], row by row; a row of zeros for a content that has none."""
-Files = Callable[[Sequence[Content]], list[list[bytes]]]
-"""The image files of contents, row by row, those that there are."""
 
 PIXEL_SIDE = 16
-CONTENTS_PER_CALL = 2_048
+CONTENTS_PER_CALL = 8_192
+"""Contents whose decoded pictures are held at a time; each time is a scan of `product_images`."""
 
 
-class EmbedsReadable(Protocol):
+class EmbedsPixels(Protocol):
     """The part of `models.inference.Embedder` that is needed here."""
 
-    def embed_readable(
-        self, texts: Sequence[str | None], images: Sequence[Sequence[bytes]]
+    @property
+    def config(self) -> EncoderConfig:
+        """What the encoder is: its image size."""
+        ...
+
+    def embed_pixels(
+        self, texts: Sequence[str | None], image_rows: Sequence[NDArray[np.int64]], pixels: NDArray[np.uint8]
     ) -> tuple[Floats, NDArray[np.bool_]]:
         """Vectors, and which rows have one."""
         ...
 
 
-def lake_files(lake: Lake) -> Files:
-    """Files read from the lake at every call: little memory, a scan of `product_images` each time."""
+@dataclass(frozen=True, slots=True)
+class DecodedContents:
+    """Contents whose pictures were read and decoded once: for many encoders of one image size.
 
-    def files(contents: Sequence[Content]) -> list[list[bytes]]:
-        return _of_contents(contents, read_images(lake, {image for one in contents for image in one.image_ids}))
+    Attributes:
+        row: of each content in `pictures`, by content_id.
+    """
 
-    return files
+    row: Mapping[str, int]
+    pictures: PictureStore
+
+    @classmethod
+    def read(cls, lake: Lake, contents: Sequence[Content], image_size: tuple[int, int]) -> DecodedContents:
+        """The contents of any number of tasks (`Trials.contents`), with their pictures as uint8 of one size."""
+        distinct = {content.content_id: content for content in contents}
+        pictures = read_pictures(lake, [content.image_ids for content in distinct.values()], image_size)
+        return cls({content_id: row for row, content_id in enumerate(distinct)}, pictures)
+
+    def vectors(self, embedder: EmbedsPixels) -> Represent:
+        """Vectors made now, by an embedder of this image size. Raises KeyError for a content that was not read."""
+        store = self.pictures
+
+        def represent(contents: Sequence[Content]) -> Floats:
+            rows = np.array([self.row[content.content_id] for content in contents], np.int64)
+            spans = zip(store.starts[rows], store.counts[rows], strict=True)
+            images = [store.rows[start : start + count] for start, count in spans]
+            return embedder.embed_pixels([content.text for content in contents], images, store.pixels)[0]
+
+        return represent
 
 
-def kept_files(lake: Lake, contents: Sequence[Content]) -> Files:
-    """The files of these contents, read now and kept in memory: for many encoders on the same trials."""
-    found = read_images(lake, {image for one in contents for image in one.image_ids})
-    return lambda some: _of_contents(some, found)
-
-
-def embedder_vectors(files: Files, embedder: EmbedsReadable) -> Represent:
-    """Vectors made now, by an embedder."""
+def embedder_vectors(lake: Lake, embedder: EmbedsPixels) -> Represent:
+    """Vectors made now, by an embedder, of pictures that are read and decoded on the way."""
 
     def represent(contents: Sequence[Content]) -> Floats:
         parts = []
         for at in range(0, len(contents), CONTENTS_PER_CALL):
             some = contents[at : at + CONTENTS_PER_CALL]
-            parts.append(embedder.embed_readable([content.text for content in some], files(some))[0])
+            parts.append(DecodedContents.read(lake, some, embedder.config.image_size).vectors(embedder)(some))
         return np.concatenate(parts)
 
     return represent
@@ -77,20 +99,15 @@ def lake_vectors(lake: Lake, space_id: str) -> Represent:
     return represent
 
 
-def pixel_baseline(files: Files) -> Represent:
+def pixel_baseline(lake: Lake) -> Represent:
     """Raw pixels of the first readable picture, small and centred: what any encoder has to beat."""
 
     def represent(contents: Sequence[Content]) -> Floats:
         size = (PIXEL_SIDE, PIXEL_SIDE)
+        store = read_pictures(lake, [content.image_ids for content in contents], size)
         grey = np.full((*size, 3), 128, np.uint8)
-        parts = []
-        for at in range(0, len(contents), CONTENTS_PER_CALL):
-            pictures = []
-            for row in files(contents[at : at + CONTENTS_PER_CALL]):
-                decoded = (try_pixels(file, size) for file in row)
-                pictures.append(next((one for one in decoded if one is not None), grey))
-            parts.append(pixel_vectors(pictures))
-        return np.concatenate(parts)
+        firsts = zip(store.starts, store.counts, strict=True)
+        return pixel_vectors(store.pixels[store.rows[start]] if count else grey for start, count in firsts)
 
     return represent
 
@@ -105,7 +122,3 @@ def cut(vectors: Floats, dimension: int) -> Floats:
     first = vectors[:, :dimension].astype(np.float32)
     norms = np.linalg.norm(first, axis=1, keepdims=True)
     return np.divide(first, norms, out=np.zeros_like(first), where=norms > 0)
-
-
-def _of_contents(contents: Sequence[Content], found: dict[str, bytes]) -> list[list[bytes]]:
-    return [[found[image] for image in content.image_ids if image in found] for content in contents]

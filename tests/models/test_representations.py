@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.representations import cut, embedder_vectors, kept_files, lake_files, lake_vectors, pixel_baseline
-from moonlake.contents import content_of, stable_hash
+from models.encoder_config import EncoderConfig
+from models.representations import DecodedContents, cut, embedder_vectors, lake_vectors, pixel_baseline
+from moonlake.contents import Content, content_of, stable_hash
 from moonlake.errors import InputError, NotFound
 from moonlake.lake import Lake
 from moonlake.settings import Settings
@@ -32,31 +33,43 @@ def pictured(settings: Settings, write_rows: Write) -> Lake:
     return Lake(settings)
 
 
-def content(*images: int) -> object:
+def content(*images: int) -> Content:
     return content_of("t", [stable_hash(str(one)) for one in images])
 
 
-class Counting:
-    """An embedder that sees how many files it gets, and how many texts."""
+class Mean:
+    """An embedder of decoded pictures: the mean colour of the first, and how many there are."""
 
-    def embed_readable(
-        self, texts: Sequence[str | None], images: Sequence[Sequence[bytes]]
+    config = EncoderConfig(image_height=16, image_width=16)
+
+    def embed_pixels(
+        self, texts: Sequence[str | None], image_rows: Sequence[np.ndarray], pixels: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        return np.array([[len(text or ""), len(row)] for text, row in zip(texts, images, strict=True)]), np.ones(1)
+        first = [pixels[rows[0]].mean() if len(rows) else -1.0 for rows in image_rows]
+        return np.stack([first, [len(rows) for rows in image_rows]], axis=1), np.ones(len(texts), bool)
 
 
-@pytest.mark.parametrize("kept", [False, True])
-def test_an_embedder_gets_text_and_files_row_by_row(
-    pictured: Lake, kept: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_decoded_contents_serve_any_encoder_row_by_row(pictured: Lake) -> None:
+    contents = [content(0, 1), content(1), content(2), content(1, 0)]
+    vectors = DecodedContents.read(pictured, contents, Mean.config.image_size).vectors(Mean())
+    means = [np.asarray(Image.open(io.BytesIO(png(seed)))).mean() for seed in (0, 1)]
+    expected: list[list[float]] = [[means[0], 2], [means[1], 1], [-1, 0], [means[1], 2]]
+    np.testing.assert_allclose(vectors(contents), np.array(expected))
+    np.testing.assert_allclose(vectors(contents[::-1]), np.array(expected[::-1]))
+    with pytest.raises(KeyError):
+        vectors([content(0)])
+
+
+def test_what_is_embedded_in_several_calls_stays_in_order(pictured: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    contents = [content(0, 1), content(), content(1, 9), content(1), content(0)]  # nobody has the picture 9
+    whole = embedder_vectors(pictured, Mean())(contents)
+    assert whole[:, 1].tolist() == [2, 0, 1, 1, 1]
     monkeypatch.setattr("models.representations.CONTENTS_PER_CALL", 2)
-    contents = [content(0, 1), content(), content(1, 9)]  # nobody has the picture 9
-    files = kept_files(pictured, contents) if kept else lake_files(pictured)
-    assert embedder_vectors(files, Counting())(contents).tolist() == [[1, 2], [1, 0], [1, 1]]
+    np.testing.assert_array_equal(embedder_vectors(pictured, Mean())(contents), whole)
 
 
 def test_pixels_are_of_the_first_readable_picture(pictured: Lake) -> None:
-    vectors = pixel_baseline(lake_files(pictured))([content(0), content(2, 0), content(1), content(2), content()])
+    vectors = pixel_baseline(pictured)([content(0), content(2, 0), content(1), content(2), content()])
     np.testing.assert_array_equal(vectors[0], vectors[1])
     assert vectors[0] @ vectors[2] < 0.9
     np.testing.assert_array_equal(vectors[3], vectors[4])  # flat, as all without a picture
