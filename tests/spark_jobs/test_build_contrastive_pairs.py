@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +17,15 @@ from pyspark.sql import functions as f
 
 from models.entities import Phrase
 from models.mining import MiningConfig
+from moonlake import spaces
 from moonlake.contents import stable_hash
 from moonlake.errors import InputError
+from moonlake.lake import Lake
 from moonlake.settings import Settings
 from moonlake.spark import spark_schema
-from moonlake.tables import TABLES
+from moonlake.tables import PAIR_TYPES, TABLES
+from spark_jobs import build_contrastive_pairs
+from spark_jobs.build_contrastive_pairs import CleaningConfig
 from spark_jobs.pairs import choices, hard_negatives, purchases
 from spark_jobs.pairs.choices import DEFAULT_MIX, parse_mix
 from spark_jobs.pairs.units import components, near_duplicates, units
@@ -364,3 +371,112 @@ def test_hard_negatives_are_of_the_category_and_never_chosen_after_the_query(spa
     }
     # c0 is nearer to the query than the positive, c2 was clicked, c3 is of the positive's own unit.
     assert made == {"b0": ["c1", "c4"], "b1": ["elsewhere"]}
+
+
+@pytest.fixture
+def shop(settings: Settings, write_rows: WriteRows, tmp_path: Path) -> Settings:
+    """A lake of 20 mugs and 2 bags, searched by text and bought, with vectors of half the contents in a space."""
+    from models.artifacts import write_artifact
+    from models.encoder import new_encoder
+    from models.encoder_config import ENCODER, EncoderConfig, TinyConfig, read_encoder_artifact
+
+    tiny = TinyConfig(tower="resnet10t", tower_weights="random", vocabulary=300, hidden=32, layers=1, heads=2)
+    encoder = EncoderConfig(tiny=tiny, image_height=32, image_width=32, dimension=8)
+    folder = tmp_path / "previous"
+    folder.mkdir()
+    new_encoder(encoder, ["red mug"]).save(folder)
+    write_artifact(folder, ENCODER, Made(encoder), tables={}, trained_until=None, metrics={})
+    space = read_encoder_artifact(folder).space
+    lake = Lake(settings)
+    spaces.register(
+        lake, space, name="previous", artifact=str(folder), trained_until=None, metrics={}, written_at=START
+    )
+    products = [product(f"p{number:02}", f"red mug number{number}") for number in range(20)]
+    products += [product("bag1", "blue bag", category="bag"), product("bag2", "red bag", category="bag")]
+    queries = [query(f"q{number}", "text", f"red mug {number}") for number in range(5)] + [
+        query("vague", "text", "red")
+    ]
+    rows = [behavior(number, f"q{number % 5}", f"p{number % 7:02}") for number in range(35)]
+    rows += [behavior(40, "vague", "p00"), behavior(41, "q0", "p15", "click"), behavior(42, "gone", "p00")]
+    rows += [behavior(43, "q0", "p00"), behavior(44, "q0", "bag1"), behavior(9_999_999, "q0", "p01")]
+    rng = np.random.default_rng(0)
+    contents = sorted({row["content_id"] for row in [*products, *queries]})
+    vectors = rng.normal(size=(len(contents), 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    write_rows(settings, "products", [row | {"attributes": []} for row in products])
+    write_rows(settings, "queries", queries)
+    write_rows(settings, "behaviors", rows)
+    write_rows(
+        settings,
+        "impressions",
+        [{"impression_id": str(at), "product_id": "p00", "event_timestamp": START} for at in range(9)],
+    )
+    half = zip(contents[::2], vectors[::2], strict=True)
+    write_rows(
+        settings, "embeddings", [{"content_id": name, "space_id": space.space_id, "vector": one} for name, one in half]
+    )
+    return settings
+
+
+@dataclass(frozen=True)
+class Made:
+    """What an artifact says of its training."""
+
+    encoder: Any
+
+
+def test_stages_stand_side_by_side_and_a_second_run_writes_nothing(
+    spark: SparkSession, shop: Settings, written_at: datetime
+) -> None:
+    lake = Lake(shop)
+    first = build_contrastive_pairs.run(spark, shop, START, END, written_at=written_at)
+    cleaning = CleaningConfig("previous", keep=3, mining=MiningConfig(count=4, query_margin=0.0, positive_cap=0.99))
+    second = build_contrastive_pairs.run(spark, shop, START, END, stage=2, cleaning=cleaning, written_at=written_at)
+    version = lake.version("contrastive_pairs")
+    again = build_contrastive_pairs.run(spark, shop, START, END, stage=2, cleaning=cleaning, written_at=written_at)
+    assert (again.write.written, again.write.unchanged) == (0, second.write.written)
+    assert lake.version("contrastive_pairs") == version
+
+    # 38 purchases and a click with a known query within the window; one purchase has an unknown query.
+    assert (first.write.written, first.dropped) == (38, {"query_unknown": 1})
+    assert [(step["step"].split()[0], step["rows"]) for step in second.steps] == [
+        ("choices", 39), ("purchases", 38), ("choices", 37), ("text", 36), ("each", 36), ("both", 36), ("the", 22),
+        ("categories", 22), ("hard", 22),
+    ]  # fmt: skip
+    assert json.loads(second.as_json())["stage"] == 2
+    rows = lake.read("contrastive_pairs").to_pylist()
+    stages = {stage: [row for row in rows if row["stage"] == stage] for stage in (1, 2)}
+    assert {stage: len(found) for stage, found in stages.items()} == {1: 38, 2: second.write.written}
+    assert all(not row["hard_negative_content_ids"] for row in stages[1])
+    assert {row["pair_type"] for row in rows} <= set(PAIR_TYPES)
+    assert all(START <= row["event_timestamp"] < END for row in rows)
+    products = {row["content_id"]: row for row in lake.read("products").to_pylist()}
+    behaviors = lake.read("behaviors").to_pylist()
+    for row in stages[2]:
+        negatives = row["hard_negative_content_ids"]
+        after = {one["content_id"] for one in behaviors if one["query_content_id"] == row["anchor_content_id"]}
+        assert len(set(negatives)) == len(negatives) <= 4
+        assert not set(negatives) & {row["positive_content_id"], *after}
+        assert {products[content_id]["category"] for content_id in negatives} <= {row["category"]}
+    assert second.negatives == sum(len(row["hard_negative_content_ids"]) for row in stages[2]) > 20
+
+
+def test_options_of_a_stage_that_is_not_run_are_refused(settings: Settings) -> None:
+    with pytest.raises(InputError, match="stage 2 needs --space"):
+        build_contrastive_pairs.run(None, settings, START, END, stage=2, written_at=START)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="for stage 2"):
+        build_contrastive_pairs.run(
+            None,
+            settings,
+            START,
+            END,
+            cleaning=CleaningConfig("live"),
+            written_at=START,  # type: ignore[arg-type]
+        )
+    window = ["--start", START.isoformat(), "--end", END.isoformat()]
+    with pytest.raises(InputError, match="without --space"):
+        build_contrastive_pairs.main([*window, "--stage", "2", "--keep", "3"])
+    with pytest.raises(InputError, match="unknown pair type"):
+        build_contrastive_pairs.main([*window, "--mix", "picture_query_to_product=1"])
+    with pytest.raises(InputError, match="balance"):
+        CleaningConfig("live", balance=2.0)
