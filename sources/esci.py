@@ -122,8 +122,8 @@ def _required(path: Path, batch: Batch, number: int, names: Sequence[str]) -> di
 
 
 def _category_path(cell: object) -> list[str]:
-    """Category names from the root to the leaf."""
-    return [str(part) for part in cell] if isinstance(cell, list) else []
+    """Category names from the root to the leaf; a single name is a leaf."""
+    return [str(part) for part in (cell if isinstance(cell, list) else [cell]) if part]
 
 
 def _cents(cell: object) -> object:

@@ -49,12 +49,14 @@ def lay(tmp_path: Path) -> Lay:
 
 def test_products_queries_and_judgments_are_staged_as_the_files_say(lay: Lay, settings: Settings) -> None:
     bare = {"asin": "B1", "title": "Pine chair"}
+    single = {"asin": "B2", "title": "Ash chair", "category": "Chairs"}
     rows = ["oak chair,B0,E,100.000", '"chair, oak",B0,S,10.000', "oak chair,B1,C,1.000", "oak chair,B9,I,0.000"]
-    folder = stage_esci(lay([PRODUCT, bare], rows), settings)
-    oak, pine = pq.read_table(folder / "products").to_pylist()
+    folder = stage_esci(lay([PRODUCT, bare, single], rows), settings)
+    oak, pine, ash = pq.read_table(folder / "products").to_pylist()
     assert (oak["product_id"], oak["title"], oak["brand"], oak["category"]) == ("B0", "Oak chair", "Oaky", "Chairs")
     assert (oak["price_cents"], oak["event_timestamp"], oak["image_names"]) == (1999, TIMELESS, [])
     assert oak["attributes"] == [("bullet_points", "Solid.\nHeavy."), ("category_path", "Home > Chairs")]
+    assert (ash["category"], ash["attributes"]) == ("Chairs", [("category_path", "Chairs")])
     assert (pine["category"], pine["price_cents"], pine["attributes"]) == (None, None, [])
     queries = pq.read_table(folder / "queries").to_pylist()
     assert [(row["query_id"], row["text"], row["modality"]) for row in queries] == [
