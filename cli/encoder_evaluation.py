@@ -207,7 +207,7 @@ def _measured(lake: Lake, subject: Subject, trials: Trials, asked: Asked, *, see
     echo_rates("hit", recall.hit_rates)
     echo_rates("P", recall.precisions, recall.precision_limits)
     if asked.prefix is not None:
-        found["prefix"] = _prefix(trials, queries, pool, places, asked.prefix)
+        found["prefix"] = _prefix(trials, (queries, pool), places, asked.prefix, seen=seen)
     if asked.truth is not None:
         found["ceiling"] = _ceiling(lake, trials, places, asked.truth)
     if asked.segments:
@@ -216,21 +216,21 @@ def _measured(lake: Lake, subject: Subject, trials: Trials, asked: Asked, *, see
     return found
 
 
-def _prefix(trials: Trials, queries: Floats, pool: Floats, places: Ints, prefix: int) -> dict[str, Any]:
+def _prefix(trials: Trials, vectors: tuple[Floats, Floats], places: Ints, prefix: int, *, seen: bool) -> dict[str, Any]:
     """The same trials with the first numbers of each vector, and the difference that it makes."""
     from models.evaluate_encoder import places_of, recall_of
     from models.intervals import paired_difference
     from models.representations import cut
     from models.retrieval import CUTOFFS
 
-    short = places_of(trials, cut(queries, prefix), cut(pool, prefix))
-    recall = recall_of(trials, short)
+    short = places_of(trials, *(cut(side, prefix) for side in vectors))
+    recall = recall_of(trials, short, seen=seen)
     lost = [paired_difference(short, places, trials.query_rows, k, weights=trials.weights) for k in CUTOFFS]
     typer.echo(f"  first {prefix} numbers of each vector:")
     echo_rates("hit", recall.hit_rates)
     for cutoff, one in zip(CUTOFFS, lost, strict=True):
         echo_estimate(f"minus whole, hit@{cutoff}", one)
-    return {"dimension": prefix, "recall": recall.as_json(), "minus_whole": lost}
+    return {"dimension": prefix, "recall": recall.as_json(), "minus_whole": [one.as_json() for one in lost]}
 
 
 def _ceiling(lake: Lake, trials: Trials, places: Ints, truth: Path) -> dict[str, Any]:
@@ -253,7 +253,12 @@ def _ceiling(lake: Lake, trials: Trials, places: Ints, truth: Path) -> dict[str,
     typer.echo("  gap closed, simulated: (model - pixels) / (true latents - pixels)")
     for cutoff, one in zip(CUTOFFS, closed, strict=True):
         echo_estimate(f"gap closed at {cutoff}", one)
-    return {"simulated": True, "pixels": floor.as_json(), "true_latents": ceiling.as_json(), "gap_closed": closed}
+    return {
+        "simulated": True,
+        "pixels": floor.as_json(),
+        "true_latents": ceiling.as_json(),
+        "gap_closed": [one.as_json() for one in closed],
+    }
 
 
 def _simulated_sources(settings: Settings, lake: Lake, window: tuple[datetime, datetime]) -> set[str]:

@@ -28,6 +28,10 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
+    def as_json(self) -> list[float | None]:
+        """Value, low and high; what is undefined is None, since JSON has no NaN."""
+        return [None if np.isnan(one) else one for one in self]
+
 
 @dataclass(frozen=True, slots=True)
 class Rate:

@@ -82,7 +82,7 @@ def read_trials(lake: Lake, start: datetime, end: datetime, task: Task = "image_
     """The purchases of [start, end) as trials of a task, and the products live at its end.
 
     `image_search`, `text_search` and `product_search` (text and picture): each purchase after a query of that
-    modality. `bought_next`: each purchase, with the product that the same user bought next within a day.
+    modality. `bought_next`: each purchase of a product of the pool, with what the same user bought next within a day.
     """
     states = live_states(lake, end, ["content_id", *STATE_COLUMNS])
     contents = read_contents(lake, {state["content_id"] for state in states})

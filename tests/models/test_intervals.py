@@ -42,6 +42,7 @@ def test_a_column_that_most_draws_cannot_define_has_a_figure_from_the_others_and
     half, nothing = estimates(ratios(above, below, np.arange(2)))
     assert half == (0.5, 0.5, 0.5)
     assert np.isnan(nothing).all()
+    assert (half.as_json(), nothing.as_json()) == ([0.5] * 3, [None] * 3)
 
 
 def test_no_row_is_an_error() -> None:
