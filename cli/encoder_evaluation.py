@@ -88,6 +88,9 @@ def evaluate_encoder(
         Path | None, typer.Option(help="attributes: the products that ask, a file of one product_id a line.")
     ] = None,
     pictures_only: Annotated[bool, typer.Option(help="attributes: ask with the pictures alone.")] = False,
+    fresh_pictures: Annotated[
+        bool, typer.Option(help="attributes: nothing asks with a picture that another product shows too.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="attributes: of the share that asks.")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures there, as JSON.")] = None,
     allow_seen: Annotated[bool, typer.Option(help="Measure on rows that training may have seen; labelled so.")] = False,
@@ -102,8 +105,9 @@ def evaluate_encoder(
         found = evaluate_judged(lake, space, represent, parse_moment(end))
     elif task is Task.ATTRIBUTES:
         asking = _asking(lake, parse_moment(end), test_share, test_products, seed)
-        trials = read_attribute_trials(lake, attribute, parse_moment(end), test=asking, pictures_only=pictures_only)
-        found = _same_kind(_subject(lake, space), trials, prefix)
+        how = {"pictures_only": pictures_only, "fresh_pictures": fresh_pictures}
+        trials = read_attribute_trials(lake, attribute, parse_moment(end), test=asking, **how)
+        found = _same_kind(_subject(lake, space, embed_now=pictures_only), trials, prefix)
     else:
         if start is None:
             raise InputError(f"--task {task}: expected --start, the first moment of the test")
@@ -114,7 +118,8 @@ def evaluate_encoder(
         json_file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
-def _subject(lake: Lake, space: str) -> Subject:
+def _subject(lake: Lake, space: str, *, embed_now: bool = False) -> Subject:
+    """What is measured; `embed_now` for contents that the lake does not have, such as pictures without their title."""
     from models.evaluate_encoder import PIXELS
     from models.representations import embedder_vectors, lake_vectors, pixel_baseline
     from moonlake.spaces import find
@@ -122,7 +127,7 @@ def _subject(lake: Lake, space: str) -> Subject:
     if space == PIXELS:
         return Subject(space, pixel_baseline(lake), None)
     found = find(lake, space)
-    if found.status != "building":
+    if found.status != "building" and not embed_now:
         return Subject(space, lake_vectors(lake, found.space_id), found.trained_until)
     from models.inference import Embedder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -76,6 +77,7 @@ def read_attribute_trials(
     *,
     test: Collection[str] | None = None,
     pictures_only: bool = False,
+    fresh_pictures: bool = False,
 ) -> AttributeTrials:
     """The products live just before `at` that have a value of an attribute.
 
@@ -84,6 +86,8 @@ def read_attribute_trials(
         test: products that ask, and cannot be found; all others are the pool. None: every product asks, and is left
             out of its own answer.
         pictures_only: ask with the pictures alone; products without one do not ask.
+        fresh_pictures: a product does not ask if another one that may be found has a picture of its own, to the byte:
+            catalogues hold such twins, and any encoder finds them.
 
     Raises: InputError: no product has a value, or a side of the split is empty.
     """
@@ -101,6 +105,14 @@ def read_attribute_trials(
     asking = [name for name in named if test is None or name in test]
     pool = [name for name in named if test is None or name not in test]
     queries = {name: contents[live[name]] for name in asking}
+    if fresh_pictures:
+        shown = Counter(image for name in pool for image in set(contents[live[name]].image_ids))
+        itself = int(test is None)  # a product of the pool shows its pictures itself
+        queries = {
+            name: content
+            for name, content in queries.items()
+            if all(shown[image] <= itself for image in content.image_ids)
+        }
     if pictures_only:
         pictured = {name: content for name, content in queries.items() if content.image_ids}
         queries = {name: content_of(None, content.image_ids) for name, content in pictured.items()}

@@ -120,6 +120,22 @@ def test_what_asks_is_not_found_and_may_show_its_pictures_alone(stocked: Lake) -
     assert [content.text for content in whole] == ["a", "f"]
 
 
+def test_a_picture_that_another_product_shows_does_not_ask_where_fresh_ones_are_wanted(
+    settings: Settings, write_rows: Write
+) -> None:
+    pictures = {"a": ["x", "y"], "b": ["y", "z"], "c": ["w", "w"], "d": [], "e": ["v"]}
+    rows = [{"product_id": name, "title": name, "category": "chair", "image_ids": images, "event_timestamp": T0,
+             "content_id": content_of(name, images).content_id} for name, images in pictures.items()]  # fmt: skip
+    write_rows(settings, "products", rows)
+    lake = Lake(settings)
+    fresh = read_attribute_trials(lake, "category", AT, fresh_pictures=True)
+    assert [content.text for content in fresh.queries] == ["c", "d", "e"]
+    assert len(fresh.pool) == 5
+    split = read_attribute_trials(lake, "category", AT, test={"b", "e"}, fresh_pictures=True)
+    assert [content.text for content in split.queries] == ["e"]
+    assert len(read_attribute_trials(lake, "category", AT, test={"b", "e"}).queries) == 2
+
+
 def test_an_attribute_that_nothing_has_and_an_empty_side_are_errors(stocked: Lake) -> None:
     with pytest.raises(InputError, match="has a value of 'shape'"):
         read_attribute_trials(stocked, "shape", AT)
