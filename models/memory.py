@@ -42,8 +42,8 @@ def require_room(model: nn.Module, probe: Probe) -> None:
     """Nothing, if a training step fits into the free memory. Raises InputError with the figures if not."""
     trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
     optimizer = OPTIMIZER_COPIES * 4 * trained
-    once, twice = (saved_bytes(model, probe.forward, copies) for copies in (1, 2))  # weights cast by autocast drop out
-    per_prompt = (twice - once) / probe.prompts
+    some, more = (saved_bytes(model, probe.forward, copies) for copies in (2, 4))  # weights cast by autocast drop out
+    per_prompt = (more - some) / (2 * probe.prompts)
     states = int(per_prompt * probe.at_once)
     device = next(model.parameters()).device
     needed, free = int(SLACK * (optimizer + states + probe.prepared_bytes)), available_bytes(device)

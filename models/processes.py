@@ -92,4 +92,5 @@ def average_gradients(model: nn.Module) -> None:
     dist.all_reduce(summed)
     means = torch.split(summed / count, [one.numel() for one in learning])
     for parameter, mean in zip(learning, means, strict=True):
-        parameter.grad = mean.view_as(parameter).to(parameter.dtype)
+        # In the parameter's own memory order: fused AdamW reads both side by side as they lie.
+        parameter.grad = torch.empty_like(parameter).copy_(mean.view_as(parameter))

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from models.checkpoints import Checkpoints, Identity, Resumed
 from models.encoder_config import EncoderConfig
 from models.memory import Probe, require_room
-from models.processes import average_gradients, is_first, processes, start_alike
+from models.processes import average_gradients, is_first, processes, start_alike, wait_for_all
 from models.training_watch import EventFiles, StepReport, Watch
 from moonlake.errors import InputError
 
@@ -111,8 +111,10 @@ class Run:
         if self.folder is None:
             return None
         found = self._checkpoints({**identity, **self.identity})
-        if self.fresh and is_first():
-            found.clear()
+        if self.fresh:
+            if is_first():
+                found.clear()
+            wait_for_all()
         return found
 
     def _checkpoints(self, identity: Identity) -> Checkpoints:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import multiprocessing
+import runpy
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,9 +14,14 @@ import pytest
 import torch
 
 from models.artifacts import read_artifact
+from models.encoder import new_encoder
 from models.encoder_config import ENCODER, EncoderConfig, TinyConfig
 from models.inference import Embedder
-from models.train_encoder import TrainingConfig, train_encoder
+from models.negatives import repel_mask
+from models.pairs import read_pairs
+from models.pretraining import PretrainingConfig, pretrain_encoder
+from models.train_encoder import STALENESS_STEPS, ContrastiveLesson, TrainingConfig, train_encoder
+from models.training_run import Run, RunConfig
 from moonlake.errors import InputError, NotFound
 from moonlake.lake import Lake
 
@@ -155,10 +163,133 @@ def test_a_frozen_tower_keeps_weights_and_statistics_and_the_rest_learns(stocked
 
 
 def test_text_dropout_hides_the_text_of_products_that_have_an_image(stocked: Lake) -> None:
-    from models.pairs import read_pairs
-
     pairs = read_pairs(stocked, T0 + timedelta(days=9), TINY.image_size)
     every = np.arange(len(pairs))
     shown = [pairs.items(every, 2, share, np.random.default_rng(0)).texts for share in (0.0, 1.0)]
     assert all(shown[0])
     assert not any(shown[1])
+
+
+STAGE_2 = replace(
+    CONFIG, stage=2, loss="circle", hard_negatives=2, queue=6, batch_norm="frozen", precision="float32", prefixes=(8,)
+)
+
+
+def lesson_of(lake: Lake, config: TrainingConfig) -> ContrastiveLesson:
+    pairs = read_pairs(lake, T0 + timedelta(days=9), TINY.image_size, config.stage)
+    torch.manual_seed(0)
+    return ContrastiveLesson(new_encoder(TINY, ["red shirt", "blue shirt"]), pairs, config)
+
+
+def test_cached_gradients_equal_plain_ones_with_hard_negatives_and_a_queue(stocked: Lake) -> None:
+    found = []
+    for chunk in (0, 3):
+        lesson = lesson_of(stocked, replace(STAGE_2, chunk=chunk))
+        for step in (1, 2):
+            lesson.model.zero_grad()
+            prepared = lesson.prepare(step)
+            loss = lesson.backward(prepared)
+            lesson.after(step, prepared)
+        assert len(prepared.chunks) > 1 if chunk else len(prepared.chunks) == 1
+        found.append([loss, *(one.grad for one in lesson.model.parameters() if one.grad is not None)])
+    assert len(found[0]) == len(found[1]) > 10
+    for plain, cached in zip(*found, strict=True):
+        torch.testing.assert_close(plain, cached, atol=1e-4, rtol=1e-3)
+
+
+def test_hard_negatives_and_the_queue_make_the_loss_harder_and_twins_do_not(stocked: Lake) -> None:
+    def loss(**changes: Any) -> float:
+        lesson = lesson_of(stocked, replace(STAGE_2, loss="info_nce", batch_size=2, **changes))
+        for step in (1, 2, 3):
+            prepared = lesson.prepare(step)
+            found = lesson.backward(prepared)
+            lesson.after(step, prepared)
+        return float(found)
+
+    plain = loss(hard_negatives=0, queue=0)
+    assert loss(hard_negatives=3, queue=0) > plain
+    assert loss(hard_negatives=0, queue=6) > plain
+    lesson = lesson_of(stocked, STAGE_2)
+    prepared = lesson.prepare(1)
+    lesson.backward(prepared)
+    lesson.after(1, prepared)
+    assert lesson.queue is not None
+    repel = repel_mask(prepared.groups, lesson.queue.groups)
+    assert not repel.diagonal().any()  # a product that the queue holds does not repel its own query
+
+
+def test_the_staleness_of_the_queue_is_one_while_the_encoder_stands_still(stocked: Lake) -> None:
+    lesson = lesson_of(stocked, STAGE_2)
+    for step in range(1, STALENESS_STEPS):
+        if step > STALENESS_STEPS - 4:
+            prepared = lesson.prepare(step)
+            lesson.backward(prepared)
+            lesson.after(step, prepared)
+    prepared = lesson.prepare(STALENESS_STEPS)
+    kept = {name: value.clone() for name, value in lesson.model.state_dict().items()}
+    figures = lesson.after(STALENESS_STEPS, prepared)
+    assert figures["queue_staleness"] == pytest.approx(1, abs=1e-4)
+    assert all(
+        torch.equal(kept[name], value) for name, value in lesson.model.state_dict().items() if "queue" not in name
+    )
+    with torch.no_grad():
+        for parameter in lesson.encoder.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    assert lesson.after(STALENESS_STEPS, prepared)["queue_staleness"] < 0.999
+
+
+TWO = """
+import os
+os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+                   "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"})
+from models.processes import joined
+with joined():
+    for train, config, folder, parent in runs:
+        train(lake, config, folder, before=before, parent=parent, run=run)
+"""
+
+
+def test_two_processes_come_to_the_weights_of_one(stocked: Lake, tmp_path: Path) -> None:
+    before = T0 + timedelta(days=9)
+    steps: dict[str, Any] = {"steps": 4, "batch_size": 7, "frozen_tower": 0.0, "learning_rate": 1e-3}
+    exact: dict[str, Any] = {"precision": "float32", "batch_norm": "frozen"}
+    stage_1 = TrainingConfig(**steps, **exact, prefixes=(8,), item_images=2)
+    stage_2 = TrainingConfig(**steps, **exact, stage=2, hard_negatives=2, queue=10, chunk=3)
+
+    def runs(name: str) -> list[tuple[Any, RunConfig, Path, Path | None]]:
+        at = tmp_path / name
+        return [
+            (pretrain_encoder, PretrainingConfig(TINY, **{**steps, "batch_size": 3}, **exact), at / "0", None),
+            (train_encoder, stage_1, at / "1", tmp_path / "one" / "0"),
+            (train_encoder, stage_2, at / "2", tmp_path / "one" / "0"),
+        ]
+
+    for train, config, folder, parent in runs("one"):
+        train(stocked, config, folder, before=before, parent=parent)
+    (tmp_path / "two.py").write_text(TWO)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["models.train_encoder", "models.pretraining"])
+    given = {"port": port, "runs": runs("two"), "lake": stocked, "before": before, "run": Run(tmp_path / "run")}
+    workers: list[Any] = [
+        context.Process(target=runpy.run_path, args=(str(tmp_path / "two.py"), {**given, "rank": rank}))
+        for rank in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    pretrain_encoder(stocked, replace(runs("one")[0][1], steps=0), tmp_path / "start", before=before)
+    for stage in "012":
+        start = weights(tmp_path / "start" if stage == "0" else tmp_path / "one" / "0")
+        one, two = (weights(tmp_path / name / stage) for name in ("one", "two"))
+        assert float((one - two).norm() / (one - start).norm()) < 0.05  # Adam turns rounding into whole steps
+        losses = [read_artifact(tmp_path / name / stage, ENCODER).metrics["loss"] for name in ("one", "two")]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def weights(folder: Path) -> torch.Tensor:
+    return torch.cat([one.detach().flatten() for one in Embedder.open(folder).encoder.parameters()])
