@@ -128,9 +128,18 @@ def test_pictures_that_are_mostly_no_pictures_refuse_the_source_and_leave_the_la
     assert not any(Lake(settings).exists(name) for name in TABLES)
 
 
-def test_events_carry_the_content_that_was_true_at_their_own_time(
+def test_events_carry_the_content_that_was_true_at_their_own_time_and_bad_judgments_are_rejected_by_name(
     spark: SparkSession, settings: Settings, written_at: datetime
 ) -> None:
+    graded = [
+        ("q", "p", 3),
+        ("q", "p", 3),
+        ("q", "x", 0),
+        ("q", "x", 1),
+        ("unknown", "p", 2),
+        ("q", None, 2),
+        ("q", "y", -1),
+    ]
     folder = stage(
         settings,
         "changing",
@@ -141,9 +150,13 @@ def test_events_carry_the_content_that_was_true_at_their_own_time(
             event(n, day, "p", behavior_id=f"b{n}", action="click") for n, day in enumerate([0.5, 1, 2.9, 3, 4, 5, 9])
         ]
         + [event(8, 2, None, behavior_id="s", action="search"), event(9, 2, "x", behavior_id="x", action="click")],
+        judgments=[
+            {"query_id": query, "product_id": judged, "grade": grade, "event_timestamp": DAY}
+            for query, judged, grade in graded
+        ],
     )
     ingest_catalogue.run(spark, settings, folder, written_at=written_at)
-    ingest_behaviors.run(spark, settings, folder, written_at=written_at)
+    reports = ingest_behaviors.run(spark, settings, folder, written_at=written_at)
     a, b = (content_of(title, []).content_id for title in "AB")
     rows = {row["behavior_id"]: row for row in Lake(settings).read("behaviors").to_pylist()}
     assert [rows[f"b{n}"]["content_id"] for n in range(7)] == [None, a, a, b, b, a, a]
@@ -151,6 +164,15 @@ def test_events_carry_the_content_that_was_true_at_their_own_time(
     assert rows["x"]["content_id"] is None
     picture = content_of(None, [stable_hash(png("red"))]).content_id
     assert {row["query_content_id"] for row in rows.values()} == {picture}
+
+    assert reports_by_table(reports)["judgments"] == (len(graded), 3, 3, 1)
+    rules = {report.table: report.by_rule for report in reports}["judgments"]
+    assert rules == {"conflicting_key": 1, "product_id_missing": 1, "grade_below_minimum": 1}
+    judged = {row["query_id"]: row for row in Lake(settings).read("judgments").to_pylist()}
+    assert (judged["q"]["query_content_id"], judged["unknown"]["query_content_id"]) == (picture, None)
+    versions = {name: Lake(settings).version(name) for name in TABLES}
+    ingest_behaviors.run(spark, settings, folder, written_at=written_at + timedelta(days=1))
+    assert {name: Lake(settings).version(name) for name in TABLES} == versions
 
 
 @pytest.fixture
