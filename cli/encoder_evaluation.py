@@ -101,8 +101,7 @@ def evaluate_encoder(
     settings = Settings.from_environment()
     lake = Lake(settings)
     if task is Task.JUDGED:
-        represent = None if space == BM25 else _subject(lake, space).represent
-        found = evaluate_judged(lake, space, represent, parse_moment(end))
+        found = _judged(lake, space, parse_moment(end), prefix)
     elif task is Task.ATTRIBUTES:
         asking = _asking(lake, parse_moment(end), test_share, test_products, seed)
         how = {"pictures_only": pictures_only, "fresh_pictures": fresh_pictures}
@@ -116,6 +115,20 @@ def evaluate_encoder(
         found = _bought(settings, _subject(lake, space), window, task, asked)
     if json_file is not None:
         json_file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def _judged(lake: Lake, space: str, at: datetime, prefix: int | None) -> dict[str, Any]:
+    """Measure on judged queries, and print it."""
+    from models.representations import cut
+
+    if space == BM25:
+        return evaluate_judged(lake, space, None, at)
+    represent = _subject(lake, space).represent
+    found = evaluate_judged(lake, space, represent, at)
+    if prefix is not None:
+        name = f"{space}, first {prefix} numbers of each vector"
+        found["prefix"] = evaluate_judged(lake, name, lambda contents: cut(represent(contents), prefix), at)
+    return found
 
 
 def _subject(lake: Lake, space: str, *, embed_now: bool = False) -> Subject:

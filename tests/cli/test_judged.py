@@ -75,3 +75,13 @@ def test_the_command_measures_and_writes_json(
     shown = CliRunner().invoke(app, asked, catch_exceptions=False)
     assert shown.stdout.startswith("bm25: 5 judged queries, 10 judgments")
     assert {one["subject"] for one in json.loads(written.read_text())["figures"]} == {"bm25", "bm25 on full text"}
+
+
+def test_the_first_numbers_of_the_vectors_are_measured_too(
+    judged: Lake, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOONLAKE_HOME", str(settings.home))
+    asked = ["evaluate", "encoder", "pixels", "--task", "judged", "--end", NOW.isoformat(), "--prefix", "8"]
+    shown = CliRunner().invoke(app, asked, catch_exceptions=False).stdout
+    assert "pixels: 5 judged queries" in shown
+    assert "pixels, first 8 numbers of each vector: 5 judged queries" in shown
