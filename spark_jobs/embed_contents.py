@@ -20,7 +20,7 @@ from pyspark.sql import types as t
 
 from models.encoder_config import read_encoder_artifact
 from moonlake import writes
-from moonlake.contents import PROMPT_ATTRIBUTES
+from moonlake.contents import prompt_text
 from moonlake.lake import Lake, WriteReport
 from moonlake.settings import Settings
 from moonlake.spaces import LIVE, Space, find, require_same, set_status
@@ -32,7 +32,9 @@ UNREADABLE = "content_unreadable"
 
 ROWS_PER_PARTITION = 512
 """Fewer contents than this are not worth another worker with a model of its own."""
-ROWS_PER_CALL = 128
+ROWS_PER_CALL = 512
+"""Among these, an embedder looks for pictures that it has seen; the files of as many are held."""
+READ = ("title", "attributes", "image_ids")
 EMBEDDED = t.StructType(
     [*spark_schema(EMBEDDINGS, ["content_id", "space_id"]), t.StructField("vector", t.ArrayType(t.FloatType()))]
 )
@@ -54,16 +56,16 @@ class EmbeddingReport:
 
 
 def contents(products: DataFrame, queries: DataFrame) -> DataFrame:
-    """content_id, text, image_ids: one row per distinct content of products and queries.
+    """content_id, title, attributes, image_ids: one row per distinct content of products and queries.
 
-    The text is that of `moonlake.contents.prompt_text`. Rows of one content_id agree in both, so any of them will do.
+    The text of a query stands as a title. Rows of one content_id agree in what the encoder reads of these, so any of
+    them will do.
     """
-    parts = [f.expr("nullif(title, '')"), *(f.expr(f"nullif(attributes['{name}'], '')") for name in PROMPT_ATTRIBUTES)]
-    text = f.expr("nullif(_text, '')").alias("text")
-    of_products = products.withColumn("_text", f.concat_ws(", ", *parts)).select("content_id", text, "image_ids")
-    of_queries = queries.withColumn("_text", f.col("text")).select("content_id", text, "image_ids")
+    no_attributes = f.create_map().cast("map<string,string>").alias("attributes")
+    of_products = products.select("content_id", *READ)
+    of_queries = queries.select("content_id", f.col("text").alias("title"), no_attributes, "image_ids")
     both = of_products.unionByName(of_queries)
-    return both.groupBy("content_id").agg(f.first("text").alias("text"), f.first("image_ids").alias("image_ids"))
+    return both.groupBy("content_id").agg(*(f.first(f.struct(*READ)).getField(name).alias(name) for name in READ))
 
 
 def missing(all_contents: DataFrame, embeddings: DataFrame, rejects: DataFrame, space_id: str) -> DataFrame:
@@ -76,13 +78,14 @@ def missing(all_contents: DataFrame, embeddings: DataFrame, rejects: DataFrame, 
 
 
 def with_images(wanted: DataFrame, images: DataFrame) -> DataFrame:
-    """content_id, text, images: the files of each content in its order; those that the lake does not have left out."""
+    """content_id, title, attributes, images: the files of each content in its order, those that the lake has."""
     single = wanted.select("content_id", f.posexplode("image_ids").alias("place", "image_id"))
     found = single.join(images.select("image_id", "image_bytes"), on="image_id", how="inner")
     ordered = f.array_sort(f.collect_list(f.struct("place", "image_bytes")))
     files = found.groupBy("content_id").agg(ordered.getField("image_bytes").alias("images"))
     joined = wanted.join(files, on="content_id", how="left")
-    return joined.select("content_id", "text", f.coalesce("images", f.array().cast("array<binary>")).alias("images"))
+    some = f.coalesce("images", f.array().cast("array<binary>")).alias("images")
+    return joined.select("content_id", "title", "attributes", some)
 
 
 def transform(wanted: DataFrame, artifact: str, space_id: str, *, threads: int) -> DataFrame:
@@ -154,7 +157,13 @@ def _embed_with(artifact: str, space_id: str, threads: int) -> Callable[[ArrowBa
         for whole in batches:
             for at in range(0, whole.num_rows, ROWS_PER_CALL):
                 batch = whole.slice(at, ROWS_PER_CALL)
-                vectors, readable = embedder.embed_readable(batch["text"].to_pylist(), batch["images"].to_pylist())
+                texts = [
+                    prompt_text(title, dict(attributes))
+                    for title, attributes in zip(
+                        batch["title"].to_pylist(), batch["attributes"].to_pylist(), strict=True
+                    )
+                ]
+                vectors, readable = embedder.embed_readable(texts, batch["images"].to_pylist())
                 rows = [vector if good else None for vector, good in zip(vectors, readable, strict=True)]
                 yield pa.record_batch(
                     [batch["content_id"], pa.repeat(space_id, len(rows)), pa.array(rows, pa.list_(pa.float32()))],
