@@ -97,7 +97,7 @@ class Embedder:
 
     @classmethod
     def of(cls, encoder: Encoder, *, precision: Precision = "float32", limits: Limits | None = None) -> Embedder:
-        """The embedder of an encoder in memory, which has no embedding space."""
+        """The embedder of an encoder in memory, which has no embedding space; it is put into evaluation mode."""
         return cls(encoder, precision=precision, limits=limits)
 
     @property
@@ -189,7 +189,8 @@ class Embedder:
         reading: Future[list[Pixels | None]] = self._ahead.submit(read, wanted)
         for need, following in pairwise([*needs, []]):
             pixels = reading.result()
-            later = [key for key in following if key not in known and key not in set(wanted)]
+            near = known.keys() | set(wanted)
+            later = [key for key in following if key not in near]
             reading = self._ahead.submit(read, later)
             found = {key: known[key] for key in need if key in known} | self._features(wanted, pixels)
             if forgotten := [key for key in need if key not in found]:
