@@ -162,9 +162,9 @@ class Demo:
             reports = [
                 pack_behavior_sequences.run(self.spark(), self.settings, written_at=self.now),
                 *compute_stats.run(self.spark(), self.settings, end, written_at=self.now),
-                build_contrastive_pairs.run(self.spark(), self.settings, start, t1, written_at=self.now),
             ]
-            return {"reports": [report.as_dict() for report in reports]}
+            pairs = build_contrastive_pairs.run(self.spark(), self.settings, start, t1, written_at=self.now)
+            return {"reports": [*(report.as_dict() for report in reports), pairs.as_dict()]}
 
         inputs = [self.versions("impressions", "behaviors", "products", "queries"), self.window]
         return self.steps.run("behavior", "Pack sequences, compute statistics, build pairs", inputs, work)

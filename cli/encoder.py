@@ -82,15 +82,18 @@ def _train(
     before: datetime,
     parent: Path | None,
 ) -> Artifact:
+    from contextlib import nullcontext
     from dataclasses import replace
 
     from models.pretraining import PretrainingConfig, pretrain_encoder
+    from models.processes import is_first
     from models.train_encoder import train_encoder as train
     from models.training_watch import shown
 
     lake, folder = Lake(settings), settings.artifacts / f"encoder-{name}"
     unit = "pairs" if stage else "products"
-    with shown(f"stage {stage} of {name}", config.steps, unit) as report:
+    progress = shown(f"stage {stage} of {name}", config.steps, unit) if is_first() else nullcontext(None)
+    with progress as report:
         watched = replace(run, report=report)
         if isinstance(config, PretrainingConfig):
             return pretrain_encoder(lake, config, folder, before=before, parent=parent, run=watched)

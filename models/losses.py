@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.negatives import repel_mask
-
 MAX_SCALE = 100.0
 """Largest inverse temperature, as in CLIP."""
 
@@ -152,9 +150,3 @@ def _cut(vectors: Tensor, prefix: int) -> Tensor:
 
 def _precise(vectors: Tensor) -> Tensor:
     return vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-
-
-def in_batch_negatives(*groups: Tensor) -> Tensor:
-    """bool [B, B]: true where two pairs of a batch share nothing; see `repel_mask`, which takes this one's place."""
-    columns = torch.stack(groups, 1)
-    return repel_mask(columns, columns).fill_diagonal_(False)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -127,9 +127,12 @@ def test_the_order_of_the_fields_is_drawn_for_each_step(stocked: Lake, monkeypat
     encoder = new_encoder(TINY, [", ".join(parts) for parts in found.parts])
     said: list[str] = []
     original: Callable[..., object] = encoder.description_batch
-    monkeypatch.setattr(
-        encoder, "description_batch", lambda texts, images: said.extend(texts) or original(texts, images)
-    )
+
+    def heard(texts: Sequence[str], images: Sequence[np.ndarray]) -> object:
+        said.extend(texts)
+        return original(texts, images)
+
+    monkeypatch.setattr(encoder, "description_batch", heard)
     lesson = DescriptionLesson(encoder, found, CONFIG)
     for step in (1, 2, 3, 4, 1):
         lesson.prepare(step)

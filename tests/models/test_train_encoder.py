@@ -21,7 +21,7 @@ from models.negatives import repel_mask
 from models.pairs import read_pairs
 from models.pretraining import PretrainingConfig, pretrain_encoder
 from models.train_encoder import STALENESS_STEPS, ContrastiveLesson, TrainingConfig, train_encoder
-from models.training_run import Run, RunConfig
+from models.training_run import Run
 from moonlake.errors import InputError, NotFound
 from moonlake.lake import Lake
 
@@ -234,7 +234,7 @@ def test_the_staleness_of_the_queue_is_one_while_the_encoder_stands_still(stocke
     )
     with torch.no_grad():
         for parameter in lesson.encoder.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
     assert lesson.after(STALENESS_STEPS, prepared)["queue_staleness"] < 0.999
 
 
@@ -256,7 +256,7 @@ def test_two_processes_come_to_the_weights_of_one(stocked: Lake, tmp_path: Path)
     stage_1 = TrainingConfig(**steps, **exact, prefixes=(8,), item_images=2)
     stage_2 = TrainingConfig(**steps, **exact, stage=2, hard_negatives=2, queue=10, chunk=3)
 
-    def runs(name: str) -> list[tuple[Any, RunConfig, Path, Path | None]]:
+    def runs(name: str) -> list[tuple[Any, Any, Path, Path | None]]:
         at = tmp_path / name
         return [
             (pretrain_encoder, PretrainingConfig(TINY, **{**steps, "batch_size": 3}, **exact), at / "0", None),
