@@ -119,31 +119,31 @@ def run(
     if (stage == 2) != (cleaning is not None):
         raise InputError(f"stage {stage}: --space and what belongs to it are for stage 2, and stage 2 needs --space")
     lake = _read(spark, settings, start, end)
-    with Funnel() as funnel:
-        merged = funnel.keep(units(lake.products, lake.images))
-        every = funnel.step(
-            "choices of the window", choices.choices(lake.behaviors, lake.queries, lake.products, merged, mix)
-        )
-        considered = every if stage == 1 else funnel.step("purchases", every.where("action = 'purchase'"))
-        dropped = _counts(considered.where("dropped IS NOT NULL"), "dropped")
-        chosen = funnel.step("choices that give a pair", considered.where("dropped IS NULL").drop("dropped"))
-        if cleaning is not None:
-            chosen = _clean(settings, lake, merged, every, chosen, cleaning, funnel)
-        negatives = f.sum(f.size("hard_negative_content_ids"))
-        pairs = as_pairs(chosen, stage)
-        write = writes.replace_window(
-            spark,
-            settings,
-            "contrastive_pairs",
-            pairs,
-            start=start,
-            end=end,
-            only={"stage": stage},
-            source="build_contrastive_pairs",
-            written_at=written_at,
-        )
-        mined = pairs.agg(negatives.alias("negatives")).collect()[0]["negatives"]
-        return PairsReport(write, stage, funnel.as_dicts(), dropped, _counts(chosen, "pair_type"), mined or 0)
+    funnel = Funnel()
+    merged = funnel.keep(units(lake.products, lake.images))
+    every = funnel.step(
+        "choices of the window", choices.choices(lake.behaviors, lake.queries, lake.products, merged, mix)
+    )
+    considered = every if stage == 1 else funnel.step("purchases", every.where("action = 'purchase'"))
+    dropped = _counts(considered.where("dropped IS NOT NULL"), "dropped")
+    chosen = funnel.step("choices that give a pair", considered.where("dropped IS NULL").drop("dropped"))
+    if cleaning is not None:
+        chosen = _clean(settings, lake, merged, every, chosen, cleaning, funnel)
+    negatives = f.sum(f.size("hard_negative_content_ids"))
+    pairs = as_pairs(chosen, stage)
+    write = writes.replace_window(
+        spark,
+        settings,
+        "contrastive_pairs",
+        pairs,
+        start=start,
+        end=end,
+        only={"stage": stage},
+        source="build_contrastive_pairs",
+        written_at=written_at,
+    )
+    mined = pairs.agg(negatives.alias("negatives")).collect()[0]["negatives"]
+    return PairsReport(write, stage, funnel.as_dicts(), dropped, _counts(chosen, "pair_type"), mined or 0)
 
 
 def _read(spark: SparkSession, settings: Settings, start: datetime, end: datetime) -> _Lake:

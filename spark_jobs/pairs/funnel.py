@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import asdict, dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from pyspark import StorageLevel
 from pyspark.sql import DataFrame
 
 logger = logging.getLogger(__name__)
@@ -25,7 +23,7 @@ class Step:
 
 
 class Funnel:
-    """Counts the rows behind each step of a job; what it keeps in memory for that is given back at the end.
+    """Counts the rows behind each step of a job, and computes each step once.
 
     Attributes:
         steps: those taken so far.
@@ -33,12 +31,10 @@ class Funnel:
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
-        self._kept: list[DataFrame] = []
 
     def keep(self, frame: DataFrame) -> DataFrame:
-        """The frame, computed once however often it is read."""
-        self._kept.append(frame.persist(StorageLevel.MEMORY_AND_DISK))
-        return self._kept[-1]
+        """The frame, computed now, and without its plan: behind ten steps a plan takes longer than the work."""
+        return frame.localCheckpoint(eager=True)
 
     def step(self, name: str, frame: DataFrame) -> DataFrame:
         """The frame, kept and counted as what a step left of the one before."""
@@ -57,12 +53,3 @@ class Funnel:
     def as_dicts(self) -> list[dict[str, Any]]:
         """The steps in order."""
         return [asdict(step) for step in self.steps]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for frame in self._kept:
-            frame.unpersist()

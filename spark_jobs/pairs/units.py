@@ -94,8 +94,8 @@ def near_duplicates(pictures: DataFrame) -> DataFrame:
     )
     # Nearly every bucket holds one picture: counted as numbers they cost little, gathered as lists a lot.
     crowd = keyed.groupBy("bucket").count().where(f.col("count").between(2, MAX_BUCKET)).select("bucket")
-    crowded = keyed.join(crowd, on="bucket", how="left_semi").groupBy("bucket")
-    crowded = crowded.agg(f.collect_list("member").alias("members"))
+    meeting = keyed.join(crowd, on="bucket", how="left_semi")
+    crowded = meeting.groupBy("bucket").agg(f.collect_list("member").alias("members"))
     candidates = crowded.select(f.explode("members").alias("one"), "members").select(
         "one", f.explode("members").alias("other")
     )
