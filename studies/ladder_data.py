@@ -1,0 +1,187 @@
+"""What the encoder ladder trains and is measured on: read from the lake once, then mapped from disk by every worker."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.evaluate_encoder import places_of, require_trials, vectors_of
+from models.pairs import SHOWN, Pairs, read_pairs
+from models.picture_store import PictureStore
+from models.pretraining import Descriptions, read_descriptions
+from models.representations import DecodedContents, pixel_baseline
+from models.train_encoder import TABLES_READ
+from models.training_stage import versions
+from models.trials import Trials, read_trials
+from moonlake.contents import stable_hash
+from moonlake.errors import InputError
+from moonlake.lake import Lake
+from moonlake.settings import Settings
+from sources.staging import SourceInfo, stage_path
+from studies.true_latents import open_latents
+
+Ints = NDArray[np.int64]
+
+IMAGE_SIZE = (64, 64)
+MODALITIES = ("image", "text", "product")
+PAIR_TYPES = tuple(f"{asked}_to_{shown}" for asked in MODALITIES for shown in SHOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The trials of the ladder, with what their places are held against.
+
+    Attributes:
+        floor, ceiling: int64 [T]: places by raw pixels and by the true latents of the simulation.
+    """
+
+    trials: Trials
+    decoded: DecodedContents
+    floor: Ints
+    ceiling: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class LadderData:
+    """Everything that the ladder reads.
+
+    Attributes:
+        pairs: by stage; stage 2 is absent where no rung needs it.
+    """
+
+    info: SourceInfo
+    pairs: dict[int, Pairs]
+    described: Descriptions
+    measured: Measured
+
+
+def open_data(
+    settings: Settings, source: str, work: Path, stages: Iterable[int], pair_types: Iterable[str], limit: int
+) -> LadderData:
+    """The data of a simulated source, read from the lake where the folder does not hold it yet.
+
+    Args:
+        work: folder of the study. What it keeps goes by the versions of the tables that were read.
+        pair_types: those that are trained on; empty for all.
+        limit: of pairs, products described and trials, to try the study out; 0 for all.
+    Raises: NotFound, InputError: no such source, or nothing to train or to measure on.
+    """
+    info = SourceInfo.read(stage_path(settings, source))
+    if info.t1 is None or info.window is None:
+        raise InputError(f"source {source} has no t1 and no window: expected one with behaviour")
+    t1, end = info.t1, info.window[1]
+    lake = Lake(settings)
+    state = stable_hash(repr((info.fingerprint, sorted(versions(lake, TABLES_READ).items()))))[:12]
+    folder = work / "data"
+
+    def kept(name: str, read: Callable[[], Any]) -> Any:
+        return _kept(folder / f"{name}-{state}", read)
+
+    pairs = {}
+    for stage in sorted(set(stages)):
+        found = kept(f"stage{stage}", lambda stage=stage: _require(read_pairs(lake, t1, IMAGE_SIZE, stage), stage))
+        pairs[stage] = _limited(of_types(found, pair_types), limit)
+    described = kept("descriptions", lambda: read_descriptions(lake, t1, IMAGE_SIZE))
+    measured = kept("measured", lambda: _read_measured(lake, t1, end, settings.truth / source))
+    if limit:
+        described = replace(described, parts=described.parts[:limit])
+        measured = _fewer_trials(lake, measured, limit, settings.truth / source)
+    return LadderData(info, pairs, described, measured)
+
+
+def of_types(pairs: Pairs, pair_types: Iterable[str]) -> Pairs:
+    """The pairs of some types; all of them for none. Raises InputError for a type that there is not."""
+    wanted = set(pair_types)
+    if unknown := sorted(wanted - set(PAIR_TYPES)):
+        raise InputError(f"pair types {', '.join(unknown)}: expected some of {', '.join(PAIR_TYPES)}")
+    if not wanted:
+        return pairs
+    has_image = pairs.pictures.counts[pairs.anchors] > 0
+    has_text = np.array([bool(text) for text in pairs.texts], bool)[pairs.anchors]
+    asked = np.where(has_image & has_text, 2, np.where(has_text, 1, 0))  # places in MODALITIES
+    codes = [place for place, name in enumerate(PAIR_TYPES) if name in wanted]
+    return _chosen(pairs, np.flatnonzero(np.isin(asked * len(SHOWN) + pairs.shown, codes)))
+
+
+def _chosen(pairs: Pairs, rows: Ints) -> Pairs:
+    hard = [pairs.hard[row] for row in rows.tolist()]
+    return replace(pairs, groups=pairs.groups[rows], shown=pairs.shown[rows], hard=hard)
+
+
+def _limited(pairs: Pairs, limit: int) -> Pairs:
+    """Some pairs, evenly over all."""
+    if not limit or limit >= len(pairs):
+        return pairs
+    return _chosen(pairs, np.linspace(0, len(pairs) - 1, limit).astype(np.int64))
+
+
+def _require(pairs: Pairs, stage: int) -> Pairs:
+    if len(pairs) < 2:
+        raise InputError(f"contrastive_pairs holds {len(pairs)} pairs of stage {stage} before t1: build them first")
+    return pairs
+
+
+def _read_measured(lake: Lake, start: datetime, end: datetime, truth: Path) -> Measured:
+    trials = read_trials(lake, start, end, "image_search")
+    require_trials(trials)
+    return Measured(trials, DecodedContents.read(lake, trials.contents, IMAGE_SIZE), *_bounds(lake, trials, truth))
+
+
+def _bounds(lake: Lake, trials: Trials, truth: Path) -> tuple[Ints, Ints]:
+    floor = places_of(trials, *vectors_of(trials, pixel_baseline(lake)))
+    return floor, places_of(trials, *vectors_of(trials, open_latents(lake, truth)))
+
+
+def _fewer_trials(lake: Lake, measured: Measured, limit: int, truth: Path) -> Measured:
+    """The first trials, in a pool of their products and as many others."""
+    trials = measured.trials
+    positives, query_rows = trials.positives[:limit], trials.query_rows[:limit]
+    pool = np.union1d(positives, np.arange(min(limit, len(trials.pool))))
+    queries = np.unique(query_rows)
+    fewer = replace(
+        trials,
+        queries=[trials.queries[row] for row in queries],
+        pool=[trials.pool[row] for row in pool],
+        products=[trials.products[row] for row in pool],
+        query_rows=np.searchsorted(queries, query_rows),
+        positives=np.searchsorted(pool, positives),
+        own=np.full(len(positives), -1, np.int64),
+        segments={},
+    )
+    return Measured(fewer, measured.decoded, *_bounds(lake, fewer, truth))
+
+
+def _kept(path: Path, read: Callable[[], Any]) -> Any:
+    """What `read` gives, kept on disk: its pictures as an array that is mapped into memory, the rest pickled."""
+    rest, pixels = path.with_suffix(".pickle"), path.with_suffix(".npy")
+    if not rest.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = read()
+        store = _store_of(found)
+        np.save(pixels, store.pixels)
+        fresh = rest.with_suffix(".new")
+        with fresh.open("wb") as stream:
+            pickle.dump(_with_pixels(found, store.pixels[:0]), stream, protocol=5)
+        os.replace(fresh, rest)
+    with rest.open("rb") as stream:  # written by this very function
+        found = pickle.load(stream)
+    return _with_pixels(found, np.asarray(np.load(pixels, mmap_mode="r")))
+
+
+def _store_of(found: Pairs | Descriptions | Measured) -> PictureStore:
+    return found.decoded.pictures if isinstance(found, Measured) else found.pictures
+
+
+def _with_pixels(found: Any, pixels: NDArray[np.uint8]) -> Any:
+    pictures = replace(_store_of(found), pixels=pixels)
+    if isinstance(found, Measured):
+        return replace(found, decoded=replace(found.decoded, pictures=pictures))
+    return replace(found, pictures=pictures)
