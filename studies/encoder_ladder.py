@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,8 @@ class Plan:
     stages: tuple[int, ...]
     pair_types: tuple[str, ...] = ()
     limit: int = 0
-    data: str = field(default="")
+    data: str = ""
+    versions: Mapping[str, int] | None = None
 
     def config(self, node: Node, phase: Phase) -> PretrainingConfig | TrainingConfig:
         """The configuration of one phase."""
@@ -207,6 +208,7 @@ def train_node(plan: Plan, data: LadderData, node: Node, *, measure: bool) -> di
         "cores": os.cpu_count(),
     }
     _atomically(plan.path(node, ".json"), lambda path: path.write_text(json.dumps(found, indent=2) + "\n"))
+    Run(folder=plan.path(node, ".run")).finished()
     return found
 
 
@@ -270,7 +272,9 @@ def _work(node: Node, measure: bool) -> dict[str, Any]:
 
 def open_plan_data(plan: Plan) -> LadderData:
     """The data of a plan."""
-    return open_data(Settings.from_environment(), plan.source, plan.work, plan.stages, plan.pair_types, plan.limit)
+    return open_data(
+        Settings.from_environment(), plan.source, plan.work, plan.stages, plan.pair_types, plan.limit, plan.versions
+    )
 
 
 def _is_done(plan: Plan, node: Node, measured: frozenset[Node]) -> bool:
@@ -365,7 +369,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         data.described.fingerprint,
         *(one.fingerprint for one in data.pairs.values()),
     ]
-    plan = replace(plan, data=stable_hash(repr((fingerprints, plan.pair_types, plan.limit))))
+    plan = replace(plan, data=stable_hash(repr((fingerprints, plan.pair_types, plan.limit))), versions=data.versions)
     for stage, pairs in data.pairs.items():
         _say(f"stage {stage}: {len(pairs):,} pairs")
     trials = data.measured.trials

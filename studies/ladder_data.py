@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from models.picture_store import PictureStore
 from models.pretraining import Descriptions, read_descriptions
 from models.representations import DecodedContents, pixel_baseline
 from models.train_encoder import TABLES_READ
-from models.training_stage import versions
+from models.training_stage import versions as table_versions
 from models.trials import Trials, read_trials
 from moonlake.contents import stable_hash
 from moonlake.errors import InputError
@@ -31,6 +32,8 @@ from studies.true_latents import open_latents
 Ints = NDArray[np.int64]
 
 IMAGE_SIZE = (64, 64)
+PAIRS_TABLE = "contrastive_pairs"
+TABLES = (*TABLES_READ, "behaviors")
 MODALITIES = ("image", "text", "product")
 PAIR_TYPES = tuple(f"{asked}_to_{shown}" for asked in MODALITIES for shown in SHOWN)
 
@@ -54,23 +57,32 @@ class LadderData:
     """Everything that the ladder reads.
 
     Attributes:
+        versions: of the tables that were read.
         pairs: by stage; stage 2 is absent where no rung needs it.
     """
 
     info: SourceInfo
+    versions: Mapping[str, int]
     pairs: dict[int, Pairs]
     described: Descriptions
     measured: Measured
 
 
 def open_data(
-    settings: Settings, source: str, work: Path, stages: Iterable[int], pair_types: Iterable[str], limit: int
+    settings: Settings,
+    source: str,
+    work: Path,
+    stages: Iterable[int],
+    pair_types: Iterable[str],
+    limit: int,
+    versions: Mapping[str, int] | None = None,
 ) -> LadderData:
     """The data of a simulated source, read from the lake where the folder does not hold it yet.
 
     Args:
         work: folder of the study. What it keeps goes by the versions of the tables that were read.
         pair_types: those that are trained on; empty for all.
+        versions: of the tables that are meant; None for the last. A worker takes what the study began with.
         limit: of pairs, products described and trials, to try the study out; 0 for all.
     Raises: NotFound, InputError: no such source, or nothing to train or to measure on.
     """
@@ -79,22 +91,23 @@ def open_data(
         raise InputError(f"source {source} has no t1 and no window: expected one with behaviour")
     t1, end = info.t1, info.window[1]
     lake = Lake(settings)
-    state = stable_hash(repr((info.fingerprint, sorted(versions(lake, TABLES_READ).items()))))[:12]
-    folder = work / "data"
+    known = dict(versions) if versions is not None else table_versions(lake, TABLES)
 
-    def kept(name: str, read: Callable[[], Any]) -> Any:
-        return _kept(folder / f"{name}-{state}", read)
+    def kept(name: str, read: Callable[[], Any], *, of_pairs: bool = False) -> Any:
+        used = sorted(one for one in known.items() if of_pairs or one[0] != PAIRS_TABLE)
+        return _kept(work / "data" / f"{name}-{stable_hash(repr((info.fingerprint, used)))[:12]}", read)
 
     pairs = {}
     for stage in sorted(set(stages)):
-        found = kept(f"stage{stage}", lambda stage=stage: _require(read_pairs(lake, t1, IMAGE_SIZE, stage), stage))
+        read = partial(_read_pairs, lake, t1, stage)
+        found = kept(f"stage{stage}", read, of_pairs=True)
         pairs[stage] = _limited(of_types(found, pair_types), limit)
     described = kept("descriptions", lambda: read_descriptions(lake, t1, IMAGE_SIZE))
     measured = kept("measured", lambda: _read_measured(lake, t1, end, settings.truth / source))
     if limit:
         described = replace(described, parts=described.parts[:limit])
         measured = _fewer_trials(lake, measured, limit, settings.truth / source)
-    return LadderData(info, pairs, described, measured)
+    return LadderData(info, known, pairs, described, measured)
 
 
 def of_types(pairs: Pairs, pair_types: Iterable[str]) -> Pairs:
@@ -123,7 +136,8 @@ def _limited(pairs: Pairs, limit: int) -> Pairs:
     return _chosen(pairs, np.linspace(0, len(pairs) - 1, limit).astype(np.int64))
 
 
-def _require(pairs: Pairs, stage: int) -> Pairs:
+def _read_pairs(lake: Lake, before: datetime, stage: int) -> Pairs:
+    pairs = read_pairs(lake, before, IMAGE_SIZE, stage)
     if len(pairs) < 2:
         raise InputError(f"contrastive_pairs holds {len(pairs)} pairs of stage {stage} before t1: build them first")
     return pairs
