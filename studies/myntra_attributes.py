@@ -62,7 +62,9 @@ class Settings:
 
     Attributes:
         stage0_share: of the training time.
+        frozen_tower: share of the tower's parameters that stay as they are.
         mix: kinds of contrastive pairs.
+        steps: of each stage, in place of the minutes; 0 goes by these.
     """
 
     tower: str = "moonlake_small"
@@ -75,9 +77,11 @@ class Settings:
     learning_rate: float = 3e-3
     muon_rate: float = 0.05
     tower_rate: float = 1.0
+    frozen_tower: float = 0.0
     temperature: float = 0.07
     optimizer: Literal["muon", "adamw"] = "muon"
     mix: Mix = field(default_factory=lambda: dict(DEFAULT_MIX))
+    steps: int = 0
 
     @property
     def encoder(self) -> EncoderConfig:
@@ -93,13 +97,15 @@ class Settings:
 
     def run(self, kind: type[Any], seed: int, batch_size: int, **more: Any) -> Any:
         """The configuration of a stage."""
-        shared = {name: getattr(self, name) for name in ("learning_rate", "muon_rate", "tower_rate", "optimizer")}
+        shared = {
+            name: getattr(self, name)
+            for name in ("learning_rate", "muon_rate", "tower_rate", "frozen_tower", "optimizer")
+        }
         pretrained = self.tower_weights == "imagenet"
         return kind(
             encoder=self.encoder,
             seed=seed,
             batch_size=batch_size,
-            frozen_tower=0.0,
             batch_norm="frozen" if pretrained else "batch",
             threads=1,
             **shared,
@@ -110,9 +116,13 @@ class Settings:
 PRETRAINED = Settings(
     tower="tf_efficientnet_lite0",
     tower_weights="imagenet",
-    image_height=128,
-    image_width=96,
+    image_height=96,
+    image_width=72,
     tower_rate=0.1,
+    frozen_tower=0.5,
+    batch_size=128,
+    stage0_batch_size=64,
+    mix={"text": 1, "image": 0, "product": 0, "title": 0},
 )
 SETTINGS: dict[str, Settings] = {
     "titles": Settings(),
@@ -198,7 +208,7 @@ def train_variant(task: Task, variant: str) -> tuple[dict[str, tuple[Floats, Flo
     spent = {}
     for name, share, config, teach in stages:
         if share > 0:
-            spent[name] = spend(share * task.seconds, config, teach(make()), teach(encoder))
+            spent[name] = spend(share * task.seconds, task.settings.steps, config, teach(make()), teach(encoder))
             vectors[f"after {name}"] = encoder_vectors(encoder, task)
             encoder.train()
     queries, _ = vectors[f"after {name}"]
@@ -224,19 +234,22 @@ def train_classifier(task: Task) -> tuple[dict[str, tuple[Floats, Floats]], dict
         return first, second
 
     vectors = {"raw pixels": pixel_baseline(task), "untrained": both()}
-    spent = {"classifier": spend(task.seconds, config, teach(make()), teach(model))}
+    spent = {"classifier": spend(task.seconds, task.settings.steps, config, teach(make()), teach(model))}
     return vectors | {"after classifier": both()}, spent
 
 
-def spend(seconds: float, config: RunConfig, trial: Fit, fit: Fit) -> dict[str, Any]:
+def spend(seconds: float, steps: int, config: RunConfig, trial: Fit, fit: Fit) -> dict[str, Any]:
     """Train for about so many seconds; how long it took. The steps are counted beforehand, since the rate follows them.
 
-    Args: trial: the same training of another model, of which a few steps are timed and thrown away.
+    Args:
+        steps: take so many in place of the seconds; 0 counts them.
+        trial: the same training of another model, of which a few steps are timed and thrown away.
     """
-    times: list[float] = []
-    trial(replace(config, steps=TIMED_STEPS), lambda _: times.append(time.monotonic()))
-    a_step = (times[-1] - times[FIRST_STEPS - 1]) / (len(times) - FIRST_STEPS)
-    steps = max(1, round(seconds / a_step))
+    if not steps:
+        times: list[float] = []
+        trial(replace(config, steps=TIMED_STEPS), lambda _: times.append(time.monotonic()))
+        a_step = (times[-1] - times[FIRST_STEPS - 1]) / (len(times) - FIRST_STEPS)
+        steps = max(1, round(seconds / a_step))
     losses: list[float] = []
     started = time.monotonic()
     fit(replace(config, steps=steps), lambda step: losses.append(step.loss))

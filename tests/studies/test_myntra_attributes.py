@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import csv
 import json
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +14,16 @@ from PIL import Image
 
 from models.negatives import repel_mask
 from models.pretraining import FIELDS, TITLE
+from models.training_run import RunConfig
+from models.training_watch import StepReport
 from models.views import views_of
 from moonlake.errors import InputError
 from sources.myntra_files import COLUMNS
-from studies.myntra_attributes import Settings, main, measure, run_study
+from studies.myntra_attributes import Settings, main, measure, run_study, spend
 from studies.myntra_catalogue import Catalogue, Split, descriptions, fresh, pairs, read_catalogue, split
 
 KINDS = {"Shirts": (220, 40, 40), "Jeans": (40, 40, 220)}
-QUICK = replace(Settings(), batch_size=16, stage0_batch_size=16)
+QUICK = replace(Settings(), batch_size=16, stage0_batch_size=16, image_height=40, image_width=32, steps=30)
 
 
 @pytest.fixture(scope="module")
@@ -116,18 +120,32 @@ def test_precision_of_vectors_that_are_the_labels_is_one(catalogue: Catalogue) -
 
 @pytest.mark.parametrize("variant", ["attributes", "cnn"])
 def test_a_training_of_seconds_finds_the_kind(catalogue: Catalogue, variant: str) -> None:
-    found = run_study(catalogue, variant, QUICK, 0.02, 0)  # type: ignore[arg-type]
+    found = run_study(catalogue, variant, QUICK, 0.0, 0)  # type: ignore[arg-type]
     figures = found["figures"]
     last = figures[f"after {list(found['trained'])[-1]}"]
     assert last["whole"]["precisions"][1]["value"] > last["whole"]["chance"] + 0.2
     assert set(figures) >= {"raw pixels", "untrained"}
 
 
+def test_the_time_is_turned_into_steps() -> None:
+    config, taken = RunConfig(steps=0), []
+
+    def fit(config: RunConfig, report: Callable[[StepReport], None]) -> None:
+        taken.append(config.steps)
+        for step in range(config.steps):
+            time.sleep(0.005)
+            report(StepReport(step + 1, 1.0, 0.1, 1.0))
+
+    spent = spend(0.2, 0, config, fit, fit)
+    assert taken[1] == spent["steps"] <= 40
+    assert spent["seconds"] >= 0.005 * spent["steps"] - 0.05
+
+
 def test_the_report_says_what_the_files_say(tmp_path: Path, data: Path) -> None:
     out, report = tmp_path / "out", tmp_path / "report.md"
     with pytest.raises(InputError, match="no result"):
         main(["--out", str(out), "--report", str(report)])
-    small = ["--set", "batch_size=16", "--minutes", "0.005"]
+    small = ["--set", "batch_size=16", "--set", "steps=2"]
     main(["--data", str(data), "--variant", "cnn", "--seed", "3", "--out", str(out), *small])
     main(["--out", str(out), "--report", str(report)])
     found = json.loads((out / "cnn-3.json").read_text())
