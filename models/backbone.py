@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, trainers
+from tokenizers.models import BPE
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageTextToText,
@@ -26,6 +28,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.timm_wrapper import TimmWrapperConfig
 from transformers.utils import logging as hugging_face
 
+from models import tower as registered_towers  # noqa: F401 timm knows them by name from here on
 from models.encoder_config import Attention, LoraConfig, TinyConfig
 from models.qwen_tower import flatten_patches, positions, without_image_loops
 from moonlake.errors import InputError
@@ -85,6 +88,7 @@ class Backbone(nn.Module):
         self.image_token: int = config.image_token_id
         self.end_token: int = tokenizer.eos_token_id
         self.causal = True
+        self.checkpointed = False
         if self.patch_grid:
             without_image_loops(self.tower())
         else:
@@ -107,8 +111,18 @@ class Backbone(nn.Module):
             inputs["mm_token_type_ids"] = (input_ids == self.image_token).int()
             if len(images):
                 inputs["image_grid_thw"] = self._grid(len(images), input_ids.device)
-        states: Tensor = self.model.model(**inputs, is_causal=self.causal, use_cache=False).last_hidden_state
+        with self._attention_kernels(input_ids.device):
+            states: Tensor = self.model.model(**inputs, is_causal=self.causal, use_cache=False).last_hidden_state
         return states.float()
+
+    def _attention_kernels(self, device: torch.device) -> AbstractContextManager[None]:
+        """The kernels that are quick: on a CPU the backward pass of the fused one takes 4 times as long on prompts.
+
+        Checkpointed layers are computed again outside of this block, and have to find the same kernels there.
+        """
+        kernels: Any = sdpa_kernel
+        learns = torch.is_grad_enabled() and not self.checkpointed
+        return kernels(SDPBackend.MATH) if learns and device.type == "cpu" else nullcontext()
 
     def image_features(self, images: Tensor) -> ImageFeatures:
         """The features of images, which no prompt has a part in: one image in many prompts is computed once.
@@ -170,6 +184,7 @@ class Backbone(nn.Module):
 
     def checkpoint_gradients(self) -> None:
         """Keep only what enters each transformer layer, and compute the rest again in the backward pass."""
+        self.checkpointed = True
         parts = [self.model.model.language_model, *([self.tower()] if self.patch_grid else [])]
         for part in parts:
             part.activation_checkpointing_enable({"use_reentrant": False})
@@ -284,7 +299,7 @@ def tiny_backbone(config: TinyConfig, texts: Iterable[str], image_size: tuple[in
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
     """A byte-level BPE tokenizer of case-folded text: any text has tokens, and the same texts give the same one."""
-    tokenizer = Tokenizer(models.BPE())
+    tokenizer = Tokenizer(BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,16 @@ KEPT = 2
 
 Identity = Mapping[str, Any]
 """What a run is a function of (configuration, data, start), as plain nested values."""
+
+
+class HasState(Protocol):
+    """What is saved beside the model."""
+
+    def state_dict(self) -> Any:
+        """All of it."""
+
+    def load_state_dict(self, state: Any) -> None:
+        """Go on from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +54,7 @@ class Checkpoints:
         self.folder = folder
         self.identity = identity
 
-    def save(self, at: Resumed, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def save(self, at: Resumed, model: nn.Module, optimizer: HasState) -> None:
         """Write the state after a step. A process that dies meanwhile leaves the earlier checkpoints as they were."""
         self.folder.mkdir(parents=True, exist_ok=True)
         state = {
@@ -66,7 +76,7 @@ class Checkpoints:
         for old in self._files()[:-KEPT]:
             old.unlink()
 
-    def resume(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Resumed:
+    def resume(self, model: nn.Module, optimizer: HasState) -> Resumed:
         """Put the state of the last checkpoint into model and optimiser; at step 0 if there is none.
 
         Raises: InputError: the checkpoint is of another configuration, other data or another start.

@@ -14,8 +14,6 @@ from moonlake.errors import InputError
 
 SLACK = 1.2
 """What a step takes over the tensors that are counted: temporaries, the allocator's loss."""
-OPTIMIZER_COPIES = 3
-"""float32 copies of every trained weight: its gradient and AdamW's two moments."""
 GIB = 2**30
 
 
@@ -38,10 +36,12 @@ class Probe:
     advice: str
 
 
-def require_room(model: nn.Module, probe: Probe) -> None:
-    """Nothing, if a training step fits into the free memory. Raises InputError with the figures if not."""
+def require_room(model: nn.Module, probe: Probe, optimizer: int) -> None:
+    """Nothing, if a training step fits into the free memory. Raises InputError with the figures if not.
+
+    Args: optimizer: bytes of the gradients and of the optimiser's state.
+    """
     trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
-    optimizer = OPTIMIZER_COPIES * 4 * trained
     some, more = (saved_bytes(model, probe.forward, copies) for copies in (2, 4))  # weights cast by autocast drop out
     per_prompt = (more - some) / (2 * probe.prompts)
     states = int(per_prompt * probe.at_once)

@@ -20,6 +20,7 @@ from models.encoder import NOT_SCORED, Batch, Encoder, to_float
 from models.memory import Probe
 from models.pairs import Integers
 from models.picture_store import PictureStore, read_pictures
+from models.precision import computing_dtype
 from models.processes import mean_of_processes, processes, total
 from models.training_run import (
     Batches,
@@ -29,7 +30,6 @@ from models.training_run import (
     make_trainable,
     run_steps,
     training_device,
-    training_dtype,
 )
 from models.training_stage import publish, start_from, taking_over, versions
 from models.training_watch import StepReport
@@ -192,7 +192,7 @@ class DescriptionLesson:
     def __init__(self, encoder: Encoder, described: Descriptions, config: PretrainingConfig) -> None:
         self.encoder, self.described, self.config = encoder, described, config
         self.device = training_device()
-        self.dtype = training_dtype(config.precision, self.device)
+        self.dtype = computing_dtype(config.precision, self.device)
         self.model: nn.Module = nn.ModuleDict({"encoder": encoder}).to(self.device)
         self.tower = encoder.backbone.tower()
         make_trainable(encoder, self.tower, config)

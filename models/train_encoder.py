@@ -20,6 +20,7 @@ from models.losses import CircleLoss, ContrastiveLoss, InfoNCE, Matryoshka
 from models.memory import Probe
 from models.negatives import NegativeQueue, gathered, repel_mask
 from models.pairs import Integers, Pairs, read_pairs
+from models.precision import computing_dtype
 from models.processes import processes
 from models.training_run import (
     Batches,
@@ -28,7 +29,6 @@ from models.training_run import (
     make_trainable,
     run_steps,
     training_device,
-    training_dtype,
     undisturbed,
 )
 from models.training_stage import publish, start_from, taking_over, versions
@@ -169,7 +169,7 @@ class ContrastiveLesson:
     def __init__(self, encoder: Encoder, pairs: Pairs, config: TrainingConfig) -> None:
         self.encoder, self.pairs, self.config = encoder, pairs, config
         self.device = training_device()
-        self.dtype = training_dtype(config.precision, self.device)
+        self.dtype = computing_dtype(config.precision, self.device)
         self.loss = _loss(config)
         parts: dict[str, nn.Module] = {"encoder": encoder, "loss": self.loss}
         self.queue = NegativeQueue(config.queue, config.encoder.dimension, GROUPS) if config.queue else None

@@ -1,7 +1,7 @@
 """One training run of an encoder, whatever it learns: steps, learning rate, checkpoints, resumption, several processes.
 
 All randomness is a function of the seed and the step, so a run that was killed and goes on from its last checkpoint
-ends, on a CPU, with the weights of one that was not.
+ends, on a CPU and with as many threads, with the weights of one that was not.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from torch import Tensor, nn
 from models.checkpoints import Checkpoints, Identity, Resumed
 from models.encoder_config import EncoderConfig
 from models.memory import Probe, require_room
+from models.muon import Muon
+from models.precision import Precision
 from models.processes import average_gradients, is_first, processes, start_alike, wait_for_all
 from models.training_watch import EventFiles, StepReport, Watch
 from moonlake.errors import InputError
 
-Precision = Literal["auto", "float32", "bfloat16"]
 Prepared = TypeVar("Prepared")
 
 MAX_GRADIENT_NORM = 1.0
@@ -44,6 +45,10 @@ class RunConfig:
         steps: optimiser steps; 0 leaves the encoder as it is: the baseline.
         batch_size: pairs or products of one step, over all processes.
         chunk: prompts that are computed at once; 0 is all. A smaller one needs less memory, and more time.
+        optimizer: "muon" orthogonalises the updates of matrices and kernels, with which new weights learn in far fewer
+            steps; what else there is, and all with "adamw", goes by AdamW.
+        learning_rate: of AdamW.
+        muon_rate: of Muon.
         tower_rate: learning rate of the vision tower over that of the rest.
         frozen_tower: share of the tower's parameter tensors, from its input on, that stay as they are: the early
             layers of a pretrained tower cost most of a step and change least. A tower with random weights needs 0.
@@ -61,7 +66,9 @@ class RunConfig:
     steps: int = 200
     batch_size: int = 64
     chunk: int = 0
+    optimizer: Literal["muon", "adamw"] = "muon"
     learning_rate: float = 3e-3
+    muon_rate: float = 0.05
     tower_rate: float = 0.3
     frozen_tower: float = 1.0
     batch_norm: Literal["batch", "frozen"] = "batch"
@@ -79,6 +86,8 @@ class RunConfig:
             raise ValueError("chunk, threads and seed are at least 0, warmup from 0 to 1")
         if self.precision not in ("auto", "float32", "bfloat16") or self.batch_norm not in ("batch", "frozen"):
             raise ValueError("precision is auto, float32 or bfloat16; batch_norm is batch or frozen")
+        if self.optimizer not in ("muon", "adamw"):
+            raise ValueError(f"optimizer is muon or adamw, not {self.optimizer}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,32 +161,33 @@ def run_steps(lesson: Lesson[Any], config: RunConfig, run: Run, identity: Identi
 
     Raises: InputError: the run does not fit into memory, its loss is no number any more, or a checkpoint is of another.
     """
-    optimizer = _optimizer(lesson, config)
+    optimizers = Optimizers(lesson, config)
     start_alike(lesson.model)
     with undisturbed(lesson.model):
-        require_room(lesson.model, lesson.probe())
+        require_room(lesson.model, lesson.probe(), optimizers.bytes)
     checkpoints = run.checkpoints(identity)
-    resumed = checkpoints.resume(lesson.model, optimizer) if checkpoints else Resumed(0, [], 0.0)
+    resumed = checkpoints.resume(lesson.model, optimizers) if checkpoints else Resumed(0, [], 0.0)
     losses = list(resumed.losses)
     watch = Watch(resumed, config, run.report, _event_files(run, resumed.step))
     saved = time.monotonic()
     with _threads(config.threads), torch.random.fork_rng(), watch:
         steps = range(resumed.step + 1, config.steps + 1)
         for step, prepared in zip(steps, ahead(lesson.prepare, steps), strict=True):
-            rate = _set_rate(optimizer, config, step)
+            share = _rate_share(config, step)
+            optimizers.set_rate(share)
             torch.manual_seed(step_seed(config.seed, step))
-            optimizer.zero_grad(set_to_none=True)
+            optimizers.zero_grad()
             loss = lesson.backward(prepared)
             average_gradients(lesson.model)
             norm = nn.utils.clip_grad_norm_(lesson.model.parameters(), MAX_GRADIENT_NORM)
-            optimizer.step()
+            optimizers.step()
             figures = lesson.after(step, prepared)
             losses.append(float(loss))
             if not math.isfinite(losses[-1]):
                 raise InputError(f"training diverged: loss {losses[-1]} at step {step}; lower the learning rate")
-            watch.step(step, losses[-1], rate, {"gradient_norm": float(norm), **figures})
+            watch.step(step, losses[-1], share * config.learning_rate, {"gradient_norm": float(norm), **figures})
             if checkpoints and is_first() and _is_due(run, step, config.steps, time.monotonic() - saved):
-                checkpoints.save(Resumed(step, losses, watch.seconds), lesson.model, optimizer)
+                checkpoints.save(Resumed(step, losses, watch.seconds), lesson.model, optimizers)
                 saved = time.monotonic()
     tail = losses[-max(1, len(losses) // 10) :]
     return {"loss": float(np.mean(tail)), "samples_per_second": len(losses) * config.batch_size / watch.seconds}
@@ -251,14 +261,6 @@ def training_device() -> torch.device:
     return torch.device("cuda", processes().rank % torch.cuda.device_count())
 
 
-def training_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """bfloat16 if it was asked for, or on "auto" where the hardware has instructions for it; emulated it is slow."""
-    if precision == "auto":
-        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else "avx512_bf16" in _cpu_flags()
-        return torch.bfloat16 if fast else torch.float32
-    return torch.bfloat16 if precision == "bfloat16" else torch.float32
-
-
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """A block that leaves the model's buffers and the random state as they were: a look aside changes no result."""
@@ -272,33 +274,76 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(value)
 
 
-def _optimizer(lesson: Lesson[Any], config: RunConfig) -> torch.optim.Optimizer:
-    """AdamW; what is a vector or a scalar (norms, biases, the temperature) does not decay."""
-    tower = {id(one) for one in lesson.tower.parameters()}
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
-    for parameter in lesson.model.parameters():
-        if parameter.requires_grad:
-            groups.setdefault((id(parameter) in tower, parameter.ndim > 1), []).append(parameter)
-    settings = [
-        {
-            "params": parameters,
-            "scale": config.tower_rate if in_tower else 1.0,
-            "weight_decay": config.weight_decay if decays else 0.0,
-        }
-        for (in_tower, decays), parameters in groups.items()
-    ]
-    return torch.optim.AdamW(settings, lr=config.learning_rate, fused=True)
+class Optimizers:
+    """AdamW, and Muon for the matrices and kernels where it is asked for; stepped, saved and loaded as one.
+
+    What is a vector or a scalar (norms, biases, the temperature) does not decay. A table of token vectors is no matrix
+    that multiplies anything, and stays with AdamW.
+    """
+
+    def __init__(self, lesson: Lesson[Any], config: RunConfig) -> None:
+        tower = {id(one) for one in lesson.tower.parameters()}
+        tables = {id(one.weight) for one in lesson.model.modules() if isinstance(one, nn.Embedding)}
+        groups: dict[tuple[bool, bool, bool], list[Tensor]] = {}
+        for parameter in lesson.model.parameters():
+            if parameter.requires_grad:
+                matrix = config.optimizer == "muon" and parameter.ndim > 1 and id(parameter) not in tables
+                groups.setdefault((matrix, id(parameter) in tower, parameter.ndim > 1), []).append(parameter)
+        settings: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+        for (matrix, in_tower, decays), parameters in groups.items():
+            rate = config.muon_rate if matrix else config.learning_rate
+            decay = config.weight_decay if decays else 0.0
+            scale = rate * (config.tower_rate if in_tower else 1.0)
+            settings[matrix].append({"params": parameters, "scale": scale, "weight_decay": decay})
+        self.all: list[torch.optim.Optimizer] = []
+        if settings[False]:
+            self.all.append(torch.optim.AdamW(settings[False], lr=config.learning_rate, fused=True))
+        if settings[True]:
+            self.all.append(Muon(settings[True], lr=config.muon_rate))
+
+    @property
+    def bytes(self) -> int:
+        """What gradients and state take: of every weight its gradient, and AdamW's two moments or Muon's one."""
+        copies = [2 if isinstance(optimizer, Muon) else 3 for optimizer in self.all]
+        return sum(
+            of_each * parameter.nbytes
+            for of_each, optimizer in zip(copies, self.all, strict=True)
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        )
+
+    def set_rate(self, share: float) -> None:
+        """Let every group learn at a share of its own rate."""
+        for optimizer in self.all:
+            for group in optimizer.param_groups:
+                group["lr"] = share * group["scale"]
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for optimizer in self.all:
+            optimizer.zero_grad(set_to_none=True)
+
+    def step(self) -> None:
+        """One update of all parameters."""
+        for optimizer in self.all:
+            optimizer.step()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Everything that `load_state_dict` needs."""
+        return [optimizer.state_dict() for optimizer in self.all]
+
+    def load_state_dict(self, state: list[dict[str, Any]]) -> None:
+        """Go on from what `state_dict` gave."""
+        for optimizer, own in zip(self.all, state, strict=True):
+            optimizer.load_state_dict(own)
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, config: RunConfig, step: int) -> float:
-    """The learning rate of a step, from 1; each group takes its own share of it."""
+def _rate_share(config: RunConfig, step: int) -> float:
+    """Share of the learning rates at a step, from 1."""
     warmup = max(1, round(config.steps * config.warmup))
     done = step - 1
     falling = 0.5 * (1 + math.cos(math.pi * (done - warmup) / max(1, config.steps - warmup)))
-    share = step / warmup if done < warmup else falling
-    for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate * share * group["scale"]
-    return config.learning_rate * share
+    return step / warmup if done < warmup else falling
 
 
 def _is_due(run: Run, step: int, steps: int, seconds: float) -> bool:
@@ -318,11 +363,3 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _cpu_flags() -> frozenset[str]:
-    path = Path("/proc/cpuinfo")
-    if not path.is_file():
-        return frozenset()  # not Linux: float32, which is right everywhere
-    lines = [line for line in path.read_text().splitlines() if line.startswith("flags")]
-    return frozenset(lines[0].split()) if lines else frozenset()

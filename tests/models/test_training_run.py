@@ -34,7 +34,8 @@ TINY = EncoderConfig(
     image_width=32,
     dimension=16,
 )
-WHOLE: dict[str, Any] = {"steps": 8, "batch_size": 4, "frozen_tower": 0.0, "item_images": 2}
+WHOLE: dict[str, Any] = {"steps": 8, "batch_size": 4, "frozen_tower": 0.0, "item_images": 2, "threads": 1}
+"""One thread: with another number of them sums round differently, and processes differ in how many they start with."""
 STAGES: dict[int, Any] = {
     0: PretrainingConfig(TINY, **WHOLE, chunk=3),
     1: TrainingConfig(TINY, **WHOLE, prefixes=(8,), text_dropout=0.3, precision="float32"),
@@ -190,8 +191,8 @@ def test_a_run_that_cannot_fit_is_refused_with_figures() -> None:
     with pytest.raises(
         InputError, match=r"needs about \d+\.\d GiB, .* free: states of 1000000000000 prompts .*lower chunk"
     ):
-        memory.require_room(nn.Linear(2, 2), probe)
-    memory.require_room(nn.Linear(2, 2), replace(probe, at_once=10))
+        memory.require_room(nn.Linear(2, 2), probe, 0)
+    memory.require_room(nn.Linear(2, 2), replace(probe, at_once=10), 0)
 
 
 def test_the_memory_of_a_step_is_measured_by_prompt() -> None:
