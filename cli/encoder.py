@@ -28,6 +28,13 @@ class Attention(StrEnum):
     BIDIRECTIONAL = "bidirectional"
 
 
+class PairSource(StrEnum):
+    """Where the pairs of stages 1 and 2 come from."""
+
+    BEHAVIOR = "behavior"
+    CATALOGUE = "catalogue"
+
+
 def train_encoder(
     name: Annotated[str, typer.Argument(help="Name of the embedding space, and of the artifact's folder.")],
     before: Annotated[str, typer.Option(help="T1: events of this moment and later are not read, with a time zone.")],
@@ -36,6 +43,9 @@ def train_encoder(
         str | None, typer.Option("--from", help="Encoder to go on from: a space, an artifact's folder or its name.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with the stage's configuration.")] = None,
+    pairs: Annotated[
+        PairSource | None, typer.Option(help="Learn from what users chose, or from the catalogue's own texts.")
+    ] = None,
     backbone: Annotated[
         str | None, typer.Option(help="'tiny', or a Hugging Face image-text-to-text model: name or folder.")
     ] = None,
@@ -59,8 +69,10 @@ def train_encoder(
     from models.training_run import Run
 
     settings = Settings.from_environment()
-    given = {"steps": steps, "batch_size": batch_size, "seed": seed, "threads": threads}
+    given: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "seed": seed, "threads": threads}
     described = {"backbone": backbone, **_size(image_size), "attention": attention.value if attention else None}
+    if pairs is not None:
+        given["pairs"] = pairs.value
     stage_config = _config(stage, config, given, described)
     run = Run(folder=settings.artifacts / "runs" / name, fresh=fresh, checkpoint_steps=checkpoint_steps)
     start = _artifact(settings, parent) if parent else None

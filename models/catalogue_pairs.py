@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.compute as pc
 
-from models.pairs import PAIR_COLUMNS
-from moonlake.contents import Content, content_of, prompt_text, stable_hash
+from models.pairs import PAIR_COLUMNS, Pairs, make_pairs
+from moonlake.contents import Content, content_of, prompt_text, read_images, stable_hash
 from moonlake.lake import Lake
 
 PASSAGE_ATTRIBUTES = ("bullet_points", "description")
@@ -95,6 +95,13 @@ def catalogue_pairs(lake: Lake, before: datetime, config: CataloguePairsConfig |
     return CataloguePairs(
         {name: [row[name] for row in rows] for name in (*PAIR_COLUMNS, "category", "stage")}, contents
     )
+
+
+def read_catalogue_pairs(lake: Lake, before: datetime, image_size: tuple[int, int]) -> Pairs:
+    """`catalogue_pairs` with their default configuration, in memory, with the decoded images of their products."""
+    found = catalogue_pairs(lake, before)
+    files = read_images(lake, {image for content in found.contents.values() for image in content.image_ids})
+    return make_pairs(found.columns, found.contents, files, image_size)
 
 
 def products_on_sale(lake: Lake, at: datetime) -> list[CatalogueProduct]:

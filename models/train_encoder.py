@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from models.artifacts import Artifact
 from models.cached_gradients import cached_step
+from models.catalogue_pairs import read_catalogue_pairs
 from models.encoder import Encoder
 from models.losses import CircleLoss, ContrastiveLoss, InfoNCE, Matryoshka
 from models.memory import Probe
@@ -53,6 +54,8 @@ class TrainingConfig(RunConfig):
 
     Attributes:
         stage: of the pairs that are read, 1 or 2.
+        pairs: from users' "behavior", or from the "catalogue" alone (`models.catalogue_pairs`), where nobody has
+            behaved yet.
         loss: InfoNCE, or the circle loss of `margin` and `gamma`.
         temperature: of InfoNCE, at first where it is learnt.
         prefixes: leading dimensions that are trained as vectors of their own (Matryoshka); without any, and always
@@ -63,6 +66,7 @@ class TrainingConfig(RunConfig):
     """
 
     stage: Literal[1, 2] = 1
+    pairs: Literal["behavior", "catalogue"] = "behavior"
     loss: Literal["info_nce", "circle"] = "info_nce"
     temperature: float = 0.07
     learn_temperature: bool = True
@@ -78,6 +82,8 @@ class TrainingConfig(RunConfig):
         object.__setattr__(self, "prefixes", tuple(self.prefixes))  # JSON and TOML know lists only
         if self.stage not in (1, 2) or self.loss not in ("info_nce", "circle"):
             raise ValueError(f"stage {self.stage} and loss {self.loss}: expected 1 or 2, and info_nce or circle")
+        if self.pairs not in ("behavior", "catalogue"):
+            raise ValueError(f"pairs are of behavior or catalogue, not {self.pairs}")
         if min(self.hard_negatives, self.queue, *self.prefixes) < 0 or not 0 <= self.text_dropout <= 1:
             raise ValueError("hard_negatives, queue and prefixes are at least 0, text_dropout from 0 to 1")
 
@@ -100,10 +106,15 @@ def train_encoder(
     """
     run = run or Run()
     config = taking_over(config, parent)
-    pairs = read_pairs(lake, before, config.encoder.image_size, config.stage)
-    if config.steps and len(pairs) < 2:
+    if config.pairs == "catalogue":
+        pairs = read_catalogue_pairs(lake, before, config.encoder.image_size)
+        missing = f"the catalogue gives {len(pairs)} readable pairs before {before}: ingest products with titles first"
+    else:
+        pairs = read_pairs(lake, before, config.encoder.image_size, config.stage)
         what = f"contrastive_pairs holds {len(pairs)} readable pairs of stage {config.stage} before {before}"
-        raise InputError(f"{what}: build pairs first")
+        missing = f"{what}: build pairs first"
+    if config.steps and len(pairs) < 2:
+        raise InputError(missing)
     start = start_from(parent, config, [text for text in pairs.texts if text])
     metrics = fit(start.encoder, pairs, config, run=run, start=start.identity)
     return publish(
