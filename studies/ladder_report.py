@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,11 @@ def summary(
     found = []
     for at, (name, places) in enumerate(every):
         for cutoff in cutoffs:
-            against = {"clusters": clusters, "cutoff": cutoff, "weights": weights}
+            against = partial(paired_difference, clusters=clusters, cutoff=cutoff, weights=weights)
             hits = (places <= cutoff).T * weights[:, None]  # [T, S]
-            before = paired_difference(places, every[at - 1][1], **against) if at else None
-            since = paired_difference(places, every[first][1], **against) if at > first else None
-            gap = gap_closed(places, floor, ceiling, **against)
+            before = against(places, every[at - 1][1]) if at else None
+            since = against(places, every[first][1]) if at > first else None
+            gap = gap_closed(places, floor, ceiling, clusters, cutoff, weights=weights)
             found.append(Row(name, cutoff, over_runs(ratios(hits, weights[:, None], clusters)), gap, before, since))
     return found
 
