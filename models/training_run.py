@@ -64,15 +64,15 @@ class RunConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     seed: int = 0
     steps: int = 200
-    batch_size: int = 64
+    batch_size: int = 192
     chunk: int = 0
     optimizer: Literal["muon", "adamw"] = "muon"
     learning_rate: float = 3e-3
     muon_rate: float = 0.05
-    tower_rate: float = 0.3
-    frozen_tower: float = 1.0
+    tower_rate: float = 1.0
+    frozen_tower: float = 0.0
     batch_norm: Literal["batch", "frozen"] = "batch"
-    weight_decay: float = 0.01
+    weight_decay: float = 0.05
     warmup: float = 0.1
     item_images: int = 1
     augment: bool = True
