@@ -17,7 +17,7 @@ ISSUE = (
     ("image-title InfoNCE alone, FastVLM from scratch, 22 minutes", "0.55 / 0.48"),
     ("image-title InfoNCE alone, FastVLM with EfficientNet-Lite0's weights, 12 minutes", "0.68 / 0.63"),
 )
-"""What the issue says was seen before, P@1 / P@10: not measured here."""
+"""Figures of earlier trials on these pictures, P@1 / P@10: not measured here."""
 WANTED = {"titles": "0.70 / 0.62", "titles-pretrained": "0.76 / 0.68", "attributes": "0.78 / 0.68"}
 NAMES = {
     "titles": "titles only, from scratch",
@@ -51,7 +51,7 @@ def _lines(found: list[dict[str, Any]]) -> Iterator[str]:
         "the query's articleType, ties against us, with 95% bootstrap intervals over queries (not over trainings). "
         f'{twins} queries have their very picture in the pool; the column "new pictures" is without them. '
         "The pool is embedded from pictures alone unless said otherwise. "
-        "Settings were chosen on a part of the 80%, never on the queries."
+        "No setting was chosen by looking at the queries."
     )
     yield ""
     yield f"Machine: {', '.join(sorted({one['machine'] for one in found}))}; one thread a process."
@@ -73,7 +73,7 @@ def _lines(found: list[dict[str, Any]]) -> Iterator[str]:
     yield ""
     yield "Steps: " + "; ".join(f"{one['variant']} {one['seed']}: {_steps(one)}" for one in found) + "."
     yield ""
-    yield "## What the issue names as seen before (not measured here), P@1 / P@10"
+    yield "## Seen in earlier trials on these pictures, of another split (not measured here), P@1 / P@10"
     yield ""
     yield "| | |"
     yield "|---|---|"
