@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from models.intervals import Rate, rates, ratios
 from models.retrieval import SCORES_AT_ONCE, TIE
-from models.trials import live_states
-from moonlake.contents import Content, content_of, read_contents, stable_hash
+from moonlake.contents import Content, content_of, live_states, read_contents, stable_hash
 from moonlake.errors import InputError
 from moonlake.lake import Lake
 

@@ -9,10 +9,9 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow.compute as pc
 
 from models.pairs import PAIR_COLUMNS, Pairs, make_pairs
-from moonlake.contents import Content, content_of, prompt_text, read_images, stable_hash
+from moonlake.contents import Content, content_of, live_states, prompt_text, read_images, stable_hash
 from moonlake.lake import Lake
 
 PASSAGE_ATTRIBUTES = ("bullet_points", "description")
@@ -107,21 +106,21 @@ def read_catalogue_pairs(lake: Lake, before: datetime, image_size: tuple[int, in
 def products_on_sale(lake: Lake, at: datetime) -> list[CatalogueProduct]:
     """The products on sale just before `at`, each as it was then, in the order of their ids."""
     columns = [name for name in CatalogueProduct._fields if name not in ("content", "passages")]
-    columns += ["content_id", "attributes", "image_ids", "deleted", "created_at"]
-    rows = lake.read("products", columns, where=pc.field("event_timestamp") < at)
-    rows = rows.sort_by([("event_timestamp", "ascending"), ("created_at", "ascending")])
-    state = {row["product_id"]: row for row in rows.to_pylist()}
     products = []
-    for name, row in sorted(state.items()):
-        if row["deleted"]:
-            continue
+    for row in live_states(lake, at, [*columns, "content_id", "attributes", "image_ids"]):
         attributes = dict(row["attributes"])
         text = prompt_text(row["title"], attributes)
         content = Content(row["content_id"], text, tuple(row["image_ids"]))
         passages = [line for key in PASSAGE_ATTRIBUTES for line in _lines(attributes.get(key))]
         products.append(
             CatalogueProduct(
-                name, row["spu_id"], row["category"], row["title"], content, passages, row["event_timestamp"]
+                row["product_id"],
+                row["spu_id"],
+                row["category"],
+                row["title"],
+                content,
+                passages,
+                row["event_timestamp"],
             )
         )
     return products

@@ -6,11 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
@@ -33,7 +30,7 @@ from models.training_run import (
 )
 from models.training_stage import publish, start_from, taking_over, versions
 from models.training_watch import StepReport
-from moonlake.contents import stable_hash
+from moonlake.contents import live_states, stable_hash
 from moonlake.errors import InputError
 from moonlake.lake import Lake
 
@@ -124,10 +121,7 @@ def read_descriptions(
     lake: Lake, before: datetime, image_size: tuple[int, int], fields: Sequence[str] = FIELDS
 ) -> Descriptions:
     """The products on sale as of `before`: of each its last state with an event time before that."""
-    columns = ["product_id", "title", "attributes", "category", "image_ids", "deleted", "event_timestamp", "created_at"]
-    rows = lake.read("products", columns, where=pc.field("event_timestamp") < before)
-    last = {row["product_id"]: row for row in _by_time(rows)}
-    known = [last[product_id] for product_id in sorted(last) if not last[product_id]["deleted"]]
+    known = live_states(lake, before, ["title", "attributes", "category", "image_ids"])
     said = [describe(row["title"], dict(row["attributes"]), row["category"], fields) for row in known]
     pictures = read_pictures(lake, [row["image_ids"] for row in known], image_size)
     kept = [at for at, parts in enumerate(said) if parts and pictures.counts[at]]
@@ -272,9 +266,3 @@ def _keys(rng: np.random.Generator, counts: Integers) -> np.ndarray:
     """float [B, K]: chance decides the order of a product's images; places behind its last come last."""
     width = int(counts.max(initial=1))
     return np.where(np.arange(width) < counts[:, None], rng.random((len(counts), width)), 2.0)
-
-
-def _by_time(rows: pa.Table) -> list[dict[str, Any]]:
-    order = [("event_timestamp", "ascending"), ("created_at", "ascending")]
-    found: list[dict[str, Any]] = rows.sort_by(order).to_pylist()
-    return found

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from models.trial_segments import STATE_COLUMNS, segments_of
-from moonlake.contents import Content, read_contents
+from moonlake.contents import Content, live_states, read_contents
 from moonlake.lake import Lake
 
 Ints = NDArray[np.int64]
@@ -115,15 +115,6 @@ def read_trials(lake: Lake, start: datetime, end: datetime, task: Task = "image_
         segments_of(lake, states, positives, times, start),
         len(found) - len(kept),
     )
-
-
-def live_states(lake: Lake, at: datetime, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The state just before `at` of each product that is on sale then, by product_id in order: that and `columns`."""
-    names = dict.fromkeys(["product_id", *columns, "deleted", "event_timestamp", "created_at"])
-    rows = lake.read("products", list(names), where=pc.field("event_timestamp") < at)
-    rows = rows.sort_by([("event_timestamp", "ascending"), ("created_at", "ascending")])
-    state = {row["product_id"]: row for row in rows.to_pylist()}
-    return [row for _, row in sorted(state.items()) if not row["deleted"]]
 
 
 def live_products(lake: Lake, at: datetime) -> dict[str, str]:

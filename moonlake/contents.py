@@ -6,6 +6,8 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -83,6 +85,15 @@ def read_images(lake: Lake, image_ids: Iterable[str]) -> dict[str, bytes]:
     wanted = pa.array(sorted(set(image_ids)), pa.string())
     rows = lake.read("product_images", ["image_id", "image_bytes"], where=pc.field("image_id").isin(wanted))
     return dict(zip(rows["image_id"].to_pylist(), rows["image_bytes"].to_pylist(), strict=True))
+
+
+def live_states(lake: Lake, at: datetime, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The state just before `at` of each product that is on sale then, by product_id in order: that and `columns`."""
+    names = dict.fromkeys(["product_id", *columns, "deleted", "event_timestamp", "created_at"])
+    rows = lake.read("products", list(names), where=pc.field("event_timestamp") < at)
+    rows = rows.sort_by([("event_timestamp", "ascending"), ("created_at", "ascending")])
+    state = {row["product_id"]: row for row in rows.to_pylist()}
+    return [row for _, row in sorted(state.items()) if not row["deleted"]]
 
 
 def _among(content_ids: set[str] | None) -> pc.Expression | None:
