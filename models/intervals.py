@@ -6,7 +6,7 @@ by cluster, drawn again and again, every column by the same draws.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +18,8 @@ Ints = NDArray[np.int64]
 
 DRAWS = 1_000
 DRAWS_AT_ONCE = 50
+COUNTS_AT_ONCE = 4_000_000
+"""Numbers in a block of draws, at most: 32 MB."""
 LEVEL = 0.95
 
 
@@ -62,17 +64,22 @@ def ratios(numerators: Doubles, denominators: Doubles, clusters: NDArray[Any], *
     _, cluster = np.unique(clusters, return_inverse=True)
     above, below = _sums(numerators, cluster), _sums(denominators, cluster)
     both = np.concatenate([above, below], axis=1)
-    rng = np.random.default_rng(seed)
-    sums = [both.sum(0, keepdims=True)]
-    for at in range(0, DRAWS, DRAWS_AT_ONCE):
-        size = min(DRAWS_AT_ONCE, DRAWS - at)
-        drawn = rng.integers(len(both), size=(size, len(both)))
-        times = np.stack([np.bincount(row, minlength=len(both)) for row in drawn]).astype(np.float64)  # [draws, C]
-        sums.append(times @ both)
-    whole = np.concatenate(sums)
+    whole = np.concatenate([both.sum(0, keepdims=True), *(times @ both for times in drawn_times(len(both), seed=seed))])
     with np.errstate(invalid="ignore", divide="ignore"):
         found = whole[:, : above.shape[1]] / whole[:, above.shape[1] :]
     return np.where(np.isfinite(found), found, np.nan)
+
+
+def drawn_times(clusters: int, *, draws: int = DRAWS, seed: int = 0) -> Iterator[Doubles]:
+    """How often each cluster is taken: blocks of float64 [some draws, clusters], `draws` rows in all.
+
+    A draw takes as many clusters as there are, with replacement. The same seed gives the same draws to everything.
+    """
+    rng = np.random.default_rng(seed)
+    step = max(1, min(DRAWS_AT_ONCE, COUNTS_AT_ONCE // clusters))
+    for at in range(0, draws, step):
+        drawn = rng.integers(clusters, size=(min(step, draws - at), clusters))
+        yield np.stack([np.bincount(row, minlength=clusters) for row in drawn]).astype(np.float64)
 
 
 def estimates(drawn: Doubles) -> list[Estimate]:
@@ -89,10 +96,19 @@ def over_runs(drawn: Doubles, *, seed: int = 0) -> Estimate:
 
     Args: drawn: float64 [1 + DRAWS, S], from `ratios`.
     """
+    found = means_over_runs(drawn, seed=seed)
+    return _estimate(found[0], found[1:])
+
+
+def means_over_runs(drawn: Doubles, *, seed: int = 0) -> Doubles:
+    """float64 [1 + DRAWS]: what `over_runs` makes its figure and interval of.
+
+    Two things with equally many runs draw the same runs, by their place: their difference is that of runs in pairs.
+    """
     runs = drawn.shape[1]
     taken = max(runs - 1, 1)
     share = np.random.default_rng([seed, runs]).multinomial(taken, np.full(runs, 1 / runs), size=len(drawn) - 1) / taken
-    return _estimate(drawn[0].mean(), (drawn[1:] * share).sum(1))
+    return np.concatenate([[drawn[0].mean()], (drawn[1:] * share).sum(1)])
 
 
 def paired_difference(

@@ -2,20 +2,27 @@
 
 Pure functions over parallel arrays, one element an impression. A metric that is undefined (one class only, no click) is
 NaN, never a made-up number. Each is tested against a slow twin or scikit-learn.
+
+Intervals come from draws of users and not of impressions, since the impressions of one user depend on each other. All
+models and metrics see the same draws.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from models.calibration import BINS, calibration_error, equal_mass_bins
+from models.intervals import DRAWS, Estimate, drawn_times, over_runs
+
 Floats = NDArray[np.float64]
-Metric = Literal["auc", "gauc", "log_loss"]
+Ints = NDArray[np.int64]
+Metric = Literal["auc", "gauc", "log_loss", "calibration", "calibration_error"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +34,7 @@ class ClickMetrics:
         gauc_users: users that count in it: those with a clicked and an unclicked impression.
         gauc_users_left_out: users with one class only, who have no AUC.
         calibration: predicted clicks / observed clicks; 1 is calibrated on average.
+        calibration_error: `models.calibration.calibration_error`, over bins of equal mass.
     """
 
     impressions: int
@@ -37,6 +45,7 @@ class ClickMetrics:
     gauc_users_left_out: int
     log_loss: float
     calibration: float
+    calibration_error: float
 
     def as_json(self) -> dict[str, Any]:
         """The fields by name; an undefined metric is None, since JSON has no NaN."""
@@ -83,6 +92,7 @@ def click_metrics(
         gauc_users_left_out=len(by_user.auc) - counted,
         log_loss=log_loss(labels, values),
         calibration=calibration(labels, values),
+        calibration_error=calibration_error(labels, values),
     )
 
 
@@ -94,7 +104,7 @@ def auc(clicked: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None)
     """
     labels, values = _parallel(clicked, scores)
     weight = np.ones(len(labels)) if weights is None else np.asarray(weights, np.float64)
-    return _Ranking(labels, values).auc(weight)
+    return _Ranking(labels, values, np.arange(len(labels))).auc(weight)
 
 
 def user_aucs(clicked: ArrayLike, scores: ArrayLike, users: ArrayLike) -> UserAucs:
@@ -134,6 +144,32 @@ def calibration(clicked: ArrayLike, scores: ArrayLike) -> float:
     return float(values.sum() / labels.sum()) if labels.sum() else math.nan
 
 
+def drawn_metrics(
+    clicked: ArrayLike,
+    scores: ArrayLike,
+    users: ArrayLike,
+    metrics: Sequence[Metric] = ("auc",),
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> dict[Metric, Floats]:
+    """float64 [1 + draws, M] by metric: first of all impressions, then of each draw of users; NaN where undefined.
+
+    Args: scores: [M, n], of M models, or of several runs of them, on the same impressions.
+    """
+    labels, _, of_user = _parallel(clicked, clicked, users)
+    tables = [_parallel(labels, one)[1] for one in np.atleast_2d(np.asarray(scores))]
+    names, user = np.unique(of_user, return_inverse=True)
+    if not len(names):
+        raise ValueError("no impression to measure on")
+    measures = {one: [_resampled(one, labels, values, user) for values in tables] for one in metrics}
+    found: dict[Metric, list[Floats]] = {one: [] for one in metrics}
+    for times in (np.ones((1, len(names))), *drawn_times(len(names), draws=draws, seed=seed)):
+        for one, of_models in measures.items():
+            found[one].append(np.stack([measure(times) for measure in of_models], axis=1))
+    return {one: np.concatenate(blocks) for one, blocks in found.items()}
+
+
 def paired_bootstrap(
     clicked: ArrayLike,
     scores: ArrayLike,
@@ -141,61 +177,91 @@ def paired_bootstrap(
     users: ArrayLike,
     *,
     metric: Metric = "auc",
-    samples: int = 1000,
+    samples: int = DRAWS,
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
     """How much `scores` exceed `baseline` in a metric, with a percentile interval over resampled users.
 
-    Users and not impressions are drawn, since the impressions of one user depend on each other. Both models see the
-    same draws. A draw in which the metric is undefined is left out.
+    A draw in which the metric is undefined is left out.
     """
-    labels, first, of_user = _parallel(clicked, scores, users)
-    _, second = _parallel(clicked, baseline)
-    names, user = np.unique(of_user, return_inverse=True)
-    measures = [_resampled(metric, labels, values, user) for values in (first, second)]
-    once = np.ones(len(names))
-    rng = np.random.default_rng(seed)
-    differences = np.empty(samples)
-    for draw in range(samples):
-        times = np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names)).astype(np.float64)
-        differences[draw] = measures[0](times) - measures[1](times)
-    defined = differences[~np.isnan(differences)]
+    first, second = _parallel(clicked, scores)[1], _parallel(clicked, baseline)[1]
+    found = drawn_metrics(clicked, np.stack([first, second]), users, [metric], draws=samples, seed=seed)[metric]
+    differences = found[:, 0] - found[:, 1]
+    defined = differences[1:][~np.isnan(differences[1:])]
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2]) if len(defined) else (math.nan, math.nan)
-    return Interval(measures[0](once) - measures[1](once), float(low), float(high))
+    return Interval(float(differences[0]), float(low), float(high))
+
+
+def gain_over_runs(
+    clicked: ArrayLike,
+    scores: ArrayLike,
+    baselines: ArrayLike,
+    users: ArrayLike,
+    *,
+    metric: Metric = "auc",
+    seed: int = 0,
+) -> Estimate:
+    """How much the runs of one model exceed those of another on average, its interval over runs and users crosswise.
+
+    Args: scores, baselines: [S, n], run by run; run s of one is compared with run s of the other.
+    """
+    first, second = np.atleast_2d(np.asarray(scores)), np.atleast_2d(np.asarray(baselines))
+    if first.shape != second.shape:
+        raise ValueError(f"runs {first.shape} and {second.shape} cannot be paired: expected [S, n] of both")
+    found = drawn_metrics(clicked, np.concatenate([first, second]), users, [metric], seed=seed)[metric]
+    return over_runs(found[:, : len(first)] - found[:, len(first) :], seed=seed)
 
 
 class _Ranking:
-    """Impressions in order of score, sorted once, so that the AUC of any weights costs one pass."""
+    """Impressions in order of score, sorted once, so that the AUC of any weights costs one pass.
 
-    def __init__(self, labels: Floats, scores: Floats) -> None:
-        self.order = np.argsort(scores, kind="stable")
-        self.labels = labels[self.order]
-        ranked = scores[self.order]
-        self.ties = _starts(ranked[1:] != ranked[:-1]) if len(ranked) else np.zeros(0, np.int64)
+    Args: weight_of: int64 [n], which weight an impression has.
+    """
+
+    def __init__(self, labels: Floats, scores: Floats, weight_of: Ints) -> None:
+        unclicked = np.flatnonzero(labels == 0)
+        unclicked = unclicked[np.argsort(scores[unclicked], kind="stable")]
+        clicked = np.flatnonzero(labels != 0)
+        clicked = clicked[np.argsort(scores[clicked], kind="stable")]  # in order, for the sake of the cache
+        self.unclicked, self.clicked = weight_of[unclicked], weight_of[clicked]
+        self.below = np.searchsorted(scores[unclicked], scores[clicked], side="left")
+        self.not_above = np.searchsorted(scores[unclicked], scores[clicked], side="right")
+        self.under = np.zeros(len(unclicked) + 1)  # kept from draw to draw: fresh memory costs more than the sums
 
     def auc(self, weights: Floats) -> float:
-        """The AUC of the impressions counted `weights` [n] times each."""
-        if not len(self.labels):
-            return math.nan
-        weights = weights[self.order]
-        positive = np.add.reduceat(weights * self.labels, self.ties)
-        negative = np.add.reduceat(weights * (1.0 - self.labels), self.ties)
-        pairs = positive.sum() * negative.sum()
-        below = np.cumsum(negative) - negative
-        return float(np.sum(positive * (below + negative / 2)) / pairs) if pairs else math.nan
+        """The AUC with the weights [W] that `weight_of` points to."""
+        under, positive = self.under, weights[self.clicked]
+        np.take(weights, self.unclicked, out=under[1:], mode="clip")
+        np.cumsum(under[1:], out=under[1:])
+        pairs = positive.sum() * under[-1]
+        return float(positive @ (under[self.below] + under[self.not_above]) / (2 * pairs)) if pairs else math.nan
 
 
-def _resampled(metric: Metric, labels: Floats, scores: Floats, user: NDArray[np.int64]) -> Callable[[Floats], float]:
-    """A function: how often each user was drawn [U] -> the metric."""
+def _resampled(metric: Metric, labels: Floats, scores: Floats, user: Ints) -> Callable[[Floats], Floats]:
+    """A function: how often each user was taken, float64 [draws, U] -> the metric of each draw, float64 [draws]."""
+    count = np.bincount(user).astype(np.float64)
     if metric == "auc":
-        ranking = _Ranking(labels, scores)
-        return lambda times: ranking.auc(times[user])
+        ranking = _Ranking(labels, scores, user)
+        return lambda times: np.array([ranking.auc(one) for one in times])
     if metric == "gauc":
         by_user = user_aucs(labels, scores, user)
-        return lambda times: _weighted_mean(by_user.auc, by_user.impressions * times)
-    loss, count = np.bincount(user, _losses(labels, scores)), np.bincount(user)
-    return lambda times: float(times @ loss / (times @ count))
+        weight = np.where(np.isnan(by_user.auc), 0.0, by_user.impressions)
+        return lambda times: _quotient(times @ (np.nan_to_num(by_user.auc) * weight), times @ weight)
+    if metric == "log_loss":
+        loss = np.bincount(user, _losses(labels, scores))
+        return lambda times: _quotient(times @ loss, times @ count)
+    if metric == "calibration":
+        predicted, observed = np.bincount(user, scores), np.bincount(user, labels)
+        return lambda times: _quotient(times @ predicted, times @ observed)
+    cell = user * BINS + equal_mass_bins(scores)  # the bins stay those of all impressions
+    excess = np.bincount(cell, scores - labels, minlength=len(count) * BINS).reshape(-1, BINS)  # [U, BINS]
+    return lambda times: _quotient(np.abs(times @ excess).sum(1), times @ count)
+
+
+def _quotient(above: Floats, below: Floats) -> Floats:
+    """NaN where there is nothing to divide by."""
+    return np.divide(above, below, out=np.full(len(above), np.nan), where=below != 0)
 
 
 def _losses(labels: Floats, scores: Floats) -> Floats:

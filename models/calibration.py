@@ -1,0 +1,67 @@
+"""How far predicted click probabilities are from the clicks that came: by bins of score, and in one figure.
+
+Bins are of equal mass: their edges are the quantiles of the scores, so that each holds the same share of the
+impressions. Bins of equal width would leave nearly all impressions in the first one, for most click probabilities are
+small. Equal scores stand in one bin.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+BINS = 20
+
+
+class Reliability(NamedTuple):
+    """What was predicted and what came in each bin that holds something, lowest scores first.
+
+    Attributes:
+        impressions: int64 [B].
+        predicted, observed: float64 [B], mean score and share of clicks.
+    """
+
+    impressions: NDArray[np.int64]
+    predicted: Floats
+    observed: Floats
+
+
+def equal_mass_bins(scores: ArrayLike, bins: int = BINS) -> NDArray[np.int64]:
+    """int64 [n]: bin of each score, 0 to bins - 1; with many equal scores some bins are larger, and some empty."""
+    values = np.asarray(scores, np.float64)
+    if not len(values):
+        return np.zeros(0, np.int64)
+    return np.searchsorted(np.quantile(values, np.arange(1, bins) / bins), values, side="right")
+
+
+def reliability(clicked: ArrayLike, scores: ArrayLike, bins: int = BINS) -> Reliability:
+    """The reliability diagram of scores against clicks.
+
+    >>> reliability([0, 0, 0, 1], [0.1, 0.1, 0.6, 0.8], bins=2).predicted.round(2).tolist()
+    [0.1, 0.7]
+    """
+    labels, values = np.asarray(clicked, np.float64), np.asarray(scores, np.float64)
+    bin_of = equal_mass_bins(values, bins)
+    count = np.bincount(bin_of, minlength=bins)
+    held = count > 0
+    predicted, observed = (np.bincount(bin_of, one, minlength=bins)[held] / count[held] for one in (values, labels))
+    return Reliability(count[held], predicted, observed)
+
+
+def calibration_error(clicked: ArrayLike, scores: ArrayLike, bins: int = BINS) -> float:
+    """Expected calibration error: the mean over impressions of |predicted - observed| of their bin; NaN without any.
+
+    0 is calibrated, but no finite sample gives 0: scores that are exactly right with click rate p come out at about
+    sqrt(2 p (1 - p) bins / (pi n)). Compare models on the same impressions, and not with 0.
+
+    Source:  Naeini, Cooper and Hauskrecht 2015; Nguyen and O'Connor 2015 for bins of equal mass.
+    """
+    found = reliability(clicked, scores, bins)
+    if not len(found.impressions):
+        return math.nan
+    return float(np.average(np.abs(found.predicted - found.observed), weights=found.impressions))
