@@ -30,11 +30,12 @@ class SourceName(StrEnum):
     REES46 = "rees46"
     OTTO = "otto"
     ESCI = "esci"
+    OPEN_BANDIT = "open_bandit"
 
 
 BEHAVIOR_LOGS = (SourceName.TAOBAO, SourceName.REES46, SourceName.OTTO)
 """Sources that are what people did and nothing to look at: no titles, no images, no impressions."""
-WITHOUT_PICTURES = (*BEHAVIOR_LOGS, SourceName.ESCI)
+WITHOUT_PICTURES = (*BEHAVIOR_LOGS, SourceName.ESCI, SourceName.OPEN_BANDIT)
 
 
 def ingest(
@@ -141,6 +142,10 @@ def stage(
             from sources.esci import stage_esci
 
             return stage_esci(data, settings, progress=progress)
+        if source is SourceName.OPEN_BANDIT:
+            from sources.open_bandit import stage_open_bandit
+
+            return stage_open_bandit(data, settings, progress=progress)
         from sources.own_files import stage_own_files
 
         return stage_own_files(data, settings, name=name, progress=progress)

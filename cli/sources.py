@@ -68,6 +68,14 @@ def esci(data: Annotated[Path, typer.Argument(help="Folder with products.jsonl.g
     _stage(SourceName.ESCI, data=data)
 
 
+@stage_app.command(name=SourceName.OPEN_BANDIT)
+def open_bandit(
+    data: Annotated[Path, typer.Argument(help="Folder with random/men/men.csv, random_men.csv, or other logs.")],
+) -> None:
+    """Take the impressions of ZOZO's Open Bandit data (docs/open_bandit.md)."""
+    _stage(SourceName.OPEN_BANDIT, data=data)
+
+
 @stage_app.command()
 def arrivals(
     preset: Annotated[str, typer.Argument(help="Preset whose merchants list the products.")] = "demo",

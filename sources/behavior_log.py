@@ -25,7 +25,7 @@ from moonlake.settings import Settings
 from moonlake.tables import TIMELESS
 from sources.conform import ATTRIBUTE_PREFIX
 from sources.form import KINDS
-from sources.log_files import TextBatch, is_whole_number, records
+from sources.log_files import TextBatch, is_whole_number, refuse_broken
 from sources.own_files import T1_SHARE, T2_SHARE
 from sources.sampled_negatives import NegativeSampler
 from sources.seen_products import SeenProducts, codes_of, mixed
@@ -127,15 +127,10 @@ def _stage_batch(
     writer: StageWriter, log: PublishedLog, file: LogFile, batch: TextBatch, seen: SeenProducts
 ) -> Counter[str]:
     """Stage the good records of a batch and refuse the others; gives how many cells were taken for null, by rule."""
-    for rule, lines in batch.refused.items():
-        writer.refuse("behaviors", rule, lines)
     cells = batch.cells
     times = log.time_us(cells["event_time"])
     facts = log.facts(cells) if log.facts else ProductFacts({})
-    rules = _first_broken(log, file, cells, times, facts)
-    for rule in pc.unique(rules.drop_null()).to_pylist():
-        writer.refuse("behaviors", rule, records(cells.filter(pc.equal(rules, rule))))
-    good = pc.is_null(rules)
+    good = refuse_broken(writer, "behaviors", batch, _broken(log, file, cells, times, facts))
     kept, times = cells.filter(good), times.filter(good)
     writer.write("behaviors", _behaviors(log, kept, times))
     columns = {name: column.filter(good) for name, column in facts.columns.items()}
@@ -145,12 +140,12 @@ def _stage_batch(
     return Counter({rule: pc.sum(cell.filter(good)).as_py() or 0 for rule, cell in facts.repaired.items()})
 
 
-def _first_broken(
+def _broken(
     log: PublishedLog, file: LogFile, cells: pa.Table, times: pa.ChunkedArray, facts: ProductFacts
-) -> pa.ChunkedArray:
-    """string [N]: the first rule that each record breaks, null for a good one."""
+) -> dict[str, pa.ChunkedArray]:
+    """Which records break each rule, bool [N]."""
     start, end = (pa.scalar(moment, TIMESTAMP).cast(pa.int64()) for moment in (file.start, file.end))
-    broken = {
+    return {
         "user_id_missing": pc.equal(cells["user_id"], ""),
         "user_id_unreadable": pc.invert(is_whole_number(cells["user_id"])),
         "product_id_missing": pc.equal(cells["product_id"], ""),
@@ -160,9 +155,6 @@ def _first_broken(
         "event_timestamp_outside_window": pc.or_(pc.less(times, start), pc.greater_equal(times, end)),
         **facts.broken,
     }
-    whole = [column.combine_chunks() for column in broken.values()]
-    found = pc.case_when(pc.make_struct(*whole), *(pa.scalar(rule) for rule in broken))
-    return pa.chunked_array([found])
 
 
 def _behaviors(log: PublishedLog, cells: pa.Table, times: pa.ChunkedArray) -> pa.Table:

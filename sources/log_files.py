@@ -6,7 +6,7 @@ One line is one record: quotes mean nothing in these formats, so that a stray on
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from moonlake.errors import InputError, SchemaMismatch
+from sources.staging import StageWriter
 
 BLOCK_BYTES = 16_000_000
 FIELD_COUNT_WRONG = "field_count_wrong"
@@ -82,6 +83,23 @@ def read_csv(
         pa.table([[]] * len(columns), schema=pa.schema([(name, pa.string()) for name in columns])),
         {FIELD_COUNT_WRONG: list(refused)},
     )
+
+
+def refuse_broken(
+    writer: StageWriter, kind: str, batch: TextBatch, broken: Mapping[str, pa.ChunkedArray]
+) -> pa.ChunkedArray:
+    """bool [N]: the good records of the batch; each other one is refused by the first rule that it breaks.
+
+    Args: broken: which records break each rule, bool [N]; null is no. The lines that are no rows are refused too.
+    """
+    for rule, lines in batch.refused.items():
+        writer.refuse(kind, rule, lines)
+    whole = [column.combine_chunks() for column in broken.values()]
+    found = pc.case_when(pc.make_struct(*whole), *(pa.scalar(rule) for rule in broken))  # null for a good one
+    rules = pa.chunked_array([found])
+    for rule in pc.unique(rules.drop_null()).to_pylist():
+        writer.refuse(kind, rule, records(batch.cells.filter(pc.equal(rules, rule))))
+    return pc.is_null(rules)
 
 
 def is_whole_number(cells: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -69,7 +69,7 @@ def test_a_source_that_needs_a_folder_says_so(tmp_path: Path, monkeypatch: pytes
     assert "--source myntra needs --data" in found.stderr
 
 
-@pytest.mark.parametrize("source", ["taobao", "rees46", "otto", "esci"])
+@pytest.mark.parametrize("source", ["taobao", "rees46", "otto", "esci", "open_bandit"])
 def test_a_folder_without_the_files_is_one_clear_line(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,7 +86,7 @@ def test_only_logs_without_impressions_take_negatives(tmp_path: Path, monkeypatc
     assert "--negatives 2: only a log without impressions takes it, not myntra" in found.stderr
 
 
-@pytest.mark.parametrize("source", ["otto", "esci"])
+@pytest.mark.parametrize("source", ["otto", "esci", "open_bandit"])
 def test_a_source_without_pictures_is_none_of_the_demo(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
