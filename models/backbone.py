@@ -290,7 +290,7 @@ def tiny_backbone(config: TinyConfig, texts: Iterable[str], image_size: tuple[in
         vision_config=vision, text_config=text, image_token_index=image_token, tie_word_embeddings=True
     )
     model = FastVlmForConditionalGeneration(whole)
-    _start_as_identity(model.model.language_model)
+    _start_as_identity(model.model)
     if config.tower_weights == "imagenet":
         _load_imagenet_weights(model.model.vision_tower.timm_model, config.tower)
     processor = CLIPImageProcessor(image_mean=[0.5] * 3, image_std=[0.5] * 3)
@@ -333,11 +333,14 @@ def _stacked(features: Tensor | Sequence[Tensor]) -> Tensor:
     return features if isinstance(features, Tensor) else torch.stack(tuple(features))
 
 
-def _start_as_identity(language_model: Any) -> None:
-    """Let every layer add nothing at first: the pictures' features reach the pooling as the tower gives them."""
-    for layer in language_model.layers:
+def _start_as_identity(model: Any) -> None:
+    """Let the layers add nothing at first: the pictures' features reach the pooling about as the tower gives them."""
+    for layer in model.language_model.layers:
         nn.init.zeros_(layer.self_attn.o_proj.weight)
         nn.init.zeros_(layer.mlp.down_proj.weight)
+    for linear in (model.multi_modal_projector.linear_1, model.multi_modal_projector.linear_2):
+        if linear.in_features == linear.out_features:  # a wider tower has to be mixed
+            nn.init.eye_(linear.weight)
 
 
 def _be_quiet() -> None:

@@ -121,7 +121,8 @@ def space_definition(config: EncoderConfig, artifact: Artifact) -> SpaceDefiniti
     return SpaceDefinition(
         weights=artifact.files_hash("*.safetensors", "config.json", "*_config.json"),
         tokenizer=artifact.files_hash("tokenizer*"),
-        preprocessing=f"rgb, bicubic resize to {config.image_height}x{config.image_width}, {config.max_images} images",
+        preprocessing=f"rgb, JPEG at the smallest scale not below, bicubic resize to "
+        f"{config.image_height}x{config.image_width}, {config.max_images} images",
         prompt=_prompt(config),
         content_fields=("title", *(f"attributes.{name}" for name in PROMPT_ATTRIBUTES), "image_ids"),
         pooling=config.pooling,

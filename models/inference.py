@@ -41,14 +41,14 @@ class Limits:
     Attributes:
         rows: rows of a block, of which the prompts are sorted by length.
         pixel_bytes: decoded pictures of a block; those of two blocks are held.
-        batch_pixels: pixels of the pictures that go through the tower together.
+        batch_pixels: pixels of the pictures that go through the tower together: as many as stay in a core's cache.
         batch_tokens: places of the prompts that go through the language model together, padding included.
         feature_bytes: features of pictures that were seen, kept for rows to come.
     """
 
     rows: int = 2048
     pixel_bytes: int = 64 << 20
-    batch_pixels: int = 64 * 128 * 128
+    batch_pixels: int = 64 * 64 * 64
     batch_tokens: int = 4096
     feature_bytes: int = 256 << 20
 

@@ -21,5 +21,5 @@ def try_pixels(file: bytes, image_size: tuple[int, int]) -> NDArray[np.uint8] | 
 def to_pixels(file: bytes, image_size: tuple[int, int]) -> NDArray[np.uint8]:
     """uint8 [H, W, 3]: the picture, resized whole. Raises ImageRefused for a file that is not a picture."""
     height, width = image_size
-    picture = decode(file, largest_side=2 * max(image_size))
+    picture = decode(file, largest_side=max(image_size))
     return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC), dtype=np.uint8)

@@ -188,8 +188,8 @@ class DescriptionLesson:
         self.device = training_device()
         self.dtype = computing_dtype(config.precision, self.device)
         self.model: nn.Module = nn.ModuleDict({"encoder": encoder}).to(self.device)
-        self.tower = encoder.backbone.tower()
-        make_trainable(encoder, self.tower, config)
+        self.backbone = encoder.backbone
+        make_trainable(encoder, self.backbone.tower(), config)
         self.batches = Batches(len(described), config.batch_size, config.seed)
 
     def prepare(self, step: int) -> list[DescriptionBatch]:

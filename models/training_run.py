@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.backbone import Backbone
 from models.checkpoints import Checkpoints, Identity, Resumed
 from models.encoder_config import EncoderConfig
 from models.memory import Probe, require_room
@@ -49,7 +50,9 @@ class RunConfig:
             steps; what else there is, and all with "adamw", goes by AdamW.
         learning_rate: of AdamW.
         muon_rate: of Muon.
-        tower_rate: learning rate of the vision tower over that of the rest.
+        tower_rate: learning rate of the vision tower over that of the head.
+        language_rate: the same of the projector and the language model. New ones begin as the identity, and what they
+            add disturbs a tower that is still learning; adapters and pretrained weights want 1.
         frozen_tower: share of the tower's parameter tensors, from its input on, that stay as they are: the early
             layers of a pretrained tower cost most of a step and change least. A tower with random weights needs 0.
         batch_norm: statistics that normalise: of the "batch" (of each chunk and process by itself), or the "frozen"
@@ -70,6 +73,7 @@ class RunConfig:
     learning_rate: float = 3e-3
     muon_rate: float = 0.05
     tower_rate: float = 1.0
+    language_rate: float = 0.1
     frozen_tower: float = 0.0
     batch_norm: Literal["batch", "frozen"] = "batch"
     weight_decay: float = 0.05
@@ -137,11 +141,11 @@ class Lesson(Protocol, Generic[Prepared]):
 
     Attributes:
         model: everything that a checkpoint holds: encoder, loss, queue.
-        tower: the part of it that learns at `tower_rate`.
+        backbone: the part of it that learns at `language_rate`, but for its tower, which learns at `tower_rate`.
     """
 
     model: nn.Module
-    tower: nn.Module
+    backbone: Backbone
 
     def prepare(self, step: int) -> Prepared:
         """The batch of a step, from 1: a function of seed and step. Called in another thread, ahead of its step."""
@@ -278,22 +282,23 @@ class Optimizers:
     """AdamW, and Muon for the matrices and kernels where it is asked for; stepped, saved and loaded as one.
 
     What is a vector or a scalar (norms, biases, the temperature) does not decay. A table of token vectors is no matrix
-    that multiplies anything, and stays with AdamW.
+    that multiplies anything: it stays with AdamW, at its full rate.
     """
 
     def __init__(self, lesson: Lesson[Any], config: RunConfig) -> None:
-        tower = {id(one) for one in lesson.tower.parameters()}
         tables = {id(one.weight) for one in lesson.model.modules() if isinstance(one, nn.Embedding)}
-        groups: dict[tuple[bool, bool, bool], list[Tensor]] = {}
+        rates = {id(one): config.language_rate for one in lesson.backbone.parameters() if id(one) not in tables}
+        rates |= {id(one): config.tower_rate for one in lesson.backbone.tower().parameters()}
+        groups: dict[tuple[bool, float, bool], list[Tensor]] = {}
         for parameter in lesson.model.parameters():
             if parameter.requires_grad:
                 matrix = config.optimizer == "muon" and parameter.ndim > 1 and id(parameter) not in tables
-                groups.setdefault((matrix, id(parameter) in tower, parameter.ndim > 1), []).append(parameter)
+                group = matrix, rates.get(id(parameter), 1.0), parameter.ndim > 1
+                groups.setdefault(group, []).append(parameter)
         settings: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
-        for (matrix, in_tower, decays), parameters in groups.items():
-            rate = config.muon_rate if matrix else config.learning_rate
+        for (matrix, share, decays), parameters in groups.items():
+            scale = share * (config.muon_rate if matrix else config.learning_rate)
             decay = config.weight_decay if decays else 0.0
-            scale = rate * (config.tower_rate if in_tower else 1.0)
             settings[matrix].append({"params": parameters, "scale": scale, "weight_decay": decay})
         self.all: list[torch.optim.Optimizer] = []
         if settings[False]:
