@@ -49,13 +49,13 @@ def segments_of(
     return {"age": age} | {name: parts[positives] for name, parts in of_product.items()}
 
 
-def popularity(products: Sequence[str], purchases: Mapping[str, int]) -> Names:
-    """str [N], "head", "tail" or "never bought before", by earlier purchases; what ties with the tail is of it."""
-    count = np.array([purchases.get(product, 0) for product in products], np.int64)
-    bought = np.sort(count[count > 0])[::-1]
-    first_of_tail = int(np.ceil(HEAD_SHARE * len(bought)))
-    most_of_tail = bought[first_of_tail] if first_of_tail < len(bought) else 0
-    return np.where(count == 0, "never bought before", np.where(count > most_of_tail, "head", "tail")).astype(np.str_)
+def popularity(names: Sequence[str], counts: Mapping[str, int], *, none: str = "never bought before") -> Names:
+    """str [N], "head", "tail" or `none`, by earlier purchases or the like; what ties with the tail is of it."""
+    count = np.array([counts.get(name, 0) for name in names], np.int64)
+    counted = np.sort(count[count > 0])[::-1]
+    first_of_tail = int(np.ceil(HEAD_SHARE * len(counted)))
+    most_of_tail = counted[first_of_tail] if first_of_tail < len(counted) else 0
+    return np.where(count == 0, none, np.where(count > most_of_tail, "head", "tail")).astype(np.str_)
 
 
 def _purchases_before(lake: Lake, start: datetime) -> dict[str, int]:
