@@ -43,6 +43,9 @@ COMMANDS = {
     "consistency": Entry("cli.consistency:consistency", "Hold what was served online against what training sees."),
     "train": Entry("cli.learning:train_app", "Train an encoder or a click model."),
     "evaluate": Entry("cli.learning:evaluate_app", "Measure an encoder or click models on later rows."),
+    "exchange-rate": Entry(
+        "cli.exchange_rate:exchange_rate", "Say how much AUC a gain in an intermediate metric buys, space by space."
+    ),
     "release": Entry("cli.releases:release", "Switch CTR ranking to a click model and its embedding space."),
     "job": Entry("cli.jobs:job", "Run a job of spark_jobs by name.", hands_on=True),
     "airflow": Entry("cli.airflow:airflow", "Run Airflow with moonlake's DAGs.", hands_on=True),

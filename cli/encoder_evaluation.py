@@ -200,7 +200,7 @@ def _bought(
     measurable = [trials for trials in every if len(trials.positives)]
     if not measurable:
         require_trials(every[0])
-    simulated = sorted(_simulated_sources(settings, lake, window))
+    simulated = sorted(simulated_sources(settings, lake, window))
     if simulated:
         typer.echo(f"NOTE: behaviour is simulated ({', '.join(simulated)})")
     if seen:
@@ -279,7 +279,7 @@ def _ceiling(lake: Lake, trials: Trials, places: Ints, truth: Path) -> dict[str,
     }
 
 
-def _simulated_sources(settings: Settings, lake: Lake, window: tuple[datetime, datetime]) -> set[str]:
+def simulated_sources(settings: Settings, lake: Lake, window: tuple[datetime, datetime]) -> set[str]:
     """Sources of the window's behaviour that are simulated, as far as their stages still lie there."""
     import pyarrow.compute as pc
 

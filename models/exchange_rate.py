@@ -141,6 +141,21 @@ def retrieval_candidates(trials: Trials, places: NDArray[np.int64]) -> list[Cand
     ]
 
 
+def require_held_fixed(models: Mapping[str, Mapping[str, Any]]) -> None:
+    """Nothing, if all CTR models are one but for seed and space. Raises InputError, naming two that differ and in what.
+
+    Args: models: by name, everything that decides what a model is, seed and space left out.
+    """
+    (first, expected), *others = models.items()
+    for name, found in others:
+        if different := [key for key in {**expected, **found} if expected.get(key) != found.get(key)]:
+            apart = "; ".join(f"{key} {expected.get(key)} and {found.get(key)}" for key in different)
+            raise InputError(
+                f"CTR models {first} and {name} differ in more than seed and space ({apart}): "
+                "an exchange rate holds the CTR model fixed, choose models that are alike"
+            )
+
+
 def exchange_rates(
     spaces: Sequence[str],
     candidates: Sequence[Candidate],
@@ -251,19 +266,20 @@ def _verdict(target: Target, spaces: Sequence[Measured], predictors: Sequence[Pr
 
 def _best_predictor(name: str, lines: Sequence[Predictor]) -> list[str]:
     best = lines[0]
-    share = f"best in {best.best_in:.0%} of the draws"
-    found = [f"of {len(lines)} metrics {best.metric} predicts {name} best (correlation {best.pearson:+.3f}, {share})"]
     images = [one for one in lines if one.metric.startswith(IMAGE_RECALL)]
+    if images == lines:
+        return [f"of image-based search recall {best.metric} goes with {name} best; nothing else was compared with it"]
+    share = f"best in {best.best_in:.0%} of the draws"
+    found = f"of {len(lines)} metrics {best.metric} predicts {name} best (correlation {best.pearson:+.3f}, {share})"
     if best in images:
-        found.append("image-based search recall is the best predictor here, as MOON reports")
-    elif images:
-        found.append(
-            f"image-based search recall is NOT the best predictor here: {images[0].metric} has correlation "
-            f"{images[0].pearson:+.3f} (best in {images[0].best_in:.0%} of the draws)"
-        )
-    else:
-        found.append("image-based search recall was not measured, or did not move clearly")
-    return found
+        return [found, "image-based search recall is the best predictor here, as MOON reports"]
+    if not images:
+        return [found, "image-based search recall was not measured, or did not move clearly"]
+    return [
+        found,
+        f"image-based search recall is NOT the best predictor here: {images[0].metric} has correlation "
+        f"{images[0].pearson:+.3f} (best in {images[0].best_in:.0%} of the draws)",
+    ]
 
 
 def _plain(value: Any) -> Any:

@@ -93,6 +93,7 @@ def test_the_text_says_so_where_image_recall_is_not_the_best_predictor(measured:
     verdict = " ".join(exchange_rates(NAMES, swapped, impressions).verdict)
     assert "text_search_hit_10 predicts AUC best" in verdict
     assert "image-based search recall is NOT the best predictor" in verdict
+    assert "nothing else was compared" in " ".join(exchange_rates(NAMES, [image], impressions).verdict)
     assert "was not measured" in " ".join(exchange_rates(NAMES, swapped[:1], impressions).verdict)
 
 
