@@ -49,14 +49,19 @@ class PretrainingConfig(RunConfig):
             A catalogue in which the category is what is measured later withholds it here.
         shuffle: let the fields of a product stand in another order in every step, so that each is at times told from
             the images alone.
+        told: parts of a description that one step tells, the first in that order; 0 tells all. With 1, and shuffled,
+            every part is told from the images alone: prompts are shorter, and the tower has all of it to learn.
     """
 
     fields: tuple[str, ...] = FIELDS
     shuffle: bool = True
+    told: int = 0
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
         object.__setattr__(self, "fields", tuple(self.fields))  # JSON and TOML know lists only
+        if self.told < 0:
+            raise ValueError(f"told is at least 0, not {self.told}")
         if not self.fields or not set(self.fields) <= set(FIELDS):
             raise ValueError(f"fields {self.fields}: expected some of {', '.join(FIELDS)}")
 
@@ -188,8 +193,8 @@ class DescriptionLesson:
         self.device = training_device()
         self.dtype = computing_dtype(config.precision, self.device)
         self.model: nn.Module = nn.ModuleDict({"encoder": encoder}).to(self.device)
-        self.backbone = encoder.backbone
-        make_trainable(encoder, self.backbone.tower(), config)
+        self.backbone, self.tower = encoder.backbone, encoder.backbone.tower()
+        make_trainable(encoder, self.tower, config)
         self.batches = Batches(len(described), config.batch_size, config.seed)
 
     def prepare(self, step: int) -> list[DescriptionBatch]:
@@ -248,7 +253,7 @@ class DescriptionLesson:
     def _text(self, product: int, rng: np.random.Generator) -> str:
         parts = self.described.parts[product]
         order = rng.permutation(len(parts)) if self.config.shuffle else range(len(parts))
-        return "; ".join(parts[one] for one in order)
+        return "; ".join(parts[one] for one in order[: self.config.told or None])
 
     def _batch(self, texts: list[str], counts: Integers, pixels: np.ndarray, draws: np.ndarray) -> DescriptionBatch:
         images = np.split(pixels, np.cumsum(counts)[:-1])

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.backbone import Backbone
 from models.checkpoints import Checkpoints, Identity, Resumed
 from models.encoder_config import EncoderConfig
 from models.memory import Probe, require_room
@@ -141,11 +140,13 @@ class Lesson(Protocol, Generic[Prepared]):
 
     Attributes:
         model: everything that a checkpoint holds: encoder, loss, queue.
-        backbone: the part of it that learns at `language_rate`, but for its tower, which learns at `tower_rate`.
+        backbone: the part of it that learns at `language_rate`, but for the tower.
+        tower: the part of the backbone that learns at `tower_rate`.
     """
 
     model: nn.Module
-    backbone: Backbone
+    backbone: nn.Module
+    tower: nn.Module
 
     def prepare(self, step: int) -> Prepared:
         """The batch of a step, from 1: a function of seed and step. Called in another thread, ahead of its step."""
@@ -288,7 +289,7 @@ class Optimizers:
     def __init__(self, lesson: Lesson[Any], config: RunConfig) -> None:
         tables = {id(one.weight) for one in lesson.model.modules() if isinstance(one, nn.Embedding)}
         rates = {id(one): config.language_rate for one in lesson.backbone.parameters() if id(one) not in tables}
-        rates |= {id(one): config.tower_rate for one in lesson.backbone.tower().parameters()}
+        rates |= {id(one): config.tower_rate for one in lesson.tower.parameters()}
         groups: dict[tuple[bool, float, bool], list[Tensor]] = {}
         for parameter in lesson.model.parameters():
             if parameter.requires_grad:

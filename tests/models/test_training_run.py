@@ -18,11 +18,13 @@ from torch import nn
 
 from models.artifacts import Artifact
 from models.checkpoints import Checkpoints, Resumed
+from models.encoder import new_encoder
 from models.encoder_config import EncoderConfig, TinyConfig
 from models.inference import Embedder
+from models.pairs import read_pairs
 from models.pretraining import PretrainingConfig, pretrain_encoder
-from models.train_encoder import TrainingConfig, train_encoder
-from models.training_run import Batches, Run, ahead, step_seed
+from models.train_encoder import ContrastiveLesson, TrainingConfig, train_encoder
+from models.training_run import Batches, Optimizers, Run, ahead, step_seed
 from models.training_stage import stage_config
 from moonlake.errors import InputError
 from moonlake.lake import Lake
@@ -165,6 +167,23 @@ def test_batches_come_in_order_and_an_error_in_their_thread_reaches_the_step() -
     assert next(coming) == 3
     with pytest.raises(InputError, match="no such picture"):
         next(coming)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_tower_language_model_and_head_learn_at_their_own_rates(optimizer: Any, stocked: Lake) -> None:
+    config = replace(STAGES[1], optimizer=optimizer, tower_rate=0.5, language_rate=0.125, learning_rate=0.5)
+    encoder = new_encoder(config.encoder, ["red shirt"])
+    lesson = ContrastiveLesson(encoder, read_pairs(stocked, BEFORE, config.encoder.image_size), config)
+    optimizers = Optimizers(lesson, config)
+    optimizers.set_rate(0.5)
+    rate = {id(one): group["lr"] for each in optimizers.all for group in each.param_groups for one in group["params"]}
+    full = 0.5 * (config.muon_rate if optimizer == "muon" else 0.5)
+    model = encoder.backbone.model.model
+    assert rate[id(encoder.head.weight)] == full
+    assert rate[id(next(encoder.backbone.tower().parameters()))] == 0.5 * full
+    assert rate[id(model.multi_modal_projector.linear_1.weight)] == 0.125 * full
+    assert rate[id(model.language_model.layers[0].mlp.up_proj.weight)] == 0.125 * full
+    assert rate[id(model.language_model.embed_tokens.weight)] == 0.25  # a table stays with AdamW, at its full rate
 
 
 def test_a_configuration_file_is_held_against_its_stage() -> None:
