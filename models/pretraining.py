@@ -193,7 +193,8 @@ class DescriptionLesson:
         self.device = training_device()
         self.dtype = computing_dtype(config.precision, self.device)
         self.model: nn.Module = nn.ModuleDict({"encoder": encoder}).to(self.device)
-        self.backbone, self.tower = encoder.backbone, encoder.backbone.tower()
+        self.backbone: nn.Module = encoder.backbone
+        self.tower = encoder.backbone.tower()
         make_trainable(encoder, self.tower, config)
         self.batches = Batches(len(described), config.batch_size, config.seed)
 

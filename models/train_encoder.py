@@ -188,7 +188,8 @@ class ContrastiveLesson:
         if self.queue is not None:
             parts["queue"] = self.queue
         self.model: nn.Module = nn.ModuleDict(parts).to(self.device)
-        self.backbone, self.tower = encoder.backbone, encoder.backbone.tower()
+        self.backbone: nn.Module = encoder.backbone
+        self.tower = encoder.backbone.tower()
         make_trainable(encoder, self.tower, config)
         self.batches = Batches(len(pairs), config.batch_size, config.seed)
         self.maker = PromptMaker(
