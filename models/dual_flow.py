@@ -43,7 +43,7 @@ class DualFlow(Encoder):
             fused = fused + F.normalize(summed, dim=-1) * has_image
         return F.normalize(fused, dim=-1)
 
-    def language_loss(self, described: tuple[Batch, Tensor], images: Tensor | None = None) -> NoReturn:  # noqa: ARG002
+    def language_loss(self, described: tuple[Batch, Tensor], images: Tensor | ImageFeatures) -> NoReturn:  # noqa: ARG002
         """Nothing. Raises InputError: the text tower sees no image that it could describe."""
         raise InputError("dual_flow cannot be trained to describe images (stage 0): its text tower sees none")
 

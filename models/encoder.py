@@ -107,27 +107,28 @@ class Encoder(nn.Module):
         ]
         return [ids[: self.config.max_text_tokens] if text else [] for text, ids in zip(texts, found, strict=True)]
 
-    def description_batch(self, texts: Sequence[str], images: Sequence[NDArray[np.uint8]]) -> tuple[Batch, Tensor]:
-        """Prompts as `batch` makes them, and the labels of `language_loss`: int64 [B, T], NOT_SCORED but for the text
-        and the end token."""
-        batch = self.batch(texts, images)
+    def description_batch(self, texts: Sequence[str], image_counts: Sequence[int]) -> tuple[Batch, Tensor]:
+        """Prompts as `prompts` makes them, without images, and the labels of `language_loss`: int64 [B, T], NOT_SCORED
+        but for the text and the end token."""
+        no_images = torch.zeros((0, *self.config.image_size, 3), dtype=torch.uint8)
+        batch = self.prompts(self.words(texts), image_counts, no_images)
         image_places = (batch.image_counts * len(self._image_tokens())).unsqueeze(1)
         places = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
         scored = (places >= image_places) & batch.attention_mask.bool()
         return batch, torch.where(scored, batch.input_ids, NOT_SCORED)
 
-    def language_loss(self, described: tuple[Batch, Tensor], images: Tensor | None = None) -> Tensor:
+    def language_loss(self, described: tuple[Batch, Tensor], images: Tensor | ImageFeatures) -> Tensor:
         """Mean cross entropy of the next token over the labelled places: a scalar, under causal attention always.
 
         The first token of a prompt has none before it and is not scored; without a label the loss is zero.
 
         Args:
             described: as `description_batch` gives it.
-            images: as in `forward`.
+            images: of all prompts, as in `forward`.
         """
         batch, labels = described
         with self.backbone.attending("causal"):
-            states = self.backbone(batch.input_ids, batch.attention_mask, self._seen(batch, images))
+            states = self.backbone(batch.input_ids, batch.attention_mask, images)
         wanted = labels[:, 1:]
         scored = wanted != NOT_SCORED
         logits = self.backbone.logits(states[:, :-1][scored]).float()  # [scored, vocabulary]

@@ -185,8 +185,11 @@ def exchange_rates(
 def drawn_target(clicks: Clicks, target: Target, *, seed: int = 0) -> Doubles:
     """float64 [1 + DRAWS, N]: AUC (or GAUC) of each space's CTR model, the mean over its runs."""
     drawn = drawn_metrics(clicks.clicked, np.concatenate(clicks.scores), clicks.users, [target], seed=seed)[target]
-    ends = np.cumsum([len(one) for one in clicks.scores])[:-1]
-    return np.stack([means_over_runs(part, seed=seed) for part in np.split(drawn, ends, axis=1)], axis=1)
+    runs = [len(one) for one in clicks.scores]
+    parts = np.split(drawn, np.cumsum(runs)[:-1], axis=1)
+    # What is compared is never one space: a pair knows the spread of runs from both.
+    means = [means_over_runs(part, seed=seed, degrees=2 * (of - 1)) for part, of in zip(parts, runs, strict=True)]
+    return np.stack(means, axis=1)
 
 
 def compare(

@@ -6,6 +6,7 @@ by cluster, drawn again and again, every column by the same draws.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,6 +22,10 @@ DRAWS_AT_ONCE = 50
 COUNTS_AT_ONCE = 4_000_000
 """Numbers in a block of draws, at most: 32 MB."""
 LEVEL = 0.95
+NORMAL = 1.96
+"""Standard errors that LEVEL is, of a normal figure."""
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""The same of a figure whose standard error is known with 1 to 9 degrees of freedom."""
 
 
 class Estimate(NamedTuple):
@@ -90,9 +95,7 @@ def estimates(drawn: Doubles) -> list[Estimate]:
 def over_runs(drawn: Doubles, *, seed: int = 0) -> Estimate:
     """The mean of columns that are runs of one thing with several seeds, its interval over runs and clusters.
 
-    The runs share their trials, so runs and clusters are drawn crosswise. Of S runs S - 1 are drawn, which makes the
-    variance of their mean come out right (Rao and Wu 1988); with few runs the interval is still too short in the tails
-    (three runs: it cannot reach beyond the best and the worst of them by more than the clusters allow).
+    One run says nothing of how runs differ: its interval is over clusters alone.
 
     Args: drawn: float64 [1 + DRAWS, S], from `ratios`.
     """
@@ -100,15 +103,30 @@ def over_runs(drawn: Doubles, *, seed: int = 0) -> Estimate:
     return _estimate(found[0], found[1:])
 
 
-def means_over_runs(drawn: Doubles, *, seed: int = 0) -> Doubles:
-    """float64 [1 + DRAWS]: what `over_runs` makes its figure and interval of.
+def means_over_runs(drawn: Doubles, *, seed: int = 0, degrees: int | None = None) -> Doubles:
+    """float64 [1 + DRAWS]: the mean over runs, and draws of it that spread as it does over runs and clusters.
 
-    Two things with equally many runs draw the same runs, by their place: their difference is that of runs in pairs.
+    The runs share their clusters, so a draw is the mean of the runs under one draw of clusters, and a normal deviation
+    for the runs beside it. How far runs lie apart is partly due to the clusters that were measured, which the first
+    part has already: that share is taken off the second (the variance of a crossed design). With few runs their spread
+    is hardly known, so it is widened as Student's t is. Runs alone give the t interval; coverage is tested.
+
+    Two things with equally many runs have the deviations of runs in the same places: their difference is of pairs.
+
+    Args: degrees: of freedom of the spread of runs: S - 1, or more where a difference pools that of several things.
     """
     runs = drawn.shape[1]
-    taken = max(runs - 1, 1)
-    share = np.random.default_rng([seed, runs]).multinomial(taken, np.full(runs, 1 / runs), size=len(drawn) - 1) / taken
-    return np.concatenate([[drawn[0].mean()], (drawn[1:] * share).sum(1)])
+    means = drawn.mean(1)
+    if runs == 1:
+        return means
+    apart = drawn[0] - means[0]
+    spread = float(apart @ apart) / (runs - 1)
+    defined = (drawn[1:] - means[1:, None])[~np.isnan(means[1:])]
+    of_clusters = float(defined.var(0).sum()) / (runs - 1) if len(defined) else 0.0
+    own = math.sqrt(max(0.0, 1 - of_clusters / spread)) if spread > 0 else 0.0
+    normal = np.random.default_rng([seed, runs]).normal(size=(len(drawn) - 1, runs)) / math.sqrt(runs * (runs - 1))
+    means[1:] += own * _student(degrees or runs - 1) / NORMAL * (normal @ apart)
+    return means
 
 
 def paired_difference(
@@ -154,6 +172,13 @@ def gap_closed(
     gained = (model.astype(np.float64) - lowest).T * weight  # [T, S]
     gap = np.broadcast_to((highest.astype(np.float64) - lowest).T * weight, gained.shape)
     return over_runs(ratios(gained, gap, clusters, seed=seed), seed=seed)
+
+
+def _student(degrees: int) -> float:
+    """The 97.5% quantile of Student's t; beyond the table by its expansion, right to 0.1%."""
+    if degrees <= len(STUDENT):
+        return STUDENT[degrees - 1]
+    return NORMAL + (NORMAL + NORMAL**3) / (4 * degrees) + 2.82 / degrees**2
 
 
 def _weights(weights: ArrayLike | None, count: int) -> Doubles:

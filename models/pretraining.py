@@ -49,19 +49,16 @@ class PretrainingConfig(RunConfig):
             A catalogue in which the category is what is measured later withholds it here.
         shuffle: let the fields of a product stand in another order in every step, so that each is at times told from
             the images alone.
-        told: parts of a description that one step tells, the first in that order; 0 tells all. With 1, and shuffled,
-            every part is told from the images alone: prompts are shorter, and the tower has all of it to learn.
+        apart: make every part of a description a prompt of its own, so that each is told from the images alone.
     """
 
     fields: tuple[str, ...] = FIELDS
     shuffle: bool = True
-    told: int = 0
+    apart: bool = False
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
         object.__setattr__(self, "fields", tuple(self.fields))  # JSON and TOML know lists only
-        if self.told < 0:
-            raise ValueError(f"told is at least 0, not {self.told}")
         if not self.fields or not set(self.fields) <= set(FIELDS):
             raise ValueError(f"fields {self.fields}: expected some of {', '.join(FIELDS)}")
 
@@ -177,11 +174,18 @@ def fit(
 
 @dataclass(frozen=True, slots=True)
 class DescriptionBatch:
-    """Prompts with labels that are computed at once; `tokens` of them are scored."""
+    """Prompts with labels that are computed at once.
+
+    Attributes:
+        images: float [N, 3, H, W], each once.
+        shown: int64 [M]: places in `images` of those of all prompts, one prompt after the other.
+        tokens: places that are scored.
+    """
 
     batch: Batch
     labels: Tensor
     images: Tensor
+    shown: Tensor
     tokens: int
 
 
@@ -238,7 +242,7 @@ class DescriptionLesson:
         rng = np.random.default_rng([self.config.seed, step])
         chosen = self.batches.of(step)
         pictures = self.described.pictures
-        texts = [self._text(product, rng) for product in chosen]
+        told = [self._told(product, rng) for product in chosen]
         counts = pictures.counts[chosen]
         seen = np.minimum(counts, 1 + np.floor(rng.random(len(chosen)) * self.config.item_images).astype(np.int64))
         ranks = np.argsort(np.argsort(_keys(rng, counts), axis=1), axis=1)
@@ -248,24 +252,34 @@ class DescriptionLesson:
             inside = (ranks[some] < seen[some, None]) & (np.arange(ranks.shape[1]) < counts[some, None])
             pixels = np.ascontiguousarray(pictures.pixels[pictures.rows_of(chosen[some], inside)])
             draws = light[some][np.arange(self.config.item_images) < seen[some, None]]
-            made.append(self._batch([texts[one] for one in some], seen[some], pixels, draws))
+            made.append(self._batch([told[one] for one in some], seen[some], pixels, draws))
         return made
 
-    def _text(self, product: int, rng: np.random.Generator) -> str:
+    def _told(self, product: int, rng: np.random.Generator) -> list[str]:
+        """What a product's prompts tell, one or several."""
         parts = self.described.parts[product]
         order = rng.permutation(len(parts)) if self.config.shuffle else range(len(parts))
-        return "; ".join(parts[one] for one in order[: self.config.told or None])
+        said = [parts[one] for one in order]
+        return said if self.config.apart else ["; ".join(said)]
 
-    def _batch(self, texts: list[str], counts: Integers, pixels: np.ndarray, draws: np.ndarray) -> DescriptionBatch:
-        images = np.split(pixels, np.cumsum(counts)[:-1])
-        batch, labels = self.encoder.description_batch(texts, images)
+    def _batch(
+        self, told: list[list[str]], counts: Integers, pixels: np.ndarray, draws: np.ndarray
+    ) -> DescriptionBatch:
+        """Args: told: of each product its prompts.   counts: int64 [P], images of each product."""
+        product = np.repeat(np.arange(len(told)), [len(prompts) for prompts in told])
+        of_prompt = counts[product]
+        first = (np.cumsum(counts) - counts)[product]
+        shown = np.repeat(first - np.cumsum(of_prompt) + of_prompt, of_prompt) + np.arange(of_prompt.sum())
+        texts = [text for prompts in told for text in prompts]
+        batch, labels = self.encoder.description_batch(texts, of_prompt.tolist())
         seen = augment(pixels, draws) if self.config.augment else to_float(torch.from_numpy(pixels))
         tokens = int((labels[:, 1:] != NOT_SCORED).sum())
-        return DescriptionBatch(batch, labels, seen.to(self.device), tokens)
+        return DescriptionBatch(batch, labels, seen.to(self.device), torch.from_numpy(shown).to(self.device), tokens)
 
     def _loss(self, one: DescriptionBatch) -> Tensor:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.encoder.language_loss((one.batch, one.labels), one.images)
+            features = self.encoder.image_features(one.images)[one.shown]
+            return self.encoder.language_loss((one.batch, one.labels), features)
 
 
 def _keys(rng: np.random.Generator, counts: Integers) -> np.ndarray:

@@ -9,11 +9,10 @@ import math
 
 import numpy as np
 
-from models.intervals import Doubles, Estimate
+from models.intervals import NORMAL, Doubles, Estimate
 
 CLEAR = 2.0
 """Standard errors that a figure must lie from zero before anything is divided by it."""
-NORMAL = 1.96
 ROUNDING = 1e-14
 """What two sums of equal numbers may differ by."""
 

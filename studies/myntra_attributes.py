@@ -62,7 +62,7 @@ class Settings:
 
     Attributes:
         stage0_share: of the training time.
-        told: parts of a description that a step of stage 0 tells; 0 tells all.
+        apart: whether stage 0 tells every part of a description from the picture alone.
         frozen_tower: share of the tower's parameters that stay as they are.
         mix: kinds of contrastive pairs.
         steps: of each stage, in place of the minutes; 0 goes by these.
@@ -75,7 +75,7 @@ class Settings:
     batch_size: int = 256
     stage0_batch_size: int = 128
     stage0_share: float = 0.5
-    told: int = 0
+    apart: bool = False
     learning_rate: float = 3e-3
     muon_rate: float = 0.05
     tower_rate: float = 1.0
@@ -129,7 +129,7 @@ PRETRAINED = Settings(
 SETTINGS: dict[str, Settings] = {
     "titles": Settings(),
     "titles-pretrained": PRETRAINED,
-    "attributes": Settings(told=1, stage0_batch_size=256),
+    "attributes": Settings(apart=True),
     "cnn": Settings(),
 }
 STAGE0_FIELDS = {"titles": (TITLE,), "titles-pretrained": (TITLE,), "attributes": FIELDS}
@@ -195,7 +195,7 @@ def train_variant(task: Task, variant: str) -> tuple[dict[str, tuple[Floats, Flo
         (
             "stage 0",
             task.settings.stage0_share,
-            task.settings.run(PretrainingConfig, task.seed, task.settings.stage0_batch_size, told=task.settings.told),
+            task.settings.run(PretrainingConfig, task.seed, task.settings.stage0_batch_size, apart=task.settings.apart),
             lambda one: lambda config, report: pretraining.fit(one, described, config, report),  # type: ignore[arg-type]
         ),
         (

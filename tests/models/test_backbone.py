@@ -189,11 +189,11 @@ def test_checkpointed_gradients_are_the_plain_ones(family: str, folders: dict[st
             for norm in module.modules():
                 if isinstance(norm, torch.nn.BatchNorm2d):
                     norm.eval()
-        described = found.description_batch(["red shirt", "mug"], [pictures(1), pictures(0)])
+        described = found.description_batch(["red shirt", "mug"], [1, 0])
         calls: list[None] = []
         layer = found.backbone.model.model.language_model.layers[0].mlp
         layer.register_forward_pre_hook(lambda *_, calls=calls: calls.append(None))
-        found.language_loss(described).backward()  # type: ignore[no-untyped-call]
+        found.language_loss(described, to_float(torch.from_numpy(pictures(1)))).backward()  # type: ignore[no-untyped-call]
         computed.append(len(calls))
         gradients.append({name: one.grad for name, one in found.named_parameters() if one.grad is not None})
     assert computed == [1, 2]
@@ -203,7 +203,8 @@ def test_checkpointed_gradients_are_the_plain_ones(family: str, folders: dict[st
 def test_language_loss_is_the_mean_negative_log_likelihood_of_the_text_and_the_end(fast_vlm: Path) -> None:
     found = encoder(fast_vlm)
     texts, images = ["red shirt", "mug"], [pictures(2), pictures(1, 7)]
-    described = found.description_batch(texts, images)
+    described = found.description_batch(texts, [2, 1])
+    seen = to_float(torch.from_numpy(np.concatenate(images)))
     sums, count = 0.0, 0
     for text, row in zip(texts, images, strict=True):  # each prompt alone, each token from those before it
         batch = found.batch([text], [row])
@@ -214,9 +215,9 @@ def test_language_loss_is_the_mean_negative_log_likelihood_of_the_text_and_the_e
                 sums -= float(found.backbone.logits(states[0, -1]).log_softmax(-1)[ids[at]])
             count += 1
     with torch.no_grad():
-        assert float(found.language_loss(described)) == pytest.approx(sums / count, rel=1e-4)
-        after = found(described[0])  # the encoder attends as its configuration says again
-        torch.testing.assert_close(after, encoder(fast_vlm)(described[0]))
+        assert float(found.language_loss(described, seen)) == pytest.approx(sums / count, rel=1e-4)
+        after = found(described[0], seen)  # the encoder attends as its configuration says again
+        torch.testing.assert_close(after, encoder(fast_vlm)(described[0], seen))
 
 
 def test_a_backbone_held_in_bfloat16_gives_nearly_the_vectors_of_float32(fast_vlm: Path) -> None:

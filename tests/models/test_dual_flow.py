@@ -73,4 +73,4 @@ def test_it_has_as_many_weights_as_the_generative_one_but_for_a_second_head(dual
 
 def test_it_cannot_describe_images(dual: Encoder) -> None:
     with pytest.raises(InputError, match="its text tower sees none"):
-        dual.language_loss(dual.description_batch(["red"], [PICTURES[:1]]))
+        dual.language_loss(dual.description_batch(["red"], [1]), to_float(torch.from_numpy(PICTURES[:1])))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import t as student  # type: ignore[import-untyped]
 
 from models.intervals import DRAWS, DRAWS_AT_ONCE, estimates, gap_closed, over_runs, paired_difference, ratios
 
@@ -75,21 +76,37 @@ def test_several_runs_are_drawn_too() -> None:
     together = paired_difference(runs, floor, clusters, 10)
     single = [paired_difference(run, base, clusters, 10) for run in runs]
     assert together.value == pytest.approx(np.mean([one.value for one in single]))
-    assert together.low == pytest.approx(0.0, abs=0.02)  # about the worst run
-    assert together.high == pytest.approx(single[2].value, abs=0.02)  # about the best
+    assert together.low < 0 < single[2].value < together.high  # three runs so far apart say little
     same = paired_difference(np.stack([runs[1]] * 3), floor, clusters, 10)
     assert same == pytest.approx(single[1])  # runs that agree add nothing
 
 
-def test_the_variance_of_the_mean_of_runs_comes_out_right() -> None:
-    values = np.array([0.1, 0.2, 0.6])
-    drawn = np.tile(values, (200_001, 1))
-    found = over_runs(drawn)
-    assert found.value == pytest.approx(0.3)
-    assert (found.low, found.high) == pytest.approx((0.1, 0.6))
-    many = np.tile(np.random.default_rng(0).normal(size=40), (4_001, 1))
-    wide = over_runs(many)
-    assert wide.high - wide.low == pytest.approx(2 * 1.96 * many[0].std(ddof=1) / np.sqrt(40), rel=0.1)
+@pytest.mark.parametrize("runs", [2, 3, 5, 40])
+def test_runs_alone_have_the_t_interval(runs: int) -> None:
+    values = np.random.default_rng(runs).normal(size=runs)
+    found = over_runs(np.tile(values, (200_001, 1)))
+    half = student.ppf(0.975, runs - 1) * values.std(ddof=1) / np.sqrt(runs)
+    assert found.value == pytest.approx(values.mean())
+    assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02 * half)
+
+
+def test_one_run_has_the_interval_of_its_clusters() -> None:
+    drawn = np.random.default_rng(0).normal(size=(1 + DRAWS, 1))
+    assert over_runs(drawn) == estimates(drawn)[0]
+
+
+@pytest.mark.parametrize(("of_run", "of_cluster", "of_both"), [(0.0, 1.0, 3.0), (0.1, 1.0, 1.0), (0.5, 0.2, 0.2)])
+def test_intervals_over_runs_cover_the_truth_whatever_it_is_that_varies(
+    of_run: float, of_cluster: float, of_both: float
+) -> None:
+    rng, covered = np.random.default_rng(1), 0
+    for _ in range(200):
+        values = (
+            of_run * rng.normal(size=3) + of_cluster * rng.normal(size=(80, 1)) + of_both * rng.normal(size=(80, 3))
+        )
+        found = over_runs(ratios(values, np.ones((80, 1)), np.arange(80), seed=int(rng.integers(1_000_000))))
+        covered += found.low <= 0 <= found.high
+    assert 0.90 <= covered / 200 <= 0.99
 
 
 def test_the_share_of_a_gap_is_zero_at_the_floor_and_one_at_the_ceiling() -> None:

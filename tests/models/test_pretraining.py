@@ -11,10 +11,11 @@ import pytest
 import torch
 from deltalake import write_deltalake
 
-from models.encoder import NOT_SCORED, new_encoder
+from models.encoder import NOT_SCORED, new_encoder, to_float
 from models.encoder_config import EncoderConfig, TinyConfig, read_encoder_artifact
 from models.pretraining import (
     DescriptionLesson,
+    Descriptions,
     PretrainingConfig,
     describe,
     fit,
@@ -141,17 +142,28 @@ def test_the_order_of_the_fields_is_drawn_for_each_step(stocked: Lake, monkeypat
     assert all(sorted(text.split("; ")) == sorted(set(text.split("; "))) and "; " in text for text in said)
 
 
-def test_one_part_told_at_a_time_is_told_from_the_images_alone(stocked: Lake) -> None:
+def test_parts_told_apart_are_each_told_from_the_images_of_their_product(stocked: Lake) -> None:
     found = read_descriptions(stocked, BEFORE, TINY.image_size)
     torch.manual_seed(0)
     encoder = new_encoder(TINY, [", ".join(parts) for parts in found.parts])
-    lesson = DescriptionLesson(encoder, found, replace(CONFIG, told=1))
-    parts = {part for said in found.parts for part in said}
-    told: set[str] = set()
-    for step in range(1, 25):
-        for batch in lesson.prepare(step):
-            rows = zip(batch.batch.input_ids, batch.labels, strict=True)
-            told |= {encoder.backbone.tokenizer.decode(ids[labels != NOT_SCORED][:-1]).strip() for ids, labels in rows}
-    assert told == parts
-    with pytest.raises(ValueError, match="told is at least 0"):
-        replace(CONFIG, told=-1)
+    lesson = DescriptionLesson(encoder, found, replace(CONFIG, apart=True, augment=False, batch_norm="frozen"))
+    [batch] = lesson.prepare(1)
+    images = iter(batch.images[batch.shown])
+    losses, tokens = [], 0
+    for ids, labels, count in zip(batch.batch.input_ids, batch.labels, batch.batch.image_counts.tolist(), strict=True):
+        text = encoder.backbone.tokenizer.decode(ids[labels != NOT_SCORED][:-1]).strip()
+        own = torch.stack([next(images) for _ in range(count)])
+        [product] = [at for at, parts in enumerate(found.parts) if text in parts and _are_of(own, found, at)]
+        alone, scored = encoder.description_batch([text], [count])
+        losses.append(float(encoder.language_loss((alone, scored), own).detach()) * int((scored != NOT_SCORED).sum()))
+        tokens += int((scored != NOT_SCORED).sum())
+        assert product in lesson.batches.of(1)
+    assert len(losses) == sum(len(found.parts[product]) for product in lesson.batches.of(1))
+    assert float(lesson.backward([batch])) == pytest.approx(sum(losses) / tokens, rel=1e-4)
+
+
+def _are_of(images: torch.Tensor, found: Descriptions, product: int) -> bool:
+    """Whether all images are those of one product."""
+    rows = found.pictures.rows_of(np.array([product]), np.ones((1, int(found.pictures.counts[product])), bool))
+    own = to_float(torch.from_numpy(found.pictures.pixels[rows]))
+    return all(any(torch.equal(image, one) for one in own) for image in images)

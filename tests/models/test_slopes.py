@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau, spearmanr  # type: ignore[import-untyped]
 
-from models.intervals import DRAWS, ratios
-from models.slopes import CLEAR, NORMAL, correlation, kendall, midranks, quotient, slope
+from models.intervals import DRAWS, NORMAL, ratios
+from models.slopes import CLEAR, correlation, kendall, midranks, quotient, slope
 
 
 def drawn(value: float, error: float, seed: int) -> np.ndarray:
