@@ -1,7 +1,7 @@
 """The exchange rate: how much AUC a gain in an intermediate metric buys, over spaces with the CTR model held fixed.
 
 Everything that is measured is drawn again and again: trials of the intermediate metrics, users of the impressions and
-runs of the CTR model, crosswise. Trials and users are drawn independently of each other. The spaces are not drawn: the
+runs of the CTR model. Trials and users are drawn independently of each other. The spaces are not drawn: the
 figures speak of these spaces, and not of the next one.
 
 Source:  MOON (arXiv 2511.11305), the exchange rate between intermediate metrics and CTR gains.

@@ -202,7 +202,7 @@ def gain_over_runs(
     metric: Metric = "auc",
     seed: int = 0,
 ) -> Estimate:
-    """How much the runs of one model exceed those of another on average, its interval over runs and users crosswise.
+    """How much the runs of one model exceed those of another on average, its interval over runs and users.
 
     Args: scores, baselines: [S, n], run by run; run s of one is compared with run s of the other.
     """
