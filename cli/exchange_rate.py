@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from models.ctr import CtrModel
     from models.exchange_rate import Candidate, Clicks, Exchange, ExchangeRates, Predictor
     from models.intervals import Estimate
+    from models.representations import Floats, Represent
+    from models.trials import Ints
+    from moonlake.contents import Content
     from moonlake.spaces import Space
     from moonlake.training_sets import TrainingSet
 
@@ -187,13 +190,25 @@ def _candidates(
     measurable = [trials for trials in every if len(trials.positives)]
     if not measurable:
         require_trials(every[0])
-    found = []
+    contents = list({content.content_id: content for trials in measurable for content in trials.contents}.values())
+    places: dict[str, list[Ints]] = {trials.task: [] for trials in measurable}
+    for one in subjects:
+        represent = _held(contents, lake_vectors(lake, one.space.space_id)(contents))
+        for trials in measurable:
+            places[trials.task].append(places_of(trials, *vectors_of(trials, represent)))
     for trials in measurable:
-        represents = [lake_vectors(lake, one.space.space_id) for one in subjects]
-        places = np.stack([places_of(trials, *vectors_of(trials, represent)) for represent in represents])
-        typer.echo(f"{trials.task}: {places.shape[1]:,} trials of {len(trials.queries):,} queries")
-        found += retrieval_candidates(trials, places)
-    return found
+        typer.echo(f"{trials.task}: {len(trials.positives):,} trials of {len(trials.queries):,} queries")
+    return [one for trials in measurable for one in retrieval_candidates(trials, np.stack(places[trials.task]))]
+
+
+def _held(contents: Sequence[Content], vectors: Floats) -> Represent:
+    """Vectors that were read once, for the contents of any task among them."""
+    row = {content.content_id: at for at, content in enumerate(contents)}
+
+    def represent(some: Sequence[Content]) -> Floats:
+        return vectors[[row[content.content_id] for content in some]]
+
+    return represent
 
 
 def _clicks(settings: Settings, lake: Lake, subjects: Sequence[Subject], rows: TrainingSet) -> Clicks:
@@ -209,7 +224,8 @@ def _clicks(settings: Settings, lake: Lake, subjects: Sequence[Subject], rows: T
         space_id = one.space.space_id
         snapshot = write_snapshot(lake, space_id, settings.snapshots / space_id)
         of_space = []
-        for model in one.runs.values():
+        for name, model in one.runs.items():
+            typer.echo(f"scoring with {name}", err=True)
             scored = score(model, rows, snapshot, start=model.lineage.window[1])
             of_space.append(scored["score"].to_numpy())
         scores.append(np.stack(of_space))
