@@ -108,6 +108,7 @@ class Plan:
     stages: tuple[int, ...]
     pair_types: tuple[str, ...] = ()
     limit: int = 0
+    stage2_rate: float = 1.0
     data: str = ""
     versions: Mapping[str, int] | None = None
 
@@ -120,7 +121,11 @@ class Plan:
         own["steps"] = phase.steps
         if phase.stage:
             own |= {name: getattr(phase, name) for name in ("stage", "hard_negatives", "queue", "item_images")}
-        return kind(**(values | own))
+        found = kind(**(values | own))
+        if phase.stage == 2:
+            rates = {name: self.stage2_rate * getattr(found, name) for name in ("learning_rate", "muon_rate")}
+            found = replace(found, **rates)
+        return found
 
     def path(self, node: Node, suffix: str) -> Path:
         """Where something of a node lies."""
@@ -380,7 +385,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         climb(plan, nodes, wanted, asked.workers, _say)
     if asked.report is not None:
         found = climbed(plan, rungs, asked.steps, asked.seeds)
-        write_report(asked.report, data.info, data.measured, found, asked.steps, settings=dict(plan.settings))
+        settings = {**plan.settings, "stage2_rate": plan.stage2_rate}
+        write_report(asked.report, data.info, data.measured, found, asked.steps, settings=settings)
 
 
 def _say(line: str) -> None:
@@ -398,7 +404,8 @@ def _plan(asked: argparse.Namespace, rungs: Sequence[Rung]) -> Plan:
     encoder = settings_of(asked.encoder, {one.name for one in fields(EncoderConfig)}, "--encoder")
     config = replace(ENCODER, tiny=replace(ENCODER.tiny, **tiny), **encoder)
     stages = (1, 2) if any(rung.stage2 for rung in rungs) else (1,)
-    return Plan(asked.work.absolute(), asked.source, config, settings, stages, tuple(asked.pair_types), asked.limit)
+    pair_types, limit = tuple(asked.pair_types), asked.limit
+    return Plan(asked.work.absolute(), asked.source, config, settings, stages, pair_types, limit, asked.stage2_rate)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -410,10 +417,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of one thread each")
     parser.add_argument("--batch", type=int, help=f"pairs or products a step; default {SETTINGS['batch_size']}")
     parser.add_argument("--muon-rate", type=float, help=f"default {SETTINGS['muon_rate']}")
+    parser.add_argument(
+        "--stage2-rate", type=float, default=0.3, help="learning rates of stage 2 over those of stage 1"
+    )
     parser.add_argument("--temperature", type=float, help=f"default {SETTINGS['temperature']}")
     parser.add_argument("--pair-types", nargs="+", default=[], choices=PAIR_TYPES, help="trained on; default all")
     parser.add_argument("--hard-negatives", type=int, default=2, help="of a pair, from the rung of that name on")
-    parser.add_argument("--queue", type=int, default=4096, help="size of the queue, from the rung of that name on")
+    parser.add_argument("--queue", type=int, default=1024, help="size of the queue, from the rung of that name on")
     parser.add_argument("--images", type=int, default=3, help="of a product in stage 2, on the last rung")
     parser.add_argument("--rungs", type=int, nargs="+", help="only these, by place from 0 (untrained)")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="field of the stages' configuration")
