@@ -46,7 +46,7 @@ class Limits:
         feature_bytes: features of pictures that were seen, kept for rows to come.
     """
 
-    rows: int = 2048
+    rows: int = 512
     pixel_bytes: int = 64 << 20
     batch_pixels: int = 64 * 64 * 64
     batch_tokens: int = 4096
