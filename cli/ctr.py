@@ -1,4 +1,4 @@
-"""`moonlake train ctr` and `moonlake evaluate ctr`: click models with and without content."""
+"""`moonlake train ctr` and `moonlake evaluate ctr`: networks and trees, with and without content."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,10 +19,19 @@ from moonlake.settings import Settings
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from models.ctr import CtrModel
+    from models.ctr import CtrConfig, CtrModel
     from models.metrics import ClickMetrics
     from models.train_ctr import BatchReport
     from moonlake.snapshots import Snapshot
+
+
+class Model(StrEnum):
+    """What learns; the names of `models.ctr.MODELS`."""
+
+    ID = "id"
+    DIN = "din"
+    CUBE = "cube"
+    TREES = "trees"
 
 
 def train_ctr(
@@ -29,15 +39,26 @@ def train_ctr(
     name: Annotated[str, typer.Option(help="Name of the model: its folder is artifacts/ctr-NAME.")],
     end: Annotated[str, typer.Option(help="T2: train on rows before this moment, test on later ones.")],
     start: Annotated[str | None, typer.Option(help="T1: first row to train on; default: the set's start.")] = None,
-    space: Annotated[str | None, typer.Option(help="Embedding space by name, id or 'live'; none: IDs only.")] = None,
+    model: Annotated[
+        Model | None,
+        typer.Option(help="id; din: with attention over behaviours; cube: with content; trees. Default: din or cube."),
+    ] = None,
+    space: Annotated[
+        str | None, typer.Option(help="Embedding space by name, id or 'live', for cube and trees; none: no content.")
+    ] = None,
     shuffled: Annotated[int | None, typer.Option(help="Control: deal the vectors to other contents, by seed.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the training run.")] = 0,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of CtrConfig, VALUE as JSON.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE of CtrConfig, VALUE as JSON; trees.KEY for the trees.")
+    ] = None,
     allow_seen_rows: Annotated[
         bool, typer.Option("--allow-seen-rows", help="Accept a space trained on the window's events; labels the model.")
     ] = False,
 ) -> None:
-    """Train a click model on a training set's rows in [start, end)."""
+    """Train a click model on a training set's rows in [start, end).
+
+    Without --model it is cube where a space is named, din where none is. Trees can do with a space or without.
+    """
     from models.train_ctr import train_ctr as train
     from moonlake import spaces
     from moonlake.lake import Lake
@@ -45,17 +66,22 @@ def train_ctr(
 
     settings = Settings.from_environment()
     lake, rows = Lake(settings), TrainingSet.open(settings.training_sets / training_set)
-    config = _config(set_ or [], content=space is not None, seed=seed)
+    chosen = model or (Model.CUBE if space else Model.DIN)
+    if space is None and chosen is Model.CUBE:
+        raise InputError("--model cube reads the vectors of a space: name it with --space")
+    if space is not None and chosen in (Model.ID, Model.DIN):
+        raise InputError(f"--model {chosen} reads no vectors: leave out --space, or choose cube or trees")
+    config = _config(set_ or [], model=chosen, seed=seed)
     if shuffled is not None and space is None:
         raise InputError("--shuffled deals the vectors of a space: name it with --space")
     snapshot = _snapshot(lake, settings, spaces.find(lake, space).space_id, shuffled) if space else None
     window = (parse_moment(start) if start else rows.manifest.start, parse_moment(end))
     with training_bar(f"training {name}") as report:
-        model = train(rows, snapshot, config, window=window, allow_seen_rows=allow_seen_rows, report=report)
-    model = model.save(_folder(settings, name))
-    typer.echo(f"model {name} ({model.model_id}) at {_folder(settings, name)}")
-    _echo_labels(model)
-    for figure, value in model.metrics.items():
+        trained = train(rows, snapshot, config, window=window, allow_seen_rows=allow_seen_rows, report=report)
+    trained = trained.save(_folder(settings, name))
+    typer.echo(f"model {name} ({trained.model_id}) at {_folder(settings, name)}")
+    _echo_labels(trained)
+    for figure, value in trained.metrics.items():
         typer.echo(f"  {figure}: {value:g}")
 
 
@@ -123,23 +149,29 @@ def training_bar(title: str) -> Iterator[Callable[[BatchReport], None]]:
         yield report
 
 
-def _config(pairs: list[str], **stated: Any) -> Any:
-    """CtrConfig from KEY=VALUE words; a value is JSON, or else a plain string."""
+def _config(pairs: list[str], *, model: Model, seed: int) -> CtrConfig:
+    """CtrConfig from KEY=VALUE words, the value as JSON; trees.KEY is a key of the trees."""
     import json
 
-    from models.ctr import CtrConfig, ctr_config
+    from models.ctr import READ_BY_TREES, CtrConfig, ctr_config
 
-    values = {}
+    values: dict[str, Any] = {}
+    trees: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
-        if not equals:
-            keys = ", ".join(field.name for field in fields(CtrConfig))
-            raise InputError(f"--set {pair}: expected KEY=VALUE, with a key of {keys}")
+        if not equals or key in ("model", "seed", "trees"):
+            keys = ", ".join(one.name for one in fields(CtrConfig) if one.name not in ("model", "seed", "trees"))
+            raise InputError(f"--set {pair}: expected KEY=VALUE, with a key of {keys}, or trees.KEY of TreesConfig")
         try:
-            values[key] = json.loads(text)
+            value = json.loads(text)
         except json.JSONDecodeError:
             raise InputError(f"--set {pair}: {text!r} is not JSON; lists look like [64,32]") from None
-    return ctr_config(values | stated, where="--set")
+        (trees if key.startswith("trees.") else values)[key.removeprefix("trees.")] = value
+    config = ctr_config({**values, "trees": trees, "model": model.value, "seed": seed}, where="--set")
+    unread = set(values) - READ_BY_TREES if model is Model.TREES else {f"trees.{key}" for key in trees}
+    if unread:
+        raise InputError(f"--set {', '.join(sorted(unread))}: model {model} does not read it")
+    return config
 
 
 def _snapshot(lake: Any, settings: Settings, space_id: str, shuffle_seed: int | None) -> Snapshot:

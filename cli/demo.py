@@ -273,7 +273,7 @@ class Demo:
         from moonlake.training_sets import TrainingSet
 
         train, test = (TrainingSet.open(self.settings.training_sets / name) for name in ("ctr-train", "ctr-test"))
-        plain, content = CtrConfig(), CtrConfig(content=True)
+        plain, content = CtrConfig(), CtrConfig(model="cube")
 
         def work() -> Found:
             from models.train_ctr import evaluate, record_model, score, train_ctr

@@ -1,7 +1,7 @@
-"""The click model: a network over ids, statistics and, if asked, the content streams of CUBE; and its artifact.
+"""The click model and its artifact: a network over ids, statistics and, if asked, content; or gradient boosted trees.
 
-With `content` off it is the baseline that knows ids alone. Everything else about the two is equal, so that what they
-differ by is what the embedding is worth.
+The networks "id", "din" and "cube" grow by one thing each: attention over the behaviours' ids, then the content streams
+of CUBE. Everything else about them is equal, so that what they differ by is what that thing is worth.
 
 Source:  MOON (arXiv 2511.11305), figure 5; DIN (arXiv 1706.06978) for the attention over ids.
 """
@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -25,11 +25,14 @@ from torch import Tensor, nn
 from models import cube
 from models.artifacts import config_from, publishing, read_artifact, write_artifact
 from models.ctr_features import CONTEXTS, PADDING, SAME_PRODUCT, Batch, EncodedRows, FeatureEncoder, column_reader
+from models.ctr_trees import TreeColumns, Trees, TreesConfig
 from moonlake.contents import stable_hash
 from moonlake.errors import InputError, PointInTimeError, SpaceMismatch
 from moonlake.snapshots import Snapshot
 
 KIND = "ctr"
+ModelName = Literal["id", "din", "cube", "trees"]
+MODELS: tuple[ModelName, ...] = get_args(ModelName)
 WEIGHTS, LINEAGE = "weights.safetensors", "lineage.json"
 NEVER_FEATURES = {
     "position": "the place in the answer is not known before ranking",
@@ -41,6 +44,7 @@ NEVER_FEATURES = {
     "impression_id": "it names one impression",
     "request_id": "it names one answer",
 }
+READ_BY_TREES = {"id_features", "dense_features", "behavior_length", "min_count", "validation_share", "seed"}
 WINDOW_COUNTS = ("impressions_7d", "clicks_7d", "purchases_7d", "ctr_7d")
 PREDICTION_ROWS = 2_048
 ATTENTION = 32
@@ -52,15 +56,19 @@ class CtrConfig:
     """One experiment. Unknown keys and columns that could know the label are errors.
 
     Attributes:
-        content: whether the content streams of CUBE are there.
+        model: "id" is a network that knows ids and statistics, "din" one with attention over the behaviours' ids,
+            "cube" one with the content streams of CUBE as well; "trees" are gradient boosted trees over statistics,
+            categories and, given a snapshot, similarities.
+        id_features: ids that enter; trees leave some of them out.
         behavior_length: how many of the latest actions are looked at.
         min_count: an id seen less often in training shares the row of unknown ids.
         id_dropout: share of ids that training replaces by the unknown id, so that it is learnt what a new id is worth.
         validation_share: the last part of the training window, by time, which tells when to stop.
         patience: epochs without a better validation loss before training stops.
+        trees: how trees are grown. They read that and READ_BY_TREES; a network reads all but that.
     """
 
-    content: bool = False
+    model: ModelName = "din"
     id_features: tuple[str, ...] = (
         "user_id", "product_id", "query_id", "category", "brand", "merchant_id", "segment",
     )  # fmt: skip
@@ -81,8 +89,11 @@ class CtrConfig:
     patience: int = 1
     validation_share: float = 0.1
     seed: int = 0
+    trees: TreesConfig = field(default_factory=TreesConfig)
 
     def __post_init__(self) -> None:
+        if self.model not in MODELS:
+            raise InputError(f"model is one of {', '.join(MODELS)}, found {self.model!r}")
         for name in (*self.id_features, *self.dense_features):
             if name in NEVER_FEATURES:
                 raise PointInTimeError(f"column {name} can never be a feature of a click model: {NEVER_FEATURES[name]}")
@@ -125,12 +136,13 @@ class CtrNetwork(nn.Module):
     ) -> None:
         super().__init__()
         wide = config.id_dimension
+        self.length = config.behavior_length
         self.product = config.id_features.index("product_id")
         self.embeddings = nn.ModuleList(nn.Embedding(size, wide, padding_idx=PADDING) for size in sizes)
         for embedding in self.embeddings:
             nn.init.normal_(embedding.weight, std=0.05)  # type: ignore[arg-type]
-        self.attention = IdInterest(wide)
-        width = len(sizes) * wide + dense_width + wide + 1
+        self.attention = None if config.model == "id" else IdInterest(wide)
+        width = len(sizes) * wide + dense_width + (0 if self.attention is None else wide + 1)
         self.content = None
         if dimension is not None:
             self.content = ContentStreams(dimension, config.content_dimension, config.behavior_length)
@@ -145,12 +157,42 @@ class CtrNetwork(nn.Module):
         """Logits, float32 [B]."""
         of_id = [embed(ids) for embed, ids in zip(self.embeddings, batch.ids.unbind(1), strict=True)]  # I x [B, E]
         behaviors = self.embeddings[self.product](batch.behavior_ids)  # [B, L, E]
-        streams = [*of_id, batch.dense, self.attention(of_id[self.product], behaviors, batch)]  # [B, I*E + F + E + 1]
+        streams = [*of_id, batch.dense]  # [B, I*E + F]
+        if self.attention is not None:
+            streams.append(self.attention(of_id[self.product], behaviors, batch))  # [B, E + 1]
         if self.content is not None and batch.content is not None:
             weights, content = self.content(batch.content)  # [B, L], [B, W]
             streams += [content, cube.pool(weights, behaviors)]  # fusion-interest [B, E]
         logits: Tensor = self.predictor(torch.cat(streams, -1)).squeeze(-1)  # [B]
         return logits
+
+    def probabilities(
+        self, rows: EncodedRows, snapshot: Snapshot | None, chosen: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float64]:
+        """Click probabilities [n] of encoded rows, or of the `chosen` [n] among them, in eval mode from then on."""
+        vectors = None if snapshot is None else snapshot.vectors
+        places = np.arange(len(rows)) if chosen is None else chosen
+        found = np.empty(len(places))
+        self.eval()
+        with torch.inference_mode():
+            for start in range(0, len(places), PREDICTION_ROWS):
+                part = slice(start, start + PREDICTION_ROWS)
+                logits = self(rows.batch(places[part], self.length, vectors))
+                found[part] = torch.sigmoid(logits.double()).numpy()
+        return found
+
+    def write(self, folder: Path) -> None:
+        """Write the weights into an artifact folder."""
+        save_file(self.state_dict(), folder / WEIGHTS)
+
+    @classmethod
+    def open(
+        cls, folder: Path, config: CtrConfig, sizes: tuple[int, ...], dense_width: int, dimension: int | None
+    ) -> CtrNetwork:
+        """The network that `write` wrote; the other arguments are those that it was made with."""
+        network = cls(config, sizes, dense_width, dimension)
+        network.load_state_dict(load_file(folder / WEIGHTS))
+        return network.eval()
 
 
 class IdInterest(nn.Module):
@@ -211,11 +253,14 @@ class ContentStreams(nn.Module):
 
 @dataclass(frozen=True)
 class CtrModel:
-    """A trained click model: rows in the layout of a training set in, click probabilities out."""
+    """A trained click model: rows in the layout of a training set in, click probabilities out.
+
+    Attributes: predictor: what learnt: a network, or trees.
+    """
 
     config: CtrConfig
     features: FeatureEncoder
-    network: CtrNetwork
+    predictor: CtrNetwork | Trees
     lineage: Lineage
     metrics: Mapping[str, float]
     model_id: str | None = None
@@ -234,7 +279,7 @@ class CtrModel:
         """
         self.require_snapshot(snapshot)
         encoded = self.features.encode(column_reader(rows.select), snapshot)
-        return predict_encoded(self.network, encoded, self.config, snapshot)
+        return self.predictor.probabilities(encoded, snapshot)
 
     def require_snapshot(self, snapshot: Snapshot | None) -> None:
         """Nothing, if the snapshot is the one that the model reads. Raises SpaceMismatch, naming both, if not."""
@@ -249,7 +294,7 @@ class CtrModel:
     def save(self, folder: Path) -> CtrModel:
         """The model as it lies in the folder from now on: weights, vocabularies, configuration, lineage, metrics."""
         with publishing(folder) as staging:
-            save_file(self.network.state_dict(), staging / WEIGHTS)
+            self.predictor.write(staging)
             self.features.save(staging)
             lineage = {**asdict(self.lineage), "window": [edge.isoformat() for edge in self.lineage.window]}
             (staging / LINEAGE).write_text(json.dumps(lineage, indent=2) + "\n")
@@ -261,38 +306,40 @@ class CtrModel:
     def open(cls, folder: Path) -> CtrModel:
         """The model in an artifact folder. Raises NotFound or InputError, naming the file, if it is not whole."""
         artifact = read_artifact(folder, KIND)
-        config = ctr_config(artifact.config, where=str(folder))
+        config = ctr_config(_with_model_name(artifact.config), where=str(folder))
         document = json.loads((folder / LINEAGE).read_text())
         start, end = (datetime.fromisoformat(edge) for edge in document["window"])
         lineage = Lineage(**{**document, "window": (start, end), "labels": tuple(document["labels"])})
         features = FeatureEncoder.open(folder)
-        network = CtrNetwork(config, features.sizes, features.dense_width, lineage.dimension)
-        network.load_state_dict(load_file(folder / WEIGHTS))
-        exact = json.dumps([artifact.files_hash("*"), asdict(config)], sort_keys=True)
-        return cls(config, features, network.eval(), lineage, artifact.metrics, stable_hash(exact))
+        predictor: CtrNetwork | Trees
+        if config.model == "trees":
+            predictor = Trees.open(folder, tree_columns(features, config, lineage.space_id is not None), config.trees)
+        else:
+            predictor = CtrNetwork.open(folder, config, features.sizes, features.dense_width, lineage.dimension)
+        exact = json.dumps([artifact.files_hash("*"), artifact.config], sort_keys=True)
+        return cls(config, features, predictor, lineage, artifact.metrics, stable_hash(exact))
 
 
 def ctr_config(values: Mapping[str, Any], *, where: str) -> CtrConfig:
     """The configuration from plain values. Raises InputError for an unknown key, named with `where`."""
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    return config_from(CtrConfig, plain, where=where)
+    return config_from(CtrConfig, _with_tuples(values), where=where)
 
 
-def predict_encoded(
-    network: CtrNetwork,
-    rows: EncodedRows,
-    config: CtrConfig,
-    snapshot: Snapshot | None,
-    chosen: NDArray[np.int64] | None = None,
-) -> NDArray[np.float64]:
-    """Click probabilities [n] of encoded rows, or of the `chosen` [n] among them. The network is left in eval mode."""
-    vectors = None if snapshot is None else snapshot.vectors
-    places = np.arange(len(rows)) if chosen is None else chosen
-    probabilities = np.empty(len(places))
-    network.eval()
-    with torch.inference_mode():
-        for start in range(0, len(places), PREDICTION_ROWS):
-            part = slice(start, start + PREDICTION_ROWS)
-            logits = network(rows.batch(places[part], config.behavior_length, vectors))
-            probabilities[part] = torch.sigmoid(logits.double()).numpy()
-    return probabilities
+def tree_columns(features: FeatureEncoder, config: CtrConfig, content: bool) -> TreeColumns:
+    """What the trees of a configuration see of rows that `features` encodes, with or without similarities."""
+    return TreeColumns.of(features, config.trees, config.behavior_length, content=content)
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: tuple(value) if isinstance(value, list) else _with_tuples(value) if isinstance(value, Mapping) else value
+        for name, value in values.items()
+    }
+
+
+def _with_model_name(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved configuration; one from before models had names says `content`, which told "cube" from "din"."""
+    named = dict(values)
+    if "content" in named:
+        named["model"] = "cube" if named.pop("content") else "din"
+    return named

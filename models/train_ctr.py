@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,8 +23,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.ctr import CtrConfig, CtrModel, CtrNetwork, Lineage, predict_encoded
+from models.ctr import CtrConfig, CtrModel, CtrNetwork, Lineage, tree_columns
 from models.ctr_features import PADDING, UNKNOWN, EncodedRows, FeatureEncoder, column_reader
+from models.ctr_trees import Trees, grow_trees
 from models.metrics import ClickMetrics, Interval, Metric, click_metrics, log_loss, paired_bootstrap
 from moonlake.errors import InputError, PointInTimeError
 from moonlake.lake import Lake, WriteReport, arrow_schema
@@ -39,13 +41,32 @@ Booleans = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """Where a training run stands after a batch; `total` counts the samples of all epochs that may come."""
+    """Where a training run stands after a batch; `total` counts the samples of all epochs that may come.
+
+    With trees a batch is a round, and an epoch too: it looks at every sample. Its loss is that of the validation part.
+    """
 
     epoch: int
     samples: int
     total: int
     loss: float
     samples_per_second: float
+
+
+class TrainingRows(NamedTuple):
+    """What every model learns from: n encoded rows, and what is unusual about them.
+
+    Attributes:
+        clicked: float32 [n].
+        fitted: bool [n], true for the rows that are fitted; the last part by time tells when to stop.
+        labels: of the model's lineage.
+    """
+
+    features: FeatureEncoder
+    rows: EncodedRows
+    clicked: NDArray[np.float32]
+    fitted: Booleans
+    labels: tuple[str, ...]
 
 
 def train_ctr(
@@ -62,41 +83,28 @@ def train_ctr(
     Args: allow_seen_rows: accept a space whose encoder learnt from events at or after the first row; it is labelled.
 
     Raises:
-        InputError: no rows in the window, or a content model without a snapshot, or the other way round.
+        InputError: no rows in the window; a snapshot that the model does not read, or none where it reads one.
         SpaceMismatch: the training set was declared for another space than the snapshot's.
         PointInTimeError: the encoder of the snapshot's space knows the window.
     """
-    if config.content != (snapshot is not None):
-        raise InputError(f"a model with content={config.content} needs {'a' if config.content else 'no'} snapshot")
-    if snapshot and training_set.manifest.space_id not in (None, snapshot.true_space_id):
-        snapshot.require_space(training_set.manifest.space_id, f"training set {training_set.folder}")
-    read = column_reader(lambda columns: training_set.read(columns, *window))
-    times = read("event_timestamp").cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
-    if len(times) < 2:
-        raise InputError(f"training set {training_set.folder} has {len(times)} rows in {_span(window)}")
-    labels = _protocol_labels(snapshot, read("event_timestamp"), allow_seen_rows)
-    fitted = times < np.quantile(times, 1 - config.validation_share, method="higher")
-    if not fitted.any():
-        raise InputError(f"all {len(times)} rows in {_span(window)} have one time: nothing is left to stop by")
-    features = FeatureEncoder.fit(read, fitted, config.id_features, config.dense_features, min_count=config.min_count)
-    rows = features.encode(read, snapshot)
-    clicked = read("clicked").to_numpy().astype(np.float32)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        dimension = snapshot.dimension if snapshot else None
-        network = CtrNetwork(config, features.sizes, features.dense_width, dimension)
-        metrics = _fit(network, rows, clicked, fitted, config, snapshot, report)
-    metrics["contents_missing"] = _missing_share(rows) if snapshot else 0.0
+    if config.model != "trees" and (config.model == "cube") != (snapshot is not None):
+        raise InputError(
+            f"model {config.model} needs {'a' if snapshot is None else 'no'} snapshot: content is for cube and trees"
+        )
+    learnt = _read(training_set, snapshot, config, window, allow_seen_rows)
+    fit = _fit_trees if config.model == "trees" else _fit_network
+    predictor, metrics = fit(learnt, config, snapshot, report)
+    metrics["contents_missing"] = _missing_share(learnt.rows) if snapshot else 0.0
     lineage = Lineage(
         training_set_id=training_set.manifest.training_set_id,
         space_id=snapshot.space_id if snapshot else None,
-        dimension=dimension,
+        dimension=snapshot.dimension if snapshot else None,
         window=window,
         true_space_id=snapshot.true_space_id if snapshot else None,
         shuffle_seed=snapshot.shuffle_seed if snapshot else None,
-        labels=labels,
+        labels=learnt.labels,
     )
-    return CtrModel(config, features, network, lineage, metrics)
+    return CtrModel(config, learnt.features, predictor, lineage, metrics)
 
 
 def score(
@@ -123,7 +131,7 @@ def score(
     model.require_snapshot(snapshot)
     read = column_reader(lambda columns: training_set.read(columns, start, end))
     encoded = model.features.encode(read, snapshot)
-    scores = predict_encoded(model.network, encoded, model.config, snapshot)
+    scores = model.predictor.probabilities(encoded, snapshot)
     names = ["impression_id", "user_id", "product_id", "event_timestamp", "clicked"]
     scored = pa.table({**{name: read(name) for name in names}, "score": scores})
     return scored.replace_schema_metadata({"label": IN_SAMPLE} if in_sample else None)
@@ -186,20 +194,78 @@ def _protocol_labels(snapshot: Snapshot | None, times: pa.ChunkedArray, allow_se
     return tuple(labels)
 
 
-def _fit(
+def _read(
+    training_set: TrainingSet,
+    snapshot: Snapshot | None,
+    config: CtrConfig,
+    window: tuple[datetime, datetime],
+    allow_seen_rows: bool,
+) -> TrainingRows:
+    """The rows of a window, encoded as those of its first part tell. Raises what `train_ctr` raises."""
+    if snapshot and training_set.manifest.space_id not in (None, snapshot.true_space_id):
+        snapshot.require_space(training_set.manifest.space_id, f"training set {training_set.folder}")
+    read = column_reader(lambda columns: training_set.read(columns, *window))
+    times = read("event_timestamp").cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
+    if len(times) < 2:
+        raise InputError(f"training set {training_set.folder} has {len(times)} rows in {_span(window)}")
+    labels = _protocol_labels(snapshot, read("event_timestamp"), allow_seen_rows)
+    fitted = times < np.quantile(times, 1 - config.validation_share, method="higher")
+    if not fitted.any():
+        raise InputError(f"all {len(times)} rows in {_span(window)} have one time: nothing is left to stop by")
+    features = FeatureEncoder.fit(read, fitted, config.id_features, config.dense_features, min_count=config.min_count)
+    clicked = read("clicked").to_numpy().astype(np.float32)
+    return TrainingRows(features, features.encode(read, snapshot), clicked, fitted, labels)
+
+
+def _fit_trees(
+    learnt: TrainingRows, config: CtrConfig, snapshot: Snapshot | None, report: Callable[[BatchReport], None] | None
+) -> tuple[Trees, dict[str, float]]:
+    """Trees of the fitted rows, and how it went."""
+    columns = tree_columns(learnt.features, config, snapshot is not None)
+    each, started = int(learnt.fitted.sum()), time.monotonic()
+
+    def after_round(done: int, loss: float) -> None:
+        if report:
+            rate = done * each / (time.monotonic() - started)
+            report(BatchReport(done, done * each, config.trees.max_rounds * each, loss, rate))
+
+    return grow_trees(
+        columns,
+        learnt.rows,
+        learnt.clicked,
+        learnt.fitted,
+        snapshot,
+        config.trees,
+        seed=config.seed,
+        after_round=after_round,
+    )
+
+
+def _fit_network(
+    learnt: TrainingRows, config: CtrConfig, snapshot: Snapshot | None, report: Callable[[BatchReport], None] | None
+) -> tuple[CtrNetwork, dict[str, float]]:
+    """The network at the epoch of its least validation loss, and how it went."""
+    features = learnt.features
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        dimension = snapshot.dimension if snapshot else None
+        network = CtrNetwork(config, features.sizes, features.dense_width, dimension)
+        return network, _descend(network, learnt, config, snapshot, report)
+
+
+def _descend(
     network: CtrNetwork,
-    rows: EncodedRows,
-    clicked: NDArray[np.float32],
-    fitted: Booleans,
+    learnt: TrainingRows,
     config: CtrConfig,
     snapshot: Snapshot | None,
     report: Callable[[BatchReport], None] | None,
 ) -> dict[str, float]:
     """Train the network in place until the validation loss grows, leave its best state in it, and say how it went."""
+    rows, clicked = learnt.rows, learnt.clicked
     vectors = None if snapshot is None else snapshot.vectors
     rng = np.random.default_rng(config.seed)
     optimizer = torch.optim.Adam(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-    training, validation = np.flatnonzero(fitted), np.flatnonzero(~fitted)
+    training, validation = np.flatnonzero(learnt.fitted), np.flatnonzero(~learnt.fitted)
     best, best_loss, best_epoch, epoch = network.state_dict(), math.inf, 0, 0
     started, samples = time.monotonic(), 0
     while epoch < config.max_epochs and epoch - best_epoch <= config.patience:
@@ -218,7 +284,7 @@ def _fit(
                 report(BatchReport(epoch, samples, config.max_epochs * len(training), loss.item(), rate))
         if not math.isfinite(loss.item()):
             raise InputError(f"training diverged in epoch {epoch}: lower learning_rate, now {config.learning_rate}")
-        found = log_loss(clicked[validation], predict_encoded(network, rows, config, snapshot, validation))
+        found = log_loss(clicked[validation], network.probabilities(rows, snapshot, validation))
         if found < best_loss:
             best, best_loss, best_epoch = copy.deepcopy(network.state_dict()), found, epoch
     network.load_state_dict(best)

@@ -13,7 +13,8 @@ import typer
 from deltalake import write_deltalake
 from typer.testing import CliRunner
 
-from cli.ctr import evaluate_ctr, train_ctr
+from cli.ctr import Model, evaluate_ctr, train_ctr
+from models.ctr import MODELS, CtrModel
 from moonlake import spaces
 from moonlake.contents import stable_hash
 from moonlake.errors import InputError, MoonlakeError
@@ -27,6 +28,7 @@ T1 = datetime(2026, 1, 1, tzinfo=UTC)
 T2 = T1 + timedelta(days=3)
 SMALL = ["--set", "hidden=[8]", "--set", "max_epochs=1", "--set", "behavior_length=2", "--set", "dense_features=[]",
          "--set", 'id_features=["product_id"]']  # fmt: skip
+FEW_TREES = [*SMALL[4:], "--set", "trees.max_rounds=3", "--set", "trees.threads=1"]
 
 app = typer.Typer()
 app.command("train")(train_ctr)
@@ -69,8 +71,8 @@ def invoke(*words: str, fails: bool = False) -> str:
     return result.output
 
 
-def train(name: str, *words: str) -> str:
-    return invoke("train", "clicks", "--name", name, "--end", T2.isoformat(), *SMALL, *words)
+def train(name: str, *words: str, small: list[str] = SMALL) -> str:
+    return invoke("train", "clicks", "--name", name, "--end", T2.isoformat(), *small, *words)
 
 
 def test_models_are_trained_measured_and_recorded(shop: Settings) -> None:
@@ -84,6 +86,33 @@ def test_models_are_trained_measured_and_recorded(shop: Settings) -> None:
     assert recorded["ids"]["space_id"] is None
     assert recorded["content"]["space_id"] == spaces.find(Lake(shop), "encoder").space_id
     assert recorded["shuffled"]["space_id"] not in (None, recorded["content"]["space_id"])
+
+
+def test_a_model_is_trained_by_its_name(shop: Settings) -> None:
+    train("ids", "--model", "id")
+    train("trees", "--model", "trees", small=FEW_TREES)
+    train("similarities", "--model", "trees", "--space", "encoder", small=FEW_TREES)
+    output = invoke("evaluate", "trees", "similarities", "--on", "clicks", "--against", "ids")
+    assert "similarities over ids: AUC" in output
+    recorded = {row["name"]: row for row in Lake(shop).read("model_versions").to_pylist()}
+    assert recorded["trees"]["space_id"] is None
+    assert recorded["similarities"]["space_id"] == spaces.find(Lake(shop), "encoder").space_id
+    opened = {name: CtrModel.open(Path(row["artifact"])) for name, row in recorded.items()}
+    assert {name: model.config.model for name, model in opened.items()} == {
+        "ids": "id", "trees": "trees", "similarities": "trees",
+    }  # fmt: skip
+    assert opened["trees"].metrics["rounds"] <= 3
+
+
+def test_without_a_name_it_is_attention_over_ids_and_with_a_space_content(shop: Settings) -> None:
+    train("plain")
+    train("content", "--space", "encoder")
+    for name, model in (("plain", "din"), ("content", "cube")):
+        assert CtrModel.open(shop.artifacts / f"ctr-{name}").config.model == model
+
+
+def test_the_names_of_models_are_those_of_the_configuration() -> None:
+    assert tuple(Model) == MODELS
 
 
 def test_the_gate_fails_where_the_gain_is_too_small() -> None:
@@ -101,6 +130,12 @@ def test_the_gate_fails_where_the_gain_is_too_small() -> None:
         (("--set", "speed=1"), "speed"),
         (("--set", "speed"), "KEY=VALUE"),
         (("--set", "hidden=[8"), "JSON"),
+        (("--set", "seed=3"), "KEY=VALUE"),
+        (("--set", "trees.speed=1"), "speed"),
+        (("--set", "trees.max_depth=3"), "trees.max_depth: model din"),
+        (("--model", "trees"), "hidden.*: model trees"),
+        (("--model", "cube"), "--space"),
+        (("--model", "id", "--space", "encoder"), "reads no vectors"),
         (("--name", "../x"), "plain folder name"),
     ],
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from models.ctr import NEVER_FEATURES, CtrConfig, CtrModel, ctr_config
+from models.artifacts import read_artifact
+from models.ctr import NEVER_FEATURES, CtrConfig, CtrModel, CtrNetwork, ctr_config
+from models.ctr_trees import TreesConfig
 from models.train_ctr import train_ctr
+from moonlake.contents import stable_hash
 from moonlake.errors import InputError, NotFound, PointInTimeError, SpaceMismatch
 
 
 @pytest.fixture(scope="module")
 def model(world: Any) -> CtrModel:
     """A content model after one epoch."""
-    config = CtrConfig(content=True, behavior_length=8, hidden=(16,), max_epochs=1, seed=3)
+    config = CtrConfig(model="cube", behavior_length=8, hidden=(16,), max_epochs=1, seed=3)
     return train_ctr(world.training_set, world.snapshot, config, window=world.window)
 
 
@@ -41,6 +45,15 @@ def test_unknown_keys_and_impossible_values_are_errors() -> None:
         CtrConfig(id_features=("user_id",))
     with pytest.raises(InputError, match="validation_share"):
         CtrConfig(validation_share=0.0)
+    with pytest.raises(InputError, match="model is one of id, din, cube, trees, found 'forest'"):
+        ctr_config({"model": "forest"}, where="a file")
+    with pytest.raises(InputError, match=r"(?s)a file: trees.*depth"):
+        ctr_config({"trees": {"depth": 3}}, where="a file")
+
+
+def test_a_configuration_is_what_its_saved_form_says() -> None:
+    config = CtrConfig(model="trees", trees=TreesConfig(left_out=("user_id",), max_depth=3))
+    assert ctr_config(json.loads(json.dumps(asdict(config))), where="a file") == config
 
 
 def test_an_artifact_is_the_model(model: CtrModel, world: Any, tmp_path: Path) -> None:
@@ -57,10 +70,30 @@ def test_the_model_id_follows_from_weights_and_configuration(model: CtrModel, tm
     first = model.save(tmp_path / "one").model_id
     assert model.save(tmp_path / "two").model_id == first
     assert replace(model, config=replace(model.config, seed=4)).save(tmp_path / "three").model_id != first
+    assert isinstance(model.predictor, CtrNetwork)
+    bias = model.predictor.predictor[-1].bias
+    assert isinstance(bias, torch.Tensor)
     with torch.no_grad():
-        model.network.predictor[-1].bias += 1
+        bias += 1
         assert model.save(tmp_path / "four").model_id != first
-        model.network.predictor[-1].bias -= 1
+        bias -= 1
+
+
+def test_an_artifact_from_before_models_had_names_opens_with_the_id_that_it_had(
+    model: CtrModel, world: Any, tmp_path: Path
+) -> None:
+    model.save(tmp_path / "model")
+    file = tmp_path / "model" / "ctr.json"
+    document = json.loads(file.read_text())
+    old = {"content": True, **document["config"]}
+    del old["model"], old["trees"]
+    file.write_text(json.dumps({**document, "config": old}))
+    opened = CtrModel.open(tmp_path / "model")
+    rows = world.training_set.read().slice(0, 20)
+    assert opened.config == model.config
+    np.testing.assert_array_equal(opened.predict(rows, world.snapshot), model.predict(rows, world.snapshot))
+    exact = json.dumps([read_artifact(tmp_path / "model", "ctr").files_hash("*"), old], sort_keys=True)
+    assert opened.model_id == stable_hash(exact)
 
 
 def test_a_damaged_artifact_is_refused(model: CtrModel, tmp_path: Path) -> None:

@@ -15,14 +15,15 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from models.ctr import CtrConfig
+from models.ctr import MODELS, CtrConfig
+from models.ctr_trees import TreesConfig
 from models.train_ctr import IN_SAMPLE, SAW_THE_ROWS, BatchReport, evaluate, gain, record_model, score, train_ctr
 from moonlake.errors import InputError, PointInTimeError, SpaceMismatch
 from moonlake.lake import Lake
 from moonlake.training_sets import TrainingSet
 
 CONFIG = CtrConfig(behavior_length=10, batch_size=512, max_epochs=4)
-CONTENT = replace(CONFIG, content=True)
+CONTENT = replace(CONFIG, model="cube")
 BRIEF = replace(CONFIG, max_epochs=1, hidden=(8,))
 
 
@@ -68,7 +69,7 @@ def test_rows_outside_the_window_are_not_trained_on(world: Any, make_training_se
 def test_a_space_that_knows_the_window_is_refused_unless_asked_for_by_name(world: Any) -> None:
     first = pc.min(world.training_set.read(["event_timestamp"])["event_timestamp"]).as_py()
     knowing = replace(world.snapshot, trained_until=first)
-    config = replace(BRIEF, content=True)
+    config = replace(BRIEF, model="cube")
     with pytest.raises(PointInTimeError, match=knowing.space_id):
         train_ctr(world.training_set, knowing, config, window=world.window)
     labelled = train_ctr(world.training_set, knowing, config, window=world.window, allow_seen_rows=True)
@@ -78,7 +79,7 @@ def test_a_space_that_knows_the_window_is_refused_unless_asked_for_by_name(world
 
 
 def test_a_control_is_labelled(world: Any) -> None:
-    config = replace(BRIEF, content=True)
+    config = replace(BRIEF, model="cube")
     model = train_ctr(world.training_set, world.snapshot.shuffled(4), config, window=world.window)
     assert model.lineage.labels == ("control: shuffled with seed 4",)
 
@@ -97,21 +98,55 @@ def test_a_training_set_of_another_space_is_refused(world: Any) -> None:
     declaration = replace(world.training_set.manifest.declaration, space_id="f" * 32)
     other = replace(world.training_set, manifest=replace(world.training_set.manifest, declaration=declaration))
     with pytest.raises(SpaceMismatch, match="f" * 32):
-        train_ctr(other, world.snapshot, replace(BRIEF, content=True), window=world.window)
+        train_ctr(other, world.snapshot, replace(BRIEF, model="cube"), window=world.window)
 
 
 def test_content_and_snapshot_go_together(world: Any) -> None:
-    with pytest.raises(InputError, match="content=True needs a snapshot"):
+    with pytest.raises(InputError, match="model cube needs a snapshot"):
         train_ctr(world.training_set, None, CONTENT, window=world.window)
-    with pytest.raises(InputError, match="content=False needs no snapshot"):
+    with pytest.raises(InputError, match="model din needs no snapshot"):
         train_ctr(world.training_set, world.snapshot, CONFIG, window=world.window)
+    with pytest.raises(InputError, match="model id needs no snapshot"):
+        train_ctr(world.training_set, world.snapshot, replace(CONFIG, model="id"), window=world.window)
+
+
+def test_every_model_keeps_to_the_protocol_and_is_scored_alike(world: Any) -> None:
+    first = pc.min(world.training_set.read(["event_timestamp"])["event_timestamp"]).as_py()
+    knowing = replace(world.snapshot, trained_until=first)
+    for model in MODELS:
+        read = world.snapshot if model in ("cube", "trees") else None
+        config = replace(BRIEF, model=model, trees=TreesConfig(max_rounds=3, threads=1))
+        if read is not None:
+            with pytest.raises(PointInTimeError, match=knowing.space_id):
+                train_ctr(world.training_set, knowing, config, window=world.window)
+        trained = train_ctr(world.training_set, read, config, window=world.window)
+        assert trained.space_id == (None if read is None else read.space_id)
+        assert {"validation_log_loss", "training_rows", "validation_rows", "contents_missing"} <= set(trained.metrics)
+        with pytest.raises(PointInTimeError, match="trained on rows until"):
+            score(trained, world.training_set, read, start=first)
+        scores = score(trained, world.training_set, read, start=world.window[1])["score"].to_numpy()
+        assert np.all((scores > 0) & (scores < 1))
+
+
+def test_behaviours_mean_nothing_to_a_model_of_ids_and_something_to_one_with_attention(world: Any) -> None:
+    rows = world.training_set.read().slice(0, 100)
+    empty = rows
+    for name in ("product_ids", "content_ids", "query_content_ids", "actions", "times_us"):
+        place = rows.column_names.index(f"behavior_{name}")
+        none = pa.array([[]] * len(rows), rows.schema.field(place).type)
+        empty = empty.set_column(place, f"behavior_{name}", none)
+    ids, din = (
+        train_ctr(world.training_set, None, replace(BRIEF, model=model), window=world.window) for model in ("id", "din")
+    )
+    np.testing.assert_array_equal(ids.predict(empty), ids.predict(rows))
+    assert not np.allclose(din.predict(empty), din.predict(rows))
 
 
 def test_a_window_without_rows_is_named(world: Any) -> None:
     year = timedelta(days=365)
     window = tuple(edge + year for edge in world.window)
     with pytest.raises(InputError, match="2027"):
-        train_ctr(world.training_set, None, BRIEF, window=window)  # type: ignore[arg-type]
+        train_ctr(world.training_set, None, BRIEF, window=window)
 
 
 def test_training_stops_when_the_last_part_of_the_window_gets_worse(world: Any) -> None:

@@ -124,7 +124,7 @@ class Shop:
         self.training_set: TrainingSet = build_training_set.run(
             self.settings, self.declaration, written_at=NOW
         ).training_set
-        config = CtrConfig(content=True, behavior_length=10, hidden=(16,), max_epochs=3, batch_size=64, min_count=1)
+        config = CtrConfig(model="cube", behavior_length=10, hidden=(16,), max_epochs=3, batch_size=64, min_count=1)
         model = train_ctr(self.training_set, self.snapshot, config, window=(T1, NOW))
         self.model: CtrModel = model.save(self.model_folder)
         self.rows = self.training_set.read(start=NOW)
