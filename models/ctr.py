@@ -46,7 +46,6 @@ NEVER_FEATURES = {
 }
 READ_BY_TREES = {"id_features", "dense_features", "behavior_length", "min_count", "validation_share", "seed"}
 WINDOW_COUNTS = ("impressions_7d", "clicks_7d", "purchases_7d", "ctr_7d")
-PREDICTION_ROWS = 2_048
 ATTENTION = 32
 """Units that score a behaviour."""
 
@@ -171,14 +170,10 @@ class CtrNetwork(nn.Module):
     ) -> NDArray[np.float64]:
         """Click probabilities [n] of encoded rows, or of the `chosen` [n] among them, in eval mode from then on."""
         vectors = None if snapshot is None else snapshot.vectors
-        places = np.arange(len(rows)) if chosen is None else chosen
-        found = np.empty(len(places))
         self.eval()
         with torch.inference_mode():
-            for start in range(0, len(places), PREDICTION_ROWS):
-                part = slice(start, start + PREDICTION_ROWS)
-                logits = self(rows.batch(places[part], self.length, vectors))
-                found[part] = torch.sigmoid(logits.double()).numpy()
+            logits = [self(batch) for batch in rows.batches(self.length, vectors, chosen)]
+            found: NDArray[np.float64] = torch.sigmoid(torch.cat([torch.empty(0), *logits]).double()).numpy()
         return found
 
     def write(self, folder: Path) -> None:

@@ -8,7 +8,7 @@ memory of a training set grows with its ids and not with the width of the vector
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +40,9 @@ SAME_PRODUCT = CONTEXTS // 2
 TARGET_CONTENT, QUERY_CONTENT = "content_id", "query_content_id"
 BEHAVIOR_PRODUCTS, BEHAVIOR_CONTENTS = "behavior_product_ids", "behavior_content_ids"
 BEHAVIOR_ACTIONS, BEHAVIOR_TIMES = "behavior_actions", "behavior_times_us"
+
+ROWS_AT_ONCE = 2_048
+"""Rows of a batch where the size changes nothing: in prediction, and in what trees read."""
 
 ReadColumn = Callable[[str], pa.ChunkedArray]
 Ints = NDArray[np.int32]
@@ -85,6 +88,14 @@ class EncodedRows:
             torch.from_numpy(self.behavior_contexts[place]).long(),
             content,
         )
+
+    def batches(
+        self, length: int, vectors: NDArray[Any] | None, chosen: NDArray[np.int64] | None = None
+    ) -> Iterator[Batch]:
+        """All impressions, or the `chosen` [n] among them, in batches of at most ROWS_AT_ONCE; see `batch`."""
+        places = np.arange(len(self)) if chosen is None else chosen
+        for start in range(0, len(places), ROWS_AT_ONCE):
+            yield self.batch(places[start : start + ROWS_AT_ONCE], length, vectors)
 
 
 @dataclass(frozen=True)

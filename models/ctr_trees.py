@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from models import cube
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from xgboost import Booster
 
 TREES = "trees.ubj"
-BATCH_ROWS = 2_048
 SUMMARIES = (
     "target_query_similarity",
     "behavior_similarity_max",
@@ -34,7 +32,6 @@ SUMMARIES = (
     "behaviors_used",
     "behaviors_missing",
 )
-HISTOGRAM = "behavior_similarity_histogram"
 BEHAVIOR_COUNTS = ("behaviors_on_product", "behaviors_on_target")
 """Of the latest actions. With them trees without a space know what a similarity of 1 and the counts of vectors tell, so
 that shuffled vectors gain nothing over them."""
@@ -98,7 +95,7 @@ class TreeColumns:
         """Name of each column; those of the similarities are the names in `cube_features`."""
         similarities: list[str] = []
         if self.content:
-            histogram = (f"{HISTOGRAM}_{bin_}" for bin_ in range(cube.HISTOGRAM_BINS))
+            histogram = (f"{cube.HISTOGRAM}_{bin_}" for bin_ in range(cube.HISTOGRAM_BINS))
             similarities = [*SUMMARIES, *histogram]
         return [*self.categorical, *self.dense, *BEHAVIOR_COUNTS, *similarities]
 
@@ -109,13 +106,11 @@ class TreeColumns:
 
     def matrix(self, rows: EncodedRows, chosen: NDArray[np.int64], vectors: NDArray[np.float16] | None) -> Floats:
         """float32 [n, columns] of the rows `chosen` [n]; NaN for what is not known. Vectors are gathered by batches."""
-        parts = [
-            self._of_batch(rows.batch(chosen[start : start + BATCH_ROWS], self.length, vectors))
-            for start in range(0, len(chosen), BATCH_ROWS)
-        ]
+        parts = [self.of_batch(batch) for batch in rows.batches(self.length, vectors, chosen)]
         return np.concatenate([np.empty((0, len(self.names)), np.float32), *parts])
 
-    def _of_batch(self, batch: Batch) -> Floats:
+    def of_batch(self, batch: Batch) -> Floats:
+        """float32 [B, columns]; NaN for what is not known."""
         ids = batch.ids[:, list(self.categorical.values())].numpy() - FIRST_ID  # [B, C], below 0 for an unknown id
         values, there = np.split(batch.dense.numpy(), 2, axis=1)  # [B, F], [B, F]
         on_product = (batch.behavior_ids != PADDING).numpy()  # [B, L]
@@ -126,27 +121,9 @@ class TreeColumns:
             np.stack([on_product.sum(1), on_target.sum(1)], 1),  # [B, 2]
         ]
         if self.content and batch.content is not None:
-            found = similarity_columns(batch.content, on_product)
-            columns += [*(found[name][:, None] for name in SUMMARIES), found[HISTOGRAM]]  # 5 x [B, 1], [B, bins]
+            found = cube.features(batch.content, on_product)
+            columns += [*(found[name][:, None] for name in SUMMARIES), found[cube.HISTOGRAM]]  # 5 x [B, 1], [B, bins]
         return np.concatenate(columns, axis=1).astype(np.float32)
-
-
-def similarity_columns(content: cube.Content, on_product: NDArray[np.bool_]) -> dict[str, NDArray[np.float32]]:
-    """SUMMARIES [B] and HISTOGRAM [B, bins], as in `cube_features`; NaN where a similarity is not known.
-
-    Args: on_product: bool [B, L], true for an action on a product, with or without a vector.
-    """
-    found = cube.similarities(content)
-    cosines, known = found.behaviors, found.behaviors_known  # [B, L], [B, L]
-    some, used = known.any(-1), content.behaviors_known.sum(-1).numpy()  # [B], [B]
-    return {
-        "target_query_similarity": torch.where(found.target_query_known, found.target_query, torch.nan).numpy(),
-        "behavior_similarity_max": torch.where(some, cube.largest(cosines, known), torch.nan).numpy(),
-        "behavior_similarity_mean": torch.where(some, cube.mean(cosines, known), torch.nan).numpy(),
-        "behaviors_used": used.astype(np.float32),
-        "behaviors_missing": (on_product.sum(-1) - used).astype(np.float32),
-        HISTOGRAM: cube.histogram(cosines, known).numpy(),
-    }
 
 
 @dataclass(frozen=True)
@@ -161,12 +138,9 @@ class Trees:
     ) -> NDArray[np.float64]:
         """Click probabilities [n] of encoded rows, or of the `chosen` [n] among them, batch by batch."""
         vectors = None if snapshot is None else snapshot.vectors
-        places = np.arange(len(rows)) if chosen is None else chosen
-        found = np.empty(len(places))
-        for start in range(0, len(places), BATCH_ROWS):
-            part = slice(start, start + BATCH_ROWS)
-            found[part] = self.booster.inplace_predict(self.columns.matrix(rows, places[part], vectors))
-        return found
+        batches = rows.batches(self.columns.length, vectors, chosen)
+        found = [self.booster.inplace_predict(self.columns.of_batch(batch)) for batch in batches]
+        return np.concatenate([np.empty(0), *found])
 
     def write(self, folder: Path) -> None:
         """Write the trees into an artifact folder, in XGBoost's own format."""

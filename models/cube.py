@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 HISTOGRAM_BINS = 20
+HISTOGRAM = "behavior_similarity_histogram"
 
 
 class Content(NamedTuple):
@@ -120,3 +121,21 @@ def largest(behaviors: Tensor, known: Tensor) -> Tensor:
 def mean(behaviors: Tensor, known: Tensor) -> Tensor:
     """The mean cosine [B] of known behaviours; 0 in a row without any."""
     return (behaviors * known).sum(-1) / known.sum(-1).clamp(min=1)  # [B]
+
+
+def features(content: Content, on_product: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+    """Columns of `cube_features` of a batch, [B] and HISTOGRAM [B, bins]; NaN where a similarity is not known.
+
+    Args: on_product: bool [B, L], true for an action on a product, with or without a vector.
+    """
+    found = similarities(content)
+    cosines, known = found.behaviors, found.behaviors_known  # [B, L], [B, L]
+    some, used = known.any(-1), content.behaviors_known.sum(-1).numpy()  # [B], [B]
+    return {
+        "target_query_similarity": torch.where(found.target_query_known, found.target_query, torch.nan).numpy(),
+        "behavior_similarity_max": torch.where(some, largest(cosines, known), torch.nan).numpy(),
+        "behavior_similarity_mean": torch.where(some, mean(cosines, known), torch.nan).numpy(),
+        HISTOGRAM: histogram(cosines, known).numpy(),  # [B, bins]
+        "behaviors_used": used,
+        "behaviors_missing": on_product.sum(-1) - used,
+    }

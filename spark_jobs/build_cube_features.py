@@ -72,34 +72,16 @@ def similarity_rows(impressions: pa.Table, sequences: pa.Table, snapshot: Snapsh
         batch = np.arange(start, min(start + IMPRESSIONS_PER_BATCH, len(impressions)))
         places = cube.last_places(offsets, batch, length, empty=len(chosen))  # [B, L]
         content = cube.gather(snapshot.vectors, targets[batch], queries[batch], behaviors[places])
-        parts.append(_features(content, on_product[places]))
+        parts.append(cube.features(content, on_product[places]))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
     return _as_contract(impressions, columns, snapshot.space_id)
-
-
-def _features(content: cube.Content, on_product: np.ndarray) -> dict[str, np.ndarray]:
-    """Columns of `cube_features` of a batch; NaN where a similarity is not known.
-
-    Args: on_product: bool [B, L], true for an action on a product, with or without a vector.
-    """
-    found = cube.similarities(content)
-    cosines, known = found.behaviors, found.behaviors_known  # [B, L], [B, L]
-    some, used = known.any(-1), content.behaviors_known.sum(-1)  # [B], [B]
-    return {
-        "target_query_similarity": torch.where(found.target_query_known, found.target_query, torch.nan).numpy(),
-        "behavior_similarity_max": torch.where(some, cube.largest(cosines, known), torch.nan).numpy(),
-        "behavior_similarity_mean": torch.where(some, cube.mean(cosines, known), torch.nan).numpy(),
-        "behavior_similarity_histogram": cube.histogram(cosines, known).numpy(),  # [B, bins]
-        "behaviors_used": used.numpy(),
-        "behaviors_missing": on_product.sum(-1) - used.numpy(),
-    }
 
 
 def _as_contract(impressions: pa.Table, columns: dict[str, np.ndarray], space_id: str) -> pa.Table:
     schema = arrow_schema(CUBE_FEATURES, CUBE_FEATURES.facts)
     if not columns:
         return schema.empty_table()
-    histogram = columns.pop("behavior_similarity_histogram")
+    histogram = columns.pop(cube.HISTOGRAM)
     lists = pa.FixedSizeListArray.from_arrays(pa.array(histogram.ravel()), histogram.shape[1])
     arrays = {
         **{name: pa.array(values, from_pandas=True) for name, values in columns.items()},  # NaN becomes null

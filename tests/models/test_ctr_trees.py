@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from models import cube
 from models.ctr import CtrConfig, CtrModel
-from models.ctr_features import EncodedRows, FeatureEncoder, column_reader
-from models.ctr_trees import BATCH_ROWS, HISTOGRAM, SUMMARIES, TreeColumns, Trees, TreesConfig
+from models.ctr_features import ROWS_AT_ONCE, EncodedRows, FeatureEncoder, column_reader
+from models.ctr_trees import SUMMARIES, TreeColumns, Trees, TreesConfig
 from models.train_ctr import BatchReport, evaluate, gain, score, train_ctr
 from moonlake.errors import InputError, SpaceMismatch
 from moonlake.training_sets import TrainingSet
@@ -28,7 +29,7 @@ BRIEF = replace(CONFIG, trees=replace(GROWTH, max_rounds=4))
 @pytest.fixture(scope="module")
 def rows(world: Any) -> pa.Table:
     """More rows than a batch holds; some have no target, no query, or a behaviour, whose content is unknown."""
-    rows = world.training_set.read().slice(0, BATCH_ROWS + 150)
+    rows = world.training_set.read().slice(0, ROWS_AT_ONCE + 150)
     for name, every in (("content_id", 11), ("query_content_id", 7)):
         values = [None if n % every == 0 else one for n, one in enumerate(rows[name].to_pylist())]
         rows = rows.set_column(rows.column_names.index(name), name, pa.array(values, pa.string()))
@@ -76,8 +77,8 @@ def test_similarities_are_those_of_the_job(
         np.testing.assert_allclose(
             found[:, columns.names.index(name)], expected[name].to_numpy().astype(np.float64), atol=1e-5, err_msg=name
         )
-    first = columns.names.index(f"{HISTOGRAM}_0")
-    np.testing.assert_allclose(found[:, first:], np.stack(expected[HISTOGRAM].to_pylist()), atol=1e-5)
+    first = columns.names.index(f"{cube.HISTOGRAM}_0")
+    np.testing.assert_allclose(found[:, first:], np.stack(expected[cube.HISTOGRAM].to_pylist()), atol=1e-5)
     assert expected["target_query_similarity"].null_count > 0
     assert expected["behavior_similarity_max"].null_count > 0
     assert sum(expected["behaviors_missing"].to_pylist()) > 0
@@ -179,9 +180,9 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(world: Any,
 
 
 def test_rows_score_alone_as_they_do_among_others(model: CtrModel, world: Any) -> None:
-    rows = world.training_set.read().slice(0, BATCH_ROWS + 50)
+    rows = world.training_set.read().slice(0, ROWS_AT_ONCE + 50)
     together = model.predict(rows, world.snapshot)
-    for n in (0, BATCH_ROWS - 1, BATCH_ROWS, BATCH_ROWS + 49):
+    for n in (0, ROWS_AT_ONCE - 1, ROWS_AT_ONCE, ROWS_AT_ONCE + 49):
         assert model.predict(rows.slice(n, 1), world.snapshot)[0] == pytest.approx(together[n], abs=1e-6)
     assert model.predict(rows.slice(0, 0), world.snapshot).shape == (0,)
 
