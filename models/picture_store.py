@@ -82,6 +82,15 @@ def decode_files(
     return _store(image_ids, wanted, ((name, files[name]) for name in wanted), image_size, workers)
 
 
+def spans(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """int64 [sum of counts]: the places from each start on, `counts` of them, one span after the other.
+
+    >>> spans(np.array([4, 0]), np.array([2, 3])).tolist()
+    [4, 5, 0, 1, 2]
+    """
+    return np.repeat(starts - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+
+
 def _files(lake: Lake, wanted: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     if not wanted or not lake.exists("product_images"):
         return

@@ -16,7 +16,7 @@ from models.augmentation import DRAWS, augment
 from models.encoder import NOT_SCORED, Batch, Encoder, to_float
 from models.memory import Probe
 from models.pairs import Integers
-from models.picture_store import PictureStore, read_pictures
+from models.picture_store import PictureStore, read_pictures, spans
 from models.precision import computing_dtype
 from models.processes import mean_of_processes, processes, total
 from models.training_run import (
@@ -268,8 +268,7 @@ class DescriptionLesson:
         """Args: told: of each product its prompts.   counts: int64 [P], images of each product."""
         product = np.repeat(np.arange(len(told)), [len(prompts) for prompts in told])
         of_prompt = counts[product]
-        first = (np.cumsum(counts) - counts)[product]
-        shown = np.repeat(first - np.cumsum(of_prompt) + of_prompt, of_prompt) + np.arange(of_prompt.sum())
+        shown = spans((np.cumsum(counts) - counts)[product], of_prompt)
         texts = [text for prompts in told for text in prompts]
         batch, labels = self.encoder.description_batch(texts, of_prompt.tolist())
         seen = augment(pixels, draws) if self.config.augment else to_float(torch.from_numpy(pixels))

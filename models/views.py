@@ -13,6 +13,7 @@ from torch import Tensor
 from models.augmentation import DRAWS, augment
 from models.encoder import Batch, Encoder, to_float
 from models.pairs import QUERY, Choice, Integers, Pairs
+from models.picture_store import spans
 from models.processes import Processes
 from models.training_run import even_chunks
 
@@ -106,8 +107,7 @@ class PromptMaker:
         self, contents: Integers, choice: Choice, some: Integers, starts: Integers, light: NDArray[np.float64] | None
     ) -> Prompts:
         counts = choice.counts[some]
-        offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        places = np.repeat(starts[some], counts) + offsets
+        places = spans(starts[some], counts)
         pixels = np.ascontiguousarray(self.pairs.pictures.pixels[choice.rows[places]])
         words: list[Sequence[int]] = [self.words[contents[view]] if choice.with_text[view] else [] for view in some]
         batch = self.encoder.prompts(words, counts.tolist(), torch.from_numpy(pixels[:0]))
