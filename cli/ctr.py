@@ -19,14 +19,15 @@ from moonlake.settings import Settings
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from models.ctr import CtrConfig, CtrModel
+    from models.ctr import CtrModel
+    from models.ctr_config import CtrConfig
     from models.metrics import ClickMetrics
     from models.train_ctr import BatchReport
     from moonlake.snapshots import Snapshot
 
 
 class Model(StrEnum):
-    """What learns; the names of `models.ctr.MODELS`."""
+    """What learns; the names of `models.ctr_config.MODELS`."""
 
     ID = "id"
     DIN = "din"
@@ -153,7 +154,7 @@ def _config(pairs: list[str], *, model: Model, seed: int) -> CtrConfig:
     """CtrConfig from KEY=VALUE words, the value as JSON; trees.KEY is a key of the trees."""
     import json
 
-    from models.ctr import READ_BY_TREES, CtrConfig, ctr_config
+    from models.ctr_config import READ_BY_TREES, CtrConfig, ctr_config
 
     values: dict[str, Any] = {}
     trees: dict[str, Any] = {}

@@ -269,7 +269,7 @@ class Demo:
         """CTR models without content, with it, and with shuffled vectors as the control; measured after T2."""
         from dataclasses import asdict
 
-        from models.ctr import CtrConfig
+        from models.ctr_config import CtrConfig
         from moonlake.training_sets import TrainingSet
 
         train, test = (TrainingSet.open(self.settings.training_sets / name) for name in ("ctr-train", "ctr-test"))

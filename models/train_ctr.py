@@ -23,8 +23,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.ctr import CtrConfig, CtrModel, CtrNetwork, Lineage, tree_columns
+from models.ctr import CtrModel, Lineage, tree_columns
+from models.ctr_config import CtrConfig
 from models.ctr_features import PADDING, UNKNOWN, EncodedRows, FeatureEncoder, column_reader
+from models.ctr_network import CtrNetwork
 from models.ctr_trees import Trees, grow_trees
 from models.metrics import ClickMetrics, Interval, Metric, click_metrics, log_loss, paired_bootstrap
 from moonlake.errors import InputError, PointInTimeError
@@ -212,7 +214,7 @@ def _read(
     fitted = times < np.quantile(times, 1 - config.validation_share, method="higher")
     if not fitted.any():
         raise InputError(f"all {len(times)} rows in {_span(window)} have one time: nothing is left to stop by")
-    features = FeatureEncoder.fit(read, fitted, config.id_features, config.dense_features, min_count=config.min_count)
+    features = FeatureEncoder.fit(read, fitted, config.numbered_ids, config.dense_features, min_count=config.min_count)
     clicked = read("clicked").to_numpy().astype(np.float32)
     return TrainingRows(features, features.encode(read, snapshot), clicked, fitted, labels)
 

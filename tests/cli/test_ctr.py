@@ -14,7 +14,8 @@ from deltalake import write_deltalake
 from typer.testing import CliRunner
 
 from cli.ctr import Model, evaluate_ctr, train_ctr
-from models.ctr import MODELS, CtrModel
+from models.ctr import CtrModel
+from models.ctr_config import MODELS
 from moonlake import spaces
 from moonlake.contents import stable_hash
 from moonlake.errors import InputError, MoonlakeError

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from models.artifacts import read_artifact
-from models.ctr import NEVER_FEATURES, CtrConfig, CtrModel, CtrNetwork, ctr_config
+from models.ctr import CtrModel
+from models.ctr_config import NEVER_FEATURES, CtrConfig, ctr_config
+from models.ctr_network import CtrNetwork
 from models.ctr_trees import TreesConfig
 from models.train_ctr import train_ctr
 from moonlake.contents import stable_hash

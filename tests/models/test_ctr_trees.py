@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 
 from models import cube
-from models.ctr import CtrConfig, CtrModel
+from models.ctr import CtrModel
+from models.ctr_config import CtrConfig
 from models.ctr_features import ROWS_AT_ONCE, EncodedRows, FeatureEncoder, column_reader
 from models.ctr_trees import SUMMARIES, TreeColumns, Trees, TreesConfig
 from models.train_ctr import BatchReport, evaluate, gain, score, train_ctr
@@ -150,6 +151,7 @@ def test_an_artifact_is_the_model_and_opens_by_the_door_of_all_click_models(
 ) -> None:
     saved = model.save(tmp_path / "model")
     opened = CtrModel.open(tmp_path / "model")
+    assert set(opened.features.vocabularies) == {"product_id", "category", "brand", "merchant_id", "segment"}
     rows = world.training_set.read().slice(0, 50)
     assert isinstance(opened.predictor, Trees)
     np.testing.assert_array_equal(opened.predict(rows, world.snapshot), model.predict(rows, world.snapshot))

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from models.ctr import MODELS, CtrConfig
+from models.ctr_config import MODELS, CtrConfig
 from models.ctr_trees import TreesConfig
 from models.train_ctr import IN_SAMPLE, SAW_THE_ROWS, BatchReport, evaluate, gain, record_model, score, train_ctr
 from moonlake.errors import InputError, PointInTimeError, SpaceMismatch

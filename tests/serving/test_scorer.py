@@ -12,7 +12,9 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
-from models.ctr import CtrConfig, CtrModel
+from models.ctr import CtrModel
+from models.ctr_config import CtrConfig
+from models.ctr_trees import TreesConfig
 from models.metrics import click_metrics
 from models.train_ctr import record_model, train_ctr
 from moonlake import spaces
@@ -145,6 +147,18 @@ def test_an_impression_scores_online_as_in_the_training_set(shop: Shop, scorer: 
     assert len(offline) == 60
     assert np.ptp(offline) > 0.01  # scores that are all alike would agree by accident
     for row, expected in zip(shop.rows.to_pylist(), offline, strict=True):
+        (ranked,) = scorer.rank(row["user_id"], row["query_id"], [row["product_id"]], NOW)
+        assert ranked.score == pytest.approx(expected, abs=1e-5), row["impression_id"]
+
+
+def test_trees_score_online_as_in_the_training_set(shop: Shop, tmp_path: Path) -> None:
+    growth = TreesConfig(max_rounds=5, threads=1)
+    config = CtrConfig(model="trees", behavior_length=10, min_count=1, trees=growth)
+    train_ctr(shop.training_set, shop.snapshot, config, window=(T1, NOW)).save(tmp_path / "trees")
+    scorer = Scorer.open(shop.settings, tmp_path / "trees", shop.snapshot_folder)
+    offline = scorer.model.predict(shop.rows, shop.snapshot)
+    assert np.ptp(offline) > 0.01
+    for row, expected in list(zip(shop.rows.to_pylist(), offline, strict=True))[:10]:
         (ranked,) = scorer.rank(row["user_id"], row["query_id"], [row["product_id"]], NOW)
         assert ranked.score == pytest.approx(expected, abs=1e-5), row["impression_id"]
 
