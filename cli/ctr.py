@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from models.ctr_config import CtrConfig
     from models.metrics import ClickMetrics
     from models.train_ctr import BatchReport
-    from moonlake.snapshots import Snapshot
+    from moonlake.snapshots import Control, Snapshot
 
 
 class Model(StrEnum):
@@ -63,6 +63,7 @@ def train_ctr(
     from models.train_ctr import train_ctr as train
     from moonlake import spaces
     from moonlake.lake import Lake
+    from moonlake.snapshots import Control
     from moonlake.training_sets import TrainingSet
 
     settings = Settings.from_environment()
@@ -75,7 +76,8 @@ def train_ctr(
     config = _config(set_ or [], model=chosen, seed=seed)
     if shuffled is not None and space is None:
         raise InputError("--shuffled deals the vectors of a space: name it with --space")
-    snapshot = _snapshot(lake, settings, spaces.find(lake, space).space_id, shuffled) if space else None
+    control = None if shuffled is None else Control("shuffled", shuffled)
+    snapshot = _snapshot(lake, settings, spaces.find(lake, space).space_id, control) if space else None
     window = (parse_moment(start) if start else rows.manifest.start, parse_moment(end))
     with training_bar(f"training {name}") as report:
         trained = train(rows, snapshot, config, window=window, allow_seen_rows=allow_seen_rows, report=report)
@@ -113,7 +115,7 @@ def evaluate_ctr(
     scored: dict[str, pa.Table] = {}
     for one, model in models.items():
         of = model.lineage.true_space_id
-        snapshot = _snapshot(lake, settings, of, model.lineage.shuffle_seed) if of else None
+        snapshot = _snapshot(lake, settings, of, model.lineage.control) if of else None
         scored[one] = score(model, rows, snapshot, start=first, end=last)
         found = evaluate(scored[one])
         record_model(lake, model, found, name=one, artifact=folders[one], written_at=datetime.now(UTC))
@@ -175,11 +177,10 @@ def _config(pairs: list[str], *, model: Model, seed: int) -> CtrConfig:
     return config
 
 
-def _snapshot(lake: Any, settings: Settings, space_id: str, shuffle_seed: int | None) -> Snapshot:
+def _snapshot(lake: Any, settings: Settings, space_id: str, control: Control | None) -> Snapshot:
     from moonlake.snapshots import write_snapshot
 
-    snapshot = write_snapshot(lake, space_id, settings.snapshots / space_id)
-    return snapshot if shuffle_seed is None else snapshot.shuffled(shuffle_seed)
+    return write_snapshot(lake, space_id, settings.snapshots / space_id).under(control)
 
 
 def _folder(settings: Settings, name: str) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +19,8 @@ from models.ctr_features import FeatureEncoder, column_reader
 from models.ctr_network import CtrNetwork
 from models.ctr_trees import TreeColumns, Trees
 from moonlake.contents import stable_hash
-from moonlake.errors import SpaceMismatch
-from moonlake.snapshots import Snapshot
+from moonlake.errors import InputError, SpaceMismatch
+from moonlake.snapshots import Control, Snapshot
 
 KIND = "ctr"
 LINEAGE = "lineage.json"
@@ -31,7 +32,7 @@ class Lineage:
 
     Attributes:
         space_id: the space that the model reads; None if it reads none. A control reads a space of its own.
-        true_space_id, shuffle_seed: where a control's vectors came from, and what they were dealt to others by.
+        true_space_id, control: where a control's vectors came from, and what stands in their place.
         window: [T1, T2) of the training rows.
         labels: what is unusual about the model and must stand beside its figures; empty for an honest one.
     """
@@ -41,7 +42,7 @@ class Lineage:
     dimension: int | None
     window: tuple[datetime, datetime]
     true_space_id: str | None = None
-    shuffle_seed: int | None = None
+    control: Control | None = None
     labels: tuple[str, ...] = ()
 
 
@@ -101,9 +102,7 @@ class CtrModel:
         """The model in an artifact folder. Raises NotFound or InputError, naming the file, if it is not whole."""
         artifact = read_artifact(folder, KIND)
         config = saved_ctr_config(artifact.config, where=str(folder))
-        document = json.loads((folder / LINEAGE).read_text())
-        start, end = (datetime.fromisoformat(edge) for edge in document["window"])
-        lineage = Lineage(**{**document, "window": (start, end), "labels": tuple(document["labels"])})
+        lineage = _lineage(folder / LINEAGE)
         features = FeatureEncoder.open(folder)
         predictor: CtrNetwork | Trees
         if config.model == "trees":
@@ -112,6 +111,17 @@ class CtrModel:
             predictor = CtrNetwork.open(folder, config, features.sizes, features.dense_width, lineage.dimension)
         exact = json.dumps([artifact.files_hash("*"), artifact.config], sort_keys=True)
         return cls(config, features, predictor, lineage, artifact.metrics, stable_hash(exact))
+
+
+def _lineage(file: Path) -> Lineage:
+    """What an artifact says of itself; one from before there were several controls has a `shuffle_seed`."""
+    document: dict[str, Any] = json.loads(file.read_text())
+    start, end = (datetime.fromisoformat(edge) for edge in document["window"])
+    control, seed = document.pop("control", None), document.pop("shuffle_seed", None)
+    if seed is not None:
+        raise InputError(f"{file}: a control whose vectors were shuffled in a way that is no more; train it again")
+    labels = tuple(document.pop("labels"))
+    return Lineage(**{**document, "window": (start, end)}, control=control and Control(*control), labels=labels)
 
 
 def tree_columns(features: FeatureEncoder, config: CtrConfig, content: bool) -> TreeColumns:

@@ -103,7 +103,7 @@ def train_ctr(
         dimension=snapshot.dimension if snapshot else None,
         window=window,
         true_space_id=snapshot.true_space_id if snapshot else None,
-        shuffle_seed=snapshot.shuffle_seed if snapshot else None,
+        control=snapshot.control if snapshot else None,
         labels=learnt.labels,
     )
     return CtrModel(config, learnt.features, predictor, lineage, metrics)
@@ -184,7 +184,7 @@ def record_model(
 def _protocol_labels(snapshot: Snapshot | None, times: pa.ChunkedArray, allow_seen_rows: bool) -> tuple[str, ...]:
     if snapshot is None:
         return ()
-    labels = [] if snapshot.shuffle_seed is None else [f"control: shuffled with seed {snapshot.shuffle_seed}"]
+    labels = list(snapshot.labels)
     first = pc.min(times).as_py()
     if snapshot.trained_until is not None and snapshot.trained_until >= first:
         if not allow_seen_rows:
@@ -204,7 +204,7 @@ def _read(
     allow_seen_rows: bool,
 ) -> TrainingRows:
     """The rows of a window, encoded as those of its first part tell. Raises what `train_ctr` raises."""
-    if snapshot and training_set.manifest.space_id not in (None, snapshot.true_space_id):
+    if snapshot and snapshot.versions and training_set.manifest.space_id not in (None, snapshot.true_space_id):
         snapshot.require_space(training_set.manifest.space_id, f"training set {training_set.folder}")
     read = column_reader(lambda columns: training_set.read(columns, *window))
     times = read("event_timestamp").cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()

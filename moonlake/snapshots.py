@@ -6,6 +6,9 @@
 
 Opening one copies nothing: the vectors are a NumPy view of the mapped file, so workers share its pages. The two halves
 of the 128-bit content ids lie sorted beside the vectors; a look-up is a binary search over eight-byte numbers.
+
+Controls have other vectors in the place of the true ones, and a space id of their own. Whatever is unusual about a
+snapshot stands in its labels, which belong beside every figure that its vectors give.
 """
 
 from __future__ import annotations
@@ -14,12 +17,13 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -33,10 +37,23 @@ from moonlake.lake import Lake
 VECTORS, PRODUCTS, MANIFEST = "vectors.arrow", "products.arrow", "manifest.json"
 FORMAT = 1
 BATCH_ROWS = 16_384
+PRODUCT_COLUMNS = ["product_id", "content_id"]
 STORAGE_TYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype(np.float16), "float32": np.dtype(np.float32)}
 
 Rows = NDArray[np.int64]
 Words = NDArray[np.uint64]
+ControlKind = Literal["shuffled", "random"]
+CONTROLS: tuple[ControlKind, ...] = get_args(ControlKind)
+
+
+class Control(NamedTuple):
+    """What stands in the place of the true vectors: those of other contents, or unit vectors that mean nothing."""
+
+    kind: ControlKind
+    seed: int
+
+    def __str__(self) -> str:
+        return f"control: {self.kind} with seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -46,9 +63,10 @@ class Snapshot:
     Attributes:
         vectors: [N, D] in the storage type of the space, read-only and memory-mapped.
         trained_until: latest event that the encoder of the space learnt from; None if it learnt from no behaviour.
-        versions: Delta version of each table that was read.
-        true_space_id: the space of the vectors.
-        shuffle_seed: what they were dealt to other contents by, for a control; None in a true snapshot.
+        versions: Delta version of each table that was read; empty if the vectors are not of the lake.
+        true_space_id: the space that was written; a control of it has a `space_id` of its own.
+        labels: what is unusual about the vectors; empty for those of an encoder.
+        control: None in a true snapshot.
     """
 
     folder: Path
@@ -57,7 +75,8 @@ class Snapshot:
     trained_until: datetime | None
     versions: dict[str, int]
     _index: _ContentIndex
-    shuffle_seed: int | None = None
+    labels: tuple[str, ...] = ()
+    control: Control | None = None
     _order: Rows | None = None
 
     @classmethod
@@ -89,6 +108,7 @@ class Snapshot:
                 batch.column("id_high").to_numpy(zero_copy_only=True),
                 batch.column("id_low").to_numpy(zero_copy_only=True),
             ),
+            labels=tuple(manifest.get("labels", ())),
         )
 
     def __len__(self) -> int:
@@ -98,7 +118,8 @@ class Snapshot:
     @property
     def space_id(self) -> str:
         """The space that its readers name; a control is a space of its own, so that nothing mixes the two."""
-        return _shuffled_space(self.true_space_id, self.shuffle_seed)
+        control = self.control
+        return stable_hash(f"{self.true_space_id} {control}") if control else self.true_space_id
 
     @property
     def dimension(self) -> int:
@@ -119,19 +140,39 @@ class Snapshot:
     def require_space(self, space_id: str | None, reader: str) -> None:
         """Nothing, if `reader` reads this snapshot's space. Raises SpaceMismatch, naming both, if not."""
         if space_id != self.space_id:
-            label = "" if self.shuffle_seed is None else f" (shuffled with seed {self.shuffle_seed})"
+            label = f" ({self.control})" if self.control else ""
             raise SpaceMismatch(
                 f"{reader} reads space {space_id}, but the snapshot {self.folder}{label} holds space {self.space_id}; "
                 "open a snapshot of the space that it was made for"
             )
 
+    def under(self, control: Control | None) -> Snapshot:
+        """The snapshot with what a control puts in the place of its vectors; itself for None."""
+        if control is None:
+            return self
+        return self.shuffled(control.seed) if control.kind == "shuffled" else self.random(control.seed)
+
     def shuffled(self, seed: int) -> Snapshot:
-        """A control: the same vectors dealt to other contents."""
-        return replace(
-            self,
-            shuffle_seed=seed,
-            _order=np.random.default_rng(seed).permutation(len(self)),
-        )
+        """A control: the same vectors dealt to other contents, none to its own. Few deals change as the lake grows."""
+        order = np.argsort(self._index.drawn(seed, 1)[:, 0], kind="stable")
+        dealt = np.empty_like(order)
+        dealt[order] = np.roll(order, -1)
+        return self._as(Control("shuffled", seed), _order=dealt)
+
+    def random(self, seed: int) -> Snapshot:
+        """A control: unit vectors of random direction, drawn anew for each content id, whatever else is there."""
+        vectors = np.empty_like(self.vectors)
+        for at in range(0, len(self), BATCH_ROWS):
+            few = slice(at, at + BATCH_ROWS)
+            normal = self._index.part(few).normal(seed, self.dimension)
+            vectors[few] = normal / np.linalg.norm(normal, axis=1, keepdims=True)
+        vectors.flags.writeable = False
+        return self._as(Control("random", seed), vectors=vectors)
+
+    def _as(self, control: Control, **changes: Any) -> Snapshot:
+        if self.control is not None:
+            raise InputError(f"snapshot {self.folder} is a control already ({self.control}): start from the true one")
+        return replace(self, control=control, labels=(*self.labels, str(control)), **changes)
 
     def verify(self) -> None:
         """Nothing, if every file is what was written. Raises InputError, naming the file, if not. Reads everything."""
@@ -169,6 +210,27 @@ class _ContentIndex:
             pending = pending[tried[pending] < len(self.high)]
         return places
 
+    def part(self, rows: slice) -> _ContentIndex:
+        """Some of the ids."""
+        return _ContentIndex(self.high[rows], self.low[rows])
+
+    def drawn(self, seed: int, count: int) -> Words:
+        """`count` random numbers of each id, [N, count]; they hang on the id and the seed alone."""
+        of_seed = np.random.default_rng(seed).integers(2**64, size=count, dtype=np.uint64)
+        return _mixed(_mixed(self.high[:, None] ^ of_seed) ^ self.low[:, None])
+
+    def normal(self, seed: int, count: int) -> NDArray[np.float64]:
+        """The same as normal deviates, by Box and Muller."""
+        radius, angle = np.split((self.drawn(seed, 2 * count) >> np.uint64(11)) * 2.0**-53, 2, axis=1)  # in [0, 1)
+        return np.asarray(np.sqrt(-2 * np.log1p(-radius)) * np.cos(2 * np.pi * angle))
+
+
+def _mixed(words: Words) -> Words:
+    """Each number with its bits mixed, one to one.   Source: the finaliser of SplitMix64 (Steele et al. 2014)."""
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
+
 
 def write_snapshot(lake: Lake, space_id: str, folder: Path, *, version: int | None = None) -> Snapshot:
     """The snapshot of a space at a version of `embeddings` (default: the latest), written to a folder and opened.
@@ -192,36 +254,76 @@ def write_snapshot(lake: Lake, space_id: str, folder: Path, *, version: int | No
         raise SpaceMismatch(f"{folder} holds a snapshot of space {present['space_id']}, not {space_id}: name another")
     if present is not None and present["versions"] == versions:
         return Snapshot.open(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with _publishing(folder) as building:
         contents = _write_vectors(lake, space, versions["embeddings"], building)
         products = _write_products(lake, versions["products"], building)
         until = space["trained_until"]
-        manifest = {
-            "format": FORMAT,
-            "space_id": space_id,
-            "dimension": space["dimension"],
-            "storage_type": space["storage_type"],
-            "trained_until": until.isoformat() if until else None,
-            "versions": versions,
-            "contents": contents,
-            "products": products,
-            "files": {
-                name: {"bytes": (building / name).stat().st_size, "blake2b": _checksum(building / name)}
-                for name in (VECTORS, PRODUCTS)
+        _write_manifest(
+            building,
+            {
+                "space_id": space_id,
+                "dimension": space["dimension"],
+                "storage_type": space["storage_type"],
+                "trained_until": until.isoformat() if until else None,
+                "versions": versions,
+                "contents": contents,
+                "products": products,
             },
-        }
-        (building / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        )
+    return Snapshot.open(folder)
+
+
+def write_vectors(
+    folder: Path, content_ids: Sequence[str], vectors: NDArray[Any], *, space_id: str, labels: Sequence[str]
+) -> Snapshot:
+    """A snapshot of vectors that are no encoder's, written to a folder and opened; what was there is replaced.
+
+    It has no products, and was trained on nothing.
+
+    Args:
+        vectors: [N, D], stored as float16.
+        labels: what the vectors are: one at least, since a figure that they give says nothing of an encoder.
+
+    Raises:
+        ContractError: an id that is not 32 hexadecimal digits, or that stands there twice.
+        InputError: ids and vectors that are not parallel, or no label.
+    """
+    if not labels or not len(vectors) or vectors.ndim != 2 or len(content_ids) != len(vectors):
+        raise InputError(
+            f"{folder}: expected content ids [N], vectors [N, D] and a label, found {len(content_ids)} ids, vectors "
+            f"{vectors.shape} and {len(labels)} labels"
+        )
+    where = f"vectors of space {space_id}"
+    high, low, order = _in_order([_words(pa.array(content_ids, pa.string()))], where)
+    with _publishing(folder) as building:
+        _write_index(building, high, low, vectors[order].astype(np.float16))
+        _write_ipc(building / PRODUCTS, pa.table({name: pa.array([], pa.string()) for name in PRODUCT_COLUMNS}))
+        stated = {"space_id": space_id, "dimension": vectors.shape[1], "storage_type": "float16", "trained_until": None}
+        _write_manifest(
+            building, {**stated, "versions": {}, "contents": len(high), "products": 0, "labels": list(labels)}
+        )
+    return Snapshot.open(folder)
+
+
+@contextmanager
+def _publishing(folder: Path) -> Iterator[Path]:
+    """A fresh folder that takes the place of `folder` when the block ends well, and is removed when it does not."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield building
         building.chmod(0o755)
         _swap(building, folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return Snapshot.open(folder)
 
 
-def _shuffled_space(space_id: str, seed: int | None) -> str:
-    return space_id if seed is None else stable_hash(f"{space_id} shuffled {seed}")
+def _write_manifest(folder: Path, stated: dict[str, Any]) -> None:
+    files = {
+        name: {"bytes": (folder / name).stat().st_size, "blake2b": _checksum(folder / name)}
+        for name in (VECTORS, PRODUCTS)
+    }
+    (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, **stated, "files": files}, indent=2) + "\n")
 
 
 def _space(lake: Lake, space_id: str) -> dict[str, Any]:
@@ -241,27 +343,38 @@ def _write_vectors(lake: Lake, space: dict[str, Any], version: int, folder: Path
     index = _ContentIndex(high, low)
     for batch in _batches(lake, space["space_id"], version, ["content_id", "vector"]):
         vectors[index.rows_of(batch.column("content_id"))] = _exact(batch, dimension, dtype)
-    values = pa.Array.from_buffers(pa.from_numpy_dtype(dtype), vectors.size, [None, pa.py_buffer(vectors)])
-    columns = [pa.array(high), pa.array(low), pa.FixedSizeListArray.from_arrays(values, dimension)]
-    _write_ipc(folder / VECTORS, pa.record_batch(columns, names=["id_high", "id_low", "vector"]))
+    _write_index(folder, high, low, vectors)
     scratch.unlink()
     return len(high)
+
+
+def _write_index(folder: Path, high: Words, low: Words, vectors: NDArray[Any]) -> None:
+    """Write vectors [N, D] with their ids, which are sorted."""
+    values = pa.Array.from_buffers(pa.from_numpy_dtype(vectors.dtype), vectors.size, [None, pa.py_buffer(vectors)])
+    columns = [pa.array(high), pa.array(low), pa.FixedSizeListArray.from_arrays(values, vectors.shape[1])]
+    _write_ipc(folder / VECTORS, pa.record_batch(columns, names=["id_high", "id_low", "vector"]))
 
 
 def _sorted_ids(lake: Lake, space_id: str, version: int) -> tuple[Words, Words]:
     ids = [_words(batch.column("content_id")) for batch in _batches(lake, space_id, version, ["content_id"])]
     if not sum(len(high) for high, _, _ in ids):
         raise NotFound(f"table embeddings has no vector of space {space_id} at version {version}; embed contents first")
+    high, low, _ = _in_order(ids, f"table embeddings, space {space_id}")
+    return high, low
+
+
+def _in_order(ids: Sequence[tuple[Words, Words, NDArray[np.bool_]]], where: str) -> tuple[Words, Words, Rows]:
+    """Sorted halves of ids that `_words` gave part by part, and the place of each before. Raises ContractError."""
     high, low, well_formed = (np.concatenate(part) for part in zip(*ids, strict=True))
     if not well_formed.all():
-        raise ContractError(f"table embeddings, space {space_id}: a content_id is not 32 hexadecimal digits")
+        raise ContractError(f"{where}: a content_id is not 32 hexadecimal digits")
     order = np.lexsort((low, high))
     high, low = high[order], low[order]
     twice = np.flatnonzero((high[1:] == high[:-1]) & (low[1:] == low[:-1]))
     if len(twice):
         name = f"{high[twice[0]]:016x}{low[twice[0]]:016x}"
-        raise ContractError(f"table embeddings, space {space_id}: content {name} has two vectors; a space has one each")
-    return high, low
+        raise ContractError(f"{where}: content {name} has two vectors; a space has one each")
+    return high, low, order
 
 
 def _exact(batch: pa.RecordBatch, dimension: int, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -282,12 +395,12 @@ def _exact(batch: pa.RecordBatch, dimension: int, dtype: np.dtype[Any]) -> NDArr
 
 
 def _write_products(lake: Lake, version: int, folder: Path) -> int:
-    columns = ["product_id", "content_id", "deleted", "event_timestamp", "created_at"]
+    columns = [*PRODUCT_COLUMNS, "deleted", "event_timestamp", "created_at"]
     rows = lake.read("products", columns, version=None if version < 0 else version)
     rows = rows.sort_by([(name, "ascending") for name in ("product_id", "event_timestamp", "created_at")])
     ids = rows["product_id"].combine_chunks()
     last = pc.fill_null(pc.not_equal(ids, pa.concat_arrays([ids[1:], pa.nulls(min(1, len(ids)), ids.type)])), True)
-    on_sale = rows.filter(pc.and_(last, pc.invert(rows["deleted"]))).select(["product_id", "content_id"])
+    on_sale = rows.filter(pc.and_(last, pc.invert(rows["deleted"]))).select(PRODUCT_COLUMNS)
     _write_ipc(folder / PRODUCTS, on_sale)
     return len(on_sale)
 

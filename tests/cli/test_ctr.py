@@ -55,7 +55,8 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
         "product_id": [f"p{n}" for n in product], "content_id": [ids[n] for n in product],
         "query_content_id": [ids[n] for n in rng.integers(0, 20, 400)], "clicked": rng.random(400) < 0.3,
         "event_timestamp": pa.array([T1 + timedelta(minutes=14 * n) for n in range(400)], pa.timestamp("us", "UTC")),
-        **{f"behavior_{name}": pa.array([["x"]] * 400) for name in ("product_ids", "content_ids", "actions")},
+        **{f"behavior_{name}": pa.array([["x"]] * 400)
+           for name in ("product_ids", "content_ids", "query_content_ids", "actions")},
         "behavior_times_us": pa.array([[0]] * 400),
     })  # fmt: skip
     manifest = Manifest(Declaration("clicks", T1, T1 + timedelta(days=4)), {}, [], stable_hash(""), "test")

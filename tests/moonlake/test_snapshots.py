@@ -14,7 +14,7 @@ from deltalake import write_deltalake
 from moonlake.contents import stable_hash
 from moonlake.errors import ContractError, InputError, NotFound, SpaceMismatch
 from moonlake.lake import Lake, arrow_schema
-from moonlake.snapshots import Snapshot, write_snapshot
+from moonlake.snapshots import Control, Snapshot, write_snapshot, write_vectors
 from moonlake.tables import EMBEDDINGS, PRODUCTS, TIMELESS
 
 DIMENSION = 8
@@ -218,7 +218,80 @@ def test_shuffling_deals_the_same_vectors_to_other_contents(embedded: Lake, tmp_
     asked = pa.array([*IDS, None])
     dealt, true = snapshot.shuffled(1).rows_of(asked), snapshot.rows_of(asked)
     assert sorted(dealt) == sorted(true)
-    assert np.mean(dealt[:-1] == true[:-1]) < 0.1
+    assert (dealt[:-1] != true[:-1]).all()
     np.testing.assert_array_equal(dealt, snapshot.shuffled(1).rows_of(asked))
-    assert snapshot.shuffled(1).space_id not in (SPACE, snapshot.shuffled(2).space_id)
-    assert snapshot.shuffled(1).true_space_id == SPACE
+    assert np.mean(dealt[:-1] == snapshot.shuffled(2).rows_of(asked)[:-1]) < 0.1
+
+
+def test_random_vectors_are_of_unit_norm_and_of_every_direction(embedded: Lake, tmp_path: Path) -> None:
+    control = write_snapshot(embedded, SPACE, tmp_path / "snapshot").random(1)
+    vectors = control.vectors.astype(np.float64)
+    assert control.vectors.shape == (200, DIMENSION)
+    assert control.vectors.dtype == np.float16
+    assert not control.vectors.flags.writeable
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=2e-3)
+    np.testing.assert_allclose(vectors.T @ vectors / 200, np.eye(DIMENSION) / DIMENSION, atol=5 / DIMENSION / 200**0.5)
+    assert np.abs(vectors.mean(0)).max() < 5 / (200 * DIMENSION) ** 0.5
+
+
+def test_controls_hold_still_as_the_lake_grows(embedded: Lake, tmp_path: Path) -> None:
+    asked = pa.array(IDS)
+
+    def vectors(snapshot: Snapshot) -> np.ndarray:
+        found: np.ndarray = snapshot.vectors[snapshot.rows_of(asked)]
+        return found
+
+    old = write_snapshot(embedded, SPACE, tmp_path / "snapshot")
+    before = [vectors(old.random(1)), vectors(old.shuffled(1))]
+    embed(embedded, [stable_hash(f"new {number}") for number in range(10)], unit_rows(10, seed=5))
+    new = write_snapshot(embedded, SPACE, tmp_path / "snapshot")
+    np.testing.assert_array_equal(vectors(new.random(1)), before[0])
+    moved = (vectors(new.shuffled(1)) != before[1]).any(axis=1).sum()
+    assert 0 < moved <= 10
+
+
+def test_a_control_has_a_space_and_a_label_of_its_own(embedded: Lake, tmp_path: Path) -> None:
+    snapshot = write_snapshot(embedded, SPACE, tmp_path / "snapshot")
+    controls = [Control("shuffled", 1), Control("shuffled", 2), Control("random", 1)]
+    found = [snapshot.under(one) for one in controls]
+    assert len({SPACE, *(one.space_id for one in found)}) == 4
+    assert {one.true_space_id for one in found} == {SPACE}
+    assert found[2].labels == ("control: random with seed 1",)
+    assert snapshot.under(None) is snapshot
+    assert snapshot.labels == ()
+    with pytest.raises(SpaceMismatch, match="control: random with seed 1"):
+        found[2].require_space(SPACE, "a model")
+    with pytest.raises(InputError, match="control already"):
+        found[2].shuffled(1)
+
+
+def test_vectors_that_are_no_encoders_are_written_with_their_label(tmp_path: Path) -> None:
+    order = np.random.default_rng(3).permutation(200)
+    shuffled = [IDS[number] for number in order]
+    written = write_vectors(
+        tmp_path / "truth", shuffled, unit_rows(200)[order].astype(np.float32), space_id=SPACE, labels=["ceiling"]
+    )
+    np.testing.assert_array_equal(written.vectors[written.rows_of(pa.array(IDS))], unit_rows(200))
+    assert (written.labels, written.space_id, written.trained_until) == (("ceiling",), SPACE, None)
+    assert (written.versions, written.products) == ({}, {})
+    assert written.shuffled(1).labels == ("ceiling", "control: shuffled with seed 1")
+    written.verify()
+    fewer = write_vectors(tmp_path / "truth", IDS[:3], unit_rows(3), space_id=SPACE, labels=["ceiling"])
+    assert (len(fewer), len(written)) == (3, 200)
+
+
+@pytest.mark.parametrize(
+    ("ids", "labels", "error", "message"),
+    [
+        (IDS[:3], [], InputError, "0 labels"),
+        (IDS[:2], ["x"], InputError, "2 ids"),
+        ([*IDS[:2], IDS[0]], ["x"], ContractError, "two vectors"),
+        ([*IDS[:2], "short"], ["x"], ContractError, "32 hexadecimal"),
+    ],
+)
+def test_vectors_without_a_label_or_an_id_each_are_refused(
+    tmp_path: Path, ids: list[str], labels: list[str], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        write_vectors(tmp_path / "truth", ids, unit_rows(3), space_id=SPACE, labels=labels)
+    assert not (tmp_path / "truth").exists()
