@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from models.ctr_config import CtrConfig
     from models.metrics import ClickMetrics
     from models.train_ctr import BatchReport
+    from moonlake.lake import Lake
     from moonlake.snapshots import Control, Snapshot
 
 
@@ -33,6 +34,13 @@ class Model(StrEnum):
     DIN = "din"
     CUBE = "cube"
     TREES = "trees"
+
+
+class ControlKind(StrEnum):
+    """What stands in the place of true vectors; the names of `moonlake.snapshots.CONTROLS`."""
+
+    SHUFFLED = "shuffled"
+    RANDOM = "random"
 
 
 def train_ctr(
@@ -47,7 +55,14 @@ def train_ctr(
     space: Annotated[
         str | None, typer.Option(help="Embedding space by name, id or 'live', for cube and trees; none: no content.")
     ] = None,
-    shuffled: Annotated[int | None, typer.Option(help="Control: deal the vectors to other contents, by seed.")] = None,
+    control: Annotated[
+        ControlKind | None,
+        typer.Option(help="In the place of the space's vectors: those of other contents (shuffled), or random ones."),
+    ] = None,
+    control_seed: Annotated[int, typer.Option(help="Seed of the control.")] = 0,
+    ceiling: Annotated[
+        str | None, typer.Option(help="Simulated source: read its true latents, which no encoder has, and no space.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the training run.")] = 0,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE of CtrConfig, VALUE as JSON; trees.KEY for the trees.")
@@ -58,26 +73,22 @@ def train_ctr(
 ) -> None:
     """Train a click model on a training set's rows in [start, end).
 
-    Without --model it is cube where a space is named, din where none is. Trees can do with a space or without.
+    Without --model it is cube where a space is named, din where none is. Trees can do with a space or without. Controls
+    and ceilings are labelled: they say what vectors are worth, and serve nobody.
     """
     from models.train_ctr import train_ctr as train
-    from moonlake import spaces
-    from moonlake.lake import Lake
-    from moonlake.snapshots import Control
     from moonlake.training_sets import TrainingSet
 
     settings = Settings.from_environment()
-    lake, rows = Lake(settings), TrainingSet.open(settings.training_sets / training_set)
-    chosen = model or (Model.CUBE if space else Model.DIN)
-    if space is None and chosen is Model.CUBE:
+    rows = TrainingSet.open(settings.training_sets / training_set)
+    content = space is not None or ceiling is not None
+    chosen = model or (Model.CUBE if content else Model.DIN)
+    if not content and chosen is Model.CUBE:
         raise InputError("--model cube reads the vectors of a space: name it with --space")
-    if space is not None and chosen in (Model.ID, Model.DIN):
+    if content and chosen in (Model.ID, Model.DIN):
         raise InputError(f"--model {chosen} reads no vectors: leave out --space, or choose cube or trees")
     config = _config(set_ or [], model=chosen, seed=seed)
-    if shuffled is not None and space is None:
-        raise InputError("--shuffled deals the vectors of a space: name it with --space")
-    control = None if shuffled is None else Control("shuffled", shuffled)
-    snapshot = _snapshot(lake, settings, spaces.find(lake, space).space_id, control) if space else None
+    snapshot = _vectors(settings, space, ceiling, control, control_seed)
     window = (parse_moment(start) if start else rows.manifest.start, parse_moment(end))
     with training_bar(f"training {name}") as report:
         trained = train(rows, snapshot, config, window=window, allow_seen_rows=allow_seen_rows, report=report)
@@ -177,10 +188,36 @@ def _config(pairs: list[str], *, model: Model, seed: int) -> CtrConfig:
     return config
 
 
-def _snapshot(lake: Any, settings: Settings, space_id: str, control: Control | None) -> Snapshot:
-    from moonlake.snapshots import write_snapshot
+def _vectors(
+    settings: Settings, space: str | None, ceiling: str | None, control: ControlKind | None, seed: int
+) -> Snapshot | None:
+    """What a model is to read: the vectors of a space, a control of them, or a simulation's truth; or nothing."""
+    from moonlake import spaces
+    from moonlake.lake import Lake
+    from moonlake.snapshots import Control
+    from studies.true_latents import ceiling_space, write_ceiling
 
-    return write_snapshot(lake, space_id, settings.snapshots / space_id).under(control)
+    if control is not None and space is None:
+        raise InputError("--control stands in the place of a space's vectors: name it with --space")
+    lake = Lake(settings)
+    if ceiling is not None:
+        if space is not None:
+            raise InputError("--ceiling has vectors of its own: leave out --space")
+        return write_ceiling(lake, settings.truth / ceiling, settings.snapshots / ceiling_space(ceiling))
+    if space is None:
+        return None
+    found = spaces.find(lake, space).space_id
+    return _snapshot(lake, settings, found, Control(control.value, seed) if control else None)
+
+
+def _snapshot(lake: Lake, settings: Settings, space_id: str, control: Control | None) -> Snapshot:
+    """A space's vectors as they are now, or what a control puts in their place; a ceiling's as they were written."""
+    from moonlake.snapshots import MANIFEST, Snapshot, write_snapshot
+
+    folder = settings.snapshots / space_id
+    if (folder / MANIFEST).is_file() and (written := Snapshot.open(folder)).is_apart:
+        return written.under(control)
+    return write_snapshot(lake, space_id, folder).under(control)
 
 
 def _folder(settings: Settings, name: str) -> Path:

@@ -204,7 +204,7 @@ def _read(
     allow_seen_rows: bool,
 ) -> TrainingRows:
     """The rows of a window, encoded as those of its first part tell. Raises what `train_ctr` raises."""
-    if snapshot and snapshot.versions and training_set.manifest.space_id not in (None, snapshot.true_space_id):
+    if snapshot and not snapshot.is_apart and training_set.manifest.space_id not in (None, snapshot.true_space_id):
         snapshot.require_space(training_set.manifest.space_id, f"training set {training_set.folder}")
     read = column_reader(lambda columns: training_set.read(columns, *window))
     times = read("event_timestamp").cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()

@@ -122,6 +122,11 @@ class Snapshot:
         return stable_hash(f"{self.true_space_id} {control}") if control else self.true_space_id
 
     @property
+    def is_apart(self) -> bool:
+        """True where the vectors were handed to `write_vectors`: they are not the lake's, and go with any rows."""
+        return not self.versions
+
+    @property
     def dimension(self) -> int:
         """Length of a vector."""
         return int(self.vectors.shape[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,20 @@ import typer
 from deltalake import write_deltalake
 from typer.testing import CliRunner
 
-from cli.ctr import Model, evaluate_ctr, train_ctr
+from cli.ctr import ControlKind, Model, evaluate_ctr, train_ctr
 from models.ctr import CtrModel
 from models.ctr_config import MODELS
 from moonlake import spaces
 from moonlake.contents import stable_hash
-from moonlake.errors import InputError, MoonlakeError
+from moonlake.errors import InputError, MoonlakeError, NotFound
 from moonlake.lake import Lake, arrow_schema
 from moonlake.settings import Settings
+from moonlake.snapshots import CONTROLS
 from moonlake.tables import EMBEDDINGS, TIMELESS
 from moonlake.training_set_files import write_training_set
 from moonlake.training_sets import Declaration, Manifest
+from sources.clicks import Catalogue, ClickModel, Requests, Shoppers
+from sources.presets import BehaviorConfig
 
 T1 = datetime(2026, 1, 1, tzinfo=UTC)
 T2 = T1 + timedelta(days=3)
@@ -80,14 +84,46 @@ def train(name: str, *words: str, small: list[str] = SMALL) -> str:
 def test_models_are_trained_measured_and_recorded(shop: Settings) -> None:
     train("ids")
     train("content", "--space", "encoder")
-    assert "NOTE: control: shuffled with seed 7" in train("shuffled", "--space", "encoder", "--shuffled", "7")
-    output = invoke("evaluate", "content", "shuffled", "--on", "clicks", "--against", "ids")
-    assert [line.split(":")[0] for line in output.splitlines() if "GAUC" in line] == ["ids", "content", "shuffled"]
+    output = invoke("evaluate", "content", "--on", "clicks", "--against", "ids")
+    assert [line.split(":")[0] for line in output.splitlines() if "GAUC" in line] == ["ids", "content"]
     assert "content over ids: AUC" in output
     recorded = {row["name"]: row for row in Lake(shop).read("model_versions").to_pylist()}
     assert recorded["ids"]["space_id"] is None
     assert recorded["content"]["space_id"] == spaces.find(Lake(shop), "encoder").space_id
-    assert recorded["shuffled"]["space_id"] not in (None, recorded["content"]["space_id"])
+
+
+def test_a_control_is_labelled_wherever_its_figures_are(shop: Settings) -> None:
+    words = ("--space", "encoder", "--control-seed", "7", "--control")
+    for kind in ControlKind:
+        label = f"NOTE: control: {kind} with seed 7"
+        assert label in train(kind, *words, kind)
+        assert label in invoke("evaluate", kind, "--on", "clicks")
+    spaces_read = {row["space_id"] for row in Lake(shop).read("model_versions").to_pylist()}
+    assert len(spaces_read | {spaces.find(Lake(shop), "encoder").space_id}) == 3
+
+
+def test_the_truth_of_a_simulation_is_read_and_labelled(shop: Settings, write_rows: Callable[..., None]) -> None:
+    names, flat, none = [f"p{n}" for n in range(20)], np.zeros(20, np.float32), np.zeros(20, np.int64)
+    styles = np.eye(20, dtype=np.float32)
+    truth = ClickModel(
+        BehaviorConfig(1, 1),
+        Catalogue(names, styles, none, flat, flat, none, none),
+        Shoppers(["u"], ["value"], flat[:1], styles[:1], styles[:1]),
+        Requests(none[:1], none[:1], none[:1], none[:1], styles[:1]),
+        (0, 1),
+    )
+    (shop.truth / "shop").mkdir(parents=True)
+    truth.save(shop.truth / "shop", ["r"], ["q"])
+    states = [{"product_id": f"p{n}", "content_id": stable_hash(str(n)), "event_timestamp": T1} for n in range(20)]
+    write_rows(shop, "products", states)
+    assert "NOTE: ceiling: true latents of shop, simulated" in train("ceiling", "--ceiling", "shop")
+    assert "NOTE: ceiling: true latents of shop, simulated" in invoke("evaluate", "ceiling", "--on", "clicks")
+    assert CtrModel.open(shop.artifacts / "ctr-ceiling").lineage.dimension == 20
+
+
+def test_a_truth_that_there_is_not_is_an_error() -> None:
+    with pytest.raises(NotFound, match="no truth"):
+        train("ceiling", "--ceiling", "shop")
 
 
 def test_a_model_is_trained_by_its_name(shop: Settings) -> None:
@@ -113,8 +149,9 @@ def test_without_a_name_it_is_attention_over_ids_and_with_a_space_content(shop: 
         assert CtrModel.open(shop.artifacts / f"ctr-{name}").config.model == model
 
 
-def test_the_names_of_models_are_those_of_the_configuration() -> None:
+def test_the_names_of_models_and_controls_are_those_that_there_are() -> None:
     assert tuple(Model) == MODELS
+    assert tuple(ControlKind) == CONTROLS
 
 
 def test_the_gate_fails_where_the_gain_is_too_small() -> None:
@@ -128,7 +165,9 @@ def test_the_gate_fails_where_the_gain_is_too_small() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--shuffled", "1"), "--space"),
+        (("--control", "random"), "--space"),
+        (("--ceiling", "shop", "--space", "encoder"), "leave out --space"),
+        (("--ceiling", "shop", "--model", "din"), "reads no vectors"),
         (("--set", "speed=1"), "speed"),
         (("--set", "speed"), "KEY=VALUE"),
         (("--set", "hidden=[8"), "JSON"),

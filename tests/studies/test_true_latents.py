@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from moonlake.contents import content_of
@@ -14,7 +15,7 @@ from moonlake.lake import Lake
 from moonlake.settings import Settings
 from sources.clicks import Catalogue, ClickModel, Requests, Shoppers
 from sources.presets import BehaviorConfig
-from studies.true_latents import open_latents
+from studies.true_latents import ceiling_space, open_latents, write_ceiling
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 NONE = np.zeros(0, np.int64)
@@ -60,6 +61,21 @@ def test_a_content_has_the_mean_direction_of_all_that_it_stands_for(stocked: Lak
         [[1, 0], [1, 0], between, [half, half], [0.8, 0.6], [0, 0], [0, 0]],
         rtol=1e-6,
     )
+
+
+def test_the_ceiling_is_a_snapshot_of_what_the_simulation_knows(stocked: Lake, truth: Path, tmp_path: Path) -> None:
+    ceiling = write_ceiling(stocked, truth, tmp_path / "ceiling")
+    contents = [content_of(text, []) for text in ("A", "A2", "BC", "t", "x", "R", "l")]
+    rows = ceiling.rows_of(pa.array([content.content_id for content in contents]))
+    assert (rows >= 0).tolist() == [True] * 5 + [False] * 2
+    np.testing.assert_allclose(ceiling.vectors[rows[:5]], open_latents(stocked, truth)(contents[:5]), atol=1e-3)
+    assert ceiling.space_id == ceiling_space("truth")
+    assert ceiling.labels == ("ceiling: true latents of truth, simulated",)
+
+
+def test_a_simulation_of_another_lake_is_an_error(lake: Lake, truth: Path) -> None:
+    with pytest.raises(NotFound, match="no product and no query"):
+        open_latents(lake, truth)
 
 
 def test_a_folder_without_truth_is_an_error(stocked: Lake, tmp_path: Path) -> None:
