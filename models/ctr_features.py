@@ -8,8 +8,8 @@ memory of a training set grows with its ids and not with the width of the vector
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +19,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from models import cube
+from models.id_hashing import hashed_rows
 from moonlake.errors import ContractError, SchemaMismatch
 from moonlake.snapshots import Snapshot
 from moonlake.tables import ACTIONS
@@ -39,7 +41,11 @@ SAME_PRODUCT = CONTEXTS // 2
 
 TARGET_CONTENT, QUERY_CONTENT = "content_id", "query_content_id"
 BEHAVIOR_PRODUCTS, BEHAVIOR_CONTENTS = "behavior_product_ids", "behavior_content_ids"
+BEHAVIOR_QUERIES = "behavior_query_content_ids"
 BEHAVIOR_ACTIONS, BEHAVIOR_TIMES = "behavior_actions", "behavior_times_us"
+
+SEEN_ROWS = "hashed.safetensors"
+"""File of an artifact: one bit for each row of a table of hashed ids, eight to a byte."""
 
 ROWS_AT_ONCE = 2_048
 """Rows of a batch where the size changes nothing: in prediction, and in what trees read."""
@@ -49,12 +55,15 @@ Ints = NDArray[np.int32]
 
 
 class Batch(NamedTuple):
-    """Impressions as the network reads them; behaviours end at the last place, the latest is at L - 1."""
+    """Impressions as a model reads them, with the last L behaviours, or the K of these that a search kept.
+
+    Behaviours are in the order of time and end at the last place.
+    """
 
     ids: Tensor  # int64 [B, I]
     dense: Tensor  # float32 [B, F]
-    behavior_ids: Tensor  # int64 [B, L]; PADDING where there is no behaviour on a product
-    behavior_contexts: Tensor  # int64 [B, L]
+    behavior_ids: Tensor  # int64 [B, K]; PADDING where there is no behaviour on a product
+    behavior_contexts: Tensor  # int64 [B, K]
     content: cube.Content | None
 
 
@@ -67,20 +76,28 @@ class EncodedRows:
     offsets: NDArray[np.int64]  # [n + 1]: behaviours of impression i are [offsets[i], offsets[i + 1]), oldest first
     behavior_ids: Ints  # [m + 1], as the next two; the last element stands for an empty place
     behavior_contexts: Ints
-    behavior_rows: Ints
+    behavior_rows: Ints  # of a search the row of what was searched, of other actions that of the product
     target_rows: Ints  # [n]
     query_rows: Ints  # [n]
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def batch(self, chosen: NDArray[np.int64], length: int, vectors: NDArray[Any] | None) -> Batch:
-        """The impressions `chosen` [B] with their last `length` behaviours, vectors gathered now if there are any."""
+    def batch(
+        self, chosen: NDArray[np.int64], length: int, vectors: NDArray[Any] | None, nearest: int = 0
+    ) -> Batch:
+        """The impressions `chosen` [B] with their last `length` behaviours, vectors gathered now if there are any.
+
+        Args: nearest: keep so many of the behaviours, those whose content is most similar to the target's; 0 keeps all.
+        """
         place = cube.last_places(self.offsets, chosen, length, empty=len(self.behavior_ids) - 1)  # [B, L]
         content = None
         if vectors is not None:
             rows = self.target_rows[chosen], self.query_rows[chosen], self.behavior_rows[place]  # [B], [B], [B, L]
-            content = cube.gather(vectors, *rows)
+            searched = is_search(self.behavior_contexts[place])  # [B, L]
+            content = cube.read(vectors, *rows, searched, keep=nearest)
+            if content.kept is not None:
+                place = np.take_along_axis(place, content.kept.numpy(), 1)  # [B, K]
         return Batch(
             torch.from_numpy(self.ids[chosen]).long(),
             torch.from_numpy(self.dense[chosen]),
@@ -90,12 +107,16 @@ class EncodedRows:
         )
 
     def batches(
-        self, length: int, vectors: NDArray[Any] | None, chosen: NDArray[np.int64] | None = None
+        self,
+        length: int,
+        vectors: NDArray[Any] | None,
+        chosen: NDArray[np.int64] | None = None,
+        nearest: int = 0,
     ) -> Iterator[Batch]:
         """All impressions, or the `chosen` [n] among them, in batches of at most ROWS_AT_ONCE; see `batch`."""
         places = np.arange(len(self)) if chosen is None else chosen
         for start in range(0, len(places), ROWS_AT_ONCE):
-            yield self.batch(places[start : start + ROWS_AT_ONCE], length, vectors)
+            yield self.batch(places[start : start + ROWS_AT_ONCE], length, vectors, nearest)
 
 
 @dataclass(frozen=True)
@@ -106,6 +127,10 @@ class FeatureEncoder:
         id_features, dense_features: columns that enter; `product_id` shares its vocabulary with the behaviours.
         vocabularies: known ids of each id feature; the k-th has number FIRST_ID + k, all others are UNKNOWN.
         centre, scale: [len(dense_features)], after the logarithm that counts and prices are taken of.
+        hashed: for each id feature without a vocabulary, bool [rows]: which rows training saw often enough. An id in
+            row k of these has number FIRST_ID + k, whether training saw it or another one there. In the other rows are
+            ids that training did not see; nothing was learnt for them, so that they are UNKNOWN as well, which
+            training teaches what a new id is worth (`CtrConfig.id_dropout`).
     """
 
     id_features: tuple[str, ...]
@@ -113,20 +138,27 @@ class FeatureEncoder:
     vocabularies: dict[str, pa.Array]
     centre: NDArray[np.float32]
     scale: NDArray[np.float32]
+    hashed: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
 
     @classmethod
     def fit(
         cls, read: ReadColumn, fitted: NDArray[np.bool_], id_features: Sequence[str], dense_features: Sequence[str],
-        *, min_count: int,
+        *, min_count: int, hashed: Mapping[str, int] | None = None,
     ) -> FeatureEncoder:  # fmt: skip
-        """The encoder of the rows where `fitted` [n] is true; an id seen less than `min_count` times is unknown."""
+        """The encoder of the rows where `fitted` [n] is true; an id seen less than `min_count` times is unknown.
+
+        Args: hashed: rows of the table by name of each id feature that is to have no vocabulary.
+        """
         rows = pa.array(fitted)
-        vocabularies = {}
+        vocabularies, seen_rows = {}, {}
         for name in id_features:
             seen = [read(name).cast(pa.string()).filter(rows)]
             if name == "product_id":
                 seen.append(_elements(read(BEHAVIOR_PRODUCTS).filter(rows)))
-            vocabularies[name] = _vocabulary(seen, min_count)
+            if hashed and name in hashed:
+                seen_rows[name] = _seen_rows(seen, hashed[name], min_count)
+            else:
+                vocabularies[name] = _vocabulary(seen, min_count)
         columns = [_numbers(read(name), name)[fitted] for name in dense_features]
         stacked = np.stack(columns, axis=1) if columns else np.zeros((int(fitted.sum()), 0), np.float32)  # [n, F]
         present = ~np.isnan(stacked)
@@ -135,12 +167,13 @@ class FeatureEncoder:
         spread = np.sqrt(np.where(present, (stacked - centre) ** 2, 0).sum(0) / count)
         scale = np.where(spread > 1e-6 * (1 + np.abs(centre)), spread, 1)  # a constant column must not be blown up
         names = tuple(id_features), tuple(dense_features)
-        return cls(*names, vocabularies, centre.astype(np.float32), scale.astype(np.float32))
+        return cls(*names, vocabularies, centre.astype(np.float32), scale.astype(np.float32), seen_rows)
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """How many numbers each id feature uses."""
-        return tuple(FIRST_ID + len(self.vocabularies[name]) for name in self.id_features)
+        known = {**self.vocabularies, **self.hashed}
+        return tuple(FIRST_ID + len(known[name]) for name in self.id_features)
 
     @property
     def dense_width(self) -> int:
@@ -158,20 +191,23 @@ class FeatureEncoder:
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         each = _elements(products)
         behavior_ids = np.where(_is_null(each), PADDING, self._numbered("product_id", each))
+        contexts = _contexts(read, each, lengths)
         if snapshot is None:
             target = query = np.full(len(ids), -1, np.int32)
             behavior_rows = np.full(offsets[-1], -1, np.int32)
         else:
             target = snapshot.rows_of(read(TARGET_CONTENT)).astype(np.int32)
             query = snapshot.rows_of(read(QUERY_CONTENT)).astype(np.int32)
-            contents = _flat(read(BEHAVIOR_CONTENTS), BEHAVIOR_CONTENTS, lengths)
-            behavior_rows = snapshot.rows_of(contents).astype(np.int32)
+            items, searches = (
+                snapshot.rows_of(_flat(read(name), name, lengths)) for name in (BEHAVIOR_CONTENTS, BEHAVIOR_QUERIES)
+            )
+            behavior_rows = np.where(is_search(contexts), searches, items).astype(np.int32)
         return EncodedRows(
             ids=ids,
             dense=self._standardised(read, len(ids)),
             offsets=offsets,
             behavior_ids=np.append(behavior_ids, PADDING).astype(np.int32),
-            behavior_contexts=np.append(_contexts(read, each, lengths), 0).astype(np.int32),
+            behavior_contexts=np.append(contexts, 0).astype(np.int32),
             behavior_rows=np.append(behavior_rows, -1).astype(np.int32),
             target_rows=target,
             query_rows=query,
@@ -179,11 +215,15 @@ class FeatureEncoder:
 
     def save(self, folder: Path) -> None:
         """Write vocabularies and statistics into an artifact folder."""
-        names = np.repeat(list(self.vocabularies), [len(known) for known in self.vocabularies.values()])
+        counts = np.array([len(known) for known in self.vocabularies.values()], np.int64)
+        names = np.repeat(np.array(list(self.vocabularies), np.str_), counts)
         known = pa.chunked_array(list(self.vocabularies.values()), pa.string())
         pq.write_table(pa.table({"feature": pa.array(names, pa.string()), "id": known}), folder / "vocabulary.parquet")
         dense = {"features": self.dense_features, "centre": self.centre.tolist(), "scale": self.scale.tolist()}
-        document = {"id_features": self.id_features, "dense": dense}
+        document: dict[str, Any] = {"id_features": self.id_features, "dense": dense}
+        if self.hashed:
+            document["hashed"] = {name: len(seen) for name, seen in self.hashed.items()}
+            save_file({name: np.packbits(seen) for name, seen in self.hashed.items()}, folder / SEEN_ROWS)
         (folder / "features.json").write_text(json.dumps(document, indent=2) + "\n")
 
     @classmethod
@@ -191,16 +231,25 @@ class FeatureEncoder:
         """The encoder that `save` wrote."""
         document = json.loads((folder / "features.json").read_text())
         rows = pq.read_table(folder / "vocabulary.parquet")
-        ids, dense = tuple(document["id_features"]), document["dense"]
+        ids, dense, hashed = tuple(document["id_features"]), document["dense"], document.get("hashed", {})
+        packed = load_file(folder / SEEN_ROWS) if hashed else {}
         return cls(
             id_features=ids,
             dense_features=tuple(dense["features"]),
-            vocabularies={name: rows.filter(pc.field("feature") == name)["id"].combine_chunks() for name in ids},
+            vocabularies={
+                name: rows.filter(pc.field("feature") == name)["id"].combine_chunks()
+                for name in ids
+                if name not in hashed
+            },
             centre=np.array(dense["centre"], np.float32),
             scale=np.array(dense["scale"], np.float32),
+            hashed={name: np.unpackbits(packed[name], count=count).astype(bool) for name, count in hashed.items()},
         )
 
     def _numbered(self, name: str, column: pa.ChunkedArray) -> Ints:
+        if name in self.hashed:
+            row_of, seen = hashed_rows(column.cast(pa.string()), len(self.hashed[name])), self.hashed[name]
+            return np.where((row_of >= 0) & seen[row_of], FIRST_ID + row_of, UNKNOWN).astype(np.int32)
         found = pc.index_in(column.cast(pa.string()), self.vocabularies[name], skip_nulls=True)
         numbers: Ints = found.fill_null(UNKNOWN - FIRST_ID).to_numpy().astype(np.int32) + FIRST_ID
         return numbers
@@ -213,6 +262,11 @@ class FeatureEncoder:
             dense[:, place] = np.nan_to_num(values, nan=0.0)
             dense[:, len(self.dense_features) + place] = ~np.isnan(values)
         return dense
+
+
+def is_search(contexts: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which CONTEXTS, of any shape, are of searches."""
+    return contexts % SAME_PRODUCT // GAP_BUCKETS == 1 + ACTIONS.index("search")
 
 
 def column_reader(read: Callable[[list[str]], pa.Table]) -> ReadColumn:
@@ -241,11 +295,21 @@ def _contexts(read: ReadColumn, products: pa.ChunkedArray, lengths: NDArray[np.i
     return contexts
 
 
+def _counts(columns: Iterable[pa.ChunkedArray]) -> pa.StructArray:
+    """`values` and `counts` of the ids in all columns."""
+    return pc.value_counts(pa.chunked_array([chunk for c in columns for chunk in _chunks(c)], pa.string()).drop_null())
+
+
+def _seen_rows(columns: Iterable[pa.ChunkedArray], rows: int, min_count: int) -> NDArray[np.bool_]:
+    """Which of the rows, bool [rows], hold ids that were seen at least `min_count` times in all."""
+    counts = _counts(columns)
+    row_of = hashed_rows(counts.field("values"), rows)
+    return np.bincount(row_of, counts.field("counts").to_numpy(), minlength=rows) >= min_count
+
+
 def _vocabulary(columns: Iterable[pa.ChunkedArray], min_count: int) -> pa.Array:
     """Ids seen at least `min_count` times, sorted, so that the order of rows changes nothing."""
-    counts = pc.value_counts(
-        pa.chunked_array([chunk for c in columns for chunk in _chunks(c)], pa.string()).drop_null()
-    )
+    counts = _counts(columns)
     known = counts.filter(pc.greater_equal(counts.field("counts"), min_count)).field("values")
     return known.take(pc.array_sort_indices(known))
 

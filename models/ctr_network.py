@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models import cube
-from models.ctr_config import CtrConfig
+from models.ctr_config import STREAMS, CtrConfig
 from models.ctr_features import CONTEXTS, PADDING, SAME_PRODUCT, Batch, EncodedRows
 from moonlake.snapshots import Snapshot
 
@@ -27,10 +27,10 @@ ATTENTION = 32
 
 
 class CtrNetwork(nn.Module):
-    """Logits of clicks from batches of impressions; the streams are those of MOON's figure 5.
+    """Logits of clicks from batches of impressions; the streams are those of MOON's figure 5, and past searches.
 
     Args:
-        sizes: rows of each id embedding.   product: place of product_id among them.   dense_width: F of a batch.
+        sizes: rows of each id embedding.   dense_width: F of a batch.
         dimension: length D of a vector, or None for a network without content.
     """
 
@@ -39,17 +39,23 @@ class CtrNetwork(nn.Module):
     ) -> None:
         super().__init__()
         wide = config.id_dimension
-        self.length = config.behavior_length
+        self.length, self.nearest = config.behavior_length, config.nearest
         self.product = config.id_features.index("product_id")
-        self.embeddings = nn.ModuleList(nn.Embedding(size, wide, padding_idx=PADDING) for size in sizes)
+        self.embeddings = nn.ModuleList(
+            nn.Embedding(size, wide, padding_idx=PADDING, sparse=name in config.hashed)
+            for name, size in zip(config.id_features, sizes, strict=True)
+        )
         for embedding in self.embeddings:
             nn.init.normal_(embedding.weight, std=0.05)  # type: ignore[arg-type]
-        self.attention = None if config.model == "id" else IdInterest(wide)
-        width = len(sizes) * wide + dense_width + (0 if self.attention is None else wide + 1)
-        self.content = None
+        width = len(sizes) * wide + dense_width
+        self.attention = self.content = None
+        if config.model != "id" and "id_interest" not in config.left_out:
+            self.attention = IdInterest(wide, sees_similarities=config.attention == "ids_and_similarities")
+            width += wide + 1
         if dimension is not None:
-            self.content = ContentStreams(dimension, config.content_dimension, config.behavior_length)
-            width += self.content.width + wide
+            looked_at = min(config.nearest or config.behavior_length, config.behavior_length)
+            self.content = ContentStreams(dimension, config.content_dimension, looked_at, wide, config.left_out)
+            width += self.content.width
         layers: list[nn.Module] = []
         for size in config.hidden:
             layers += [nn.Linear(width, size), nn.ReLU(), nn.Dropout(config.dropout)]
@@ -59,13 +65,12 @@ class CtrNetwork(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Logits, float32 [B]."""
         of_id = [embed(ids) for embed, ids in zip(self.embeddings, batch.ids.unbind(1), strict=True)]  # I x [B, E]
-        behaviors = self.embeddings[self.product](batch.behavior_ids)  # [B, L, E]
+        behaviors = self.embeddings[self.product](batch.behavior_ids)  # [B, K, E]
         streams = [*of_id, batch.dense]  # [B, I*E + F]
         if self.attention is not None:
             streams.append(self.attention(of_id[self.product], behaviors, batch))  # [B, E + 1]
         if self.content is not None and batch.content is not None:
-            weights, content = self.content(batch.content)  # [B, L], [B, W]
-            streams += [content, cube.pool(weights, behaviors)]  # fusion-interest [B, E]
+            streams.append(self.content(batch.content, behaviors))  # [B, W]
         logits: Tensor = self.predictor(torch.cat(streams, -1)).squeeze(-1)  # [B]
         return logits
 
@@ -76,7 +81,7 @@ class CtrNetwork(nn.Module):
         vectors = None if snapshot is None else snapshot.vectors
         self.eval()
         with torch.inference_mode():
-            logits = [self(batch) for batch in rows.batches(self.length, vectors, chosen)]
+            logits = [self(batch) for batch in rows.batches(self.length, vectors, chosen, self.nearest)]
             found: NDArray[np.float64] = torch.sigmoid(torch.cat([torch.empty(0), *logits]).double()).numpy()
         return found
 
@@ -95,56 +100,89 @@ class CtrNetwork(nn.Module):
 
 
 class IdInterest(nn.Module):
-    """ID-interest: what the behaviours' ids say about the target's id, by learned attention (DIN)."""
+    """ID-interest: what the behaviours' ids say about the target's id, by learned attention (DIN).
 
-    def __init__(self, width: int) -> None:
+    Args: sees_similarities: whether the attention also knows how similar the contents of target and behaviour are.
+    """
+
+    def __init__(self, width: int, *, sees_similarities: bool) -> None:
         super().__init__()
         self.context = nn.Embedding(CONTEXTS, width)
         nn.init.normal_(self.context.weight, std=0.05)
         # Together one layer over [target, behaviour, their product]; apart, the target's share is computed once a row.
         self.of_target, self.of_behavior = nn.Linear(width, ATTENTION), nn.Linear(width, ATTENTION, bias=False)
         self.of_product = nn.Linear(width, ATTENTION, bias=False)
+        self.of_similarity = nn.Linear(2, ATTENTION, bias=False) if sees_similarities else None
         self.score = nn.Linear(ATTENTION, 1)
 
     def forward(self, target: Tensor, behaviors: Tensor, batch: Batch) -> Tensor:
         """float32 [B, E + 1], the last of it how often the user acted on the target; zeros without behaviours.
 
-        Args:    target: float32 [B, E].   behaviors: float32 [B, L, E].
+        Args:    target: float32 [B, E].   behaviors: float32 [B, K, E].
         """
-        known = batch.behavior_ids != PADDING  # [B, L]
-        keys = behaviors + self.context(batch.behavior_contexts)  # [B, L, E]
+        known = batch.behavior_ids != PADDING  # [B, K]
+        keys = behaviors + self.context(batch.behavior_contexts)  # [B, K, E]
         wanted = target[:, None]  # [B, 1, E]
-        hidden = self.of_target(wanted) + self.of_behavior(keys) + self.of_product(wanted * behaviors)  # [B, L, A]
-        scores = self.score(hidden.relu()).squeeze(-1)  # [B, L]
-        same = batch.behavior_contexts >= SAME_PRODUCT  # [B, L]
+        hidden = self.of_target(wanted) + self.of_behavior(keys) + self.of_product(wanted * behaviors)  # [B, K, A]
+        if self.of_similarity is not None and batch.content is not None:
+            seen = torch.stack([batch.content.cosines, batch.content.cosines_known.float()], -1)  # [B, K, 2]
+            hidden = hidden + self.of_similarity(seen)  # [B, K, A]
+        scores = self.score(hidden.relu()).squeeze(-1)  # [B, K]
+        same = batch.behavior_contexts >= SAME_PRODUCT  # [B, K]
         times = same.sum(-1, keepdim=True).float().log1p()  # [B, 1]
         return torch.cat([cube.pool(cube.similarity_weights(scores, known, 1.0), keys), times], -1)  # [B, E + 1]
 
 
 class ContentStreams(nn.Module):
-    """The streams that read vectors: similarities, content-interest, target and query."""
+    """The streams that read vectors, side by side, and which vectors are there.
 
-    def __init__(self, dimension: int, projected: int, length: int) -> None:
+    Args: length: K, behaviours that are looked at.   id_width: E.   left_out: names of STREAMS to do without.
+    """
+
+    def __init__(self, dimension: int, projected: int, length: int, id_width: int, left_out: tuple[str, ...]) -> None:
         super().__init__()
-        self.target, self.query, self.interest = (nn.Linear(dimension, projected, bias=False) for _ in range(3))
-        self.log_temperature = nn.Parameter(torch.tensor(-2.0))
-        self.width = 3 * projected + length + cube.HISTOGRAM_BINS + 6
+        summary = cube.HISTOGRAM_BINS + 2
+        vectors = dict.fromkeys(("target", "query", "content_interest", "search_interest"), projected)
+        widths = vectors | {
+            "target_query": 1,
+            "similarities": length,
+            "similarity_histogram": summary,
+            "search_histogram": summary,
+            "fusion_interest": id_width,
+        }
+        self.names = [name for name in STREAMS if name in widths and name not in left_out]
+        self.width = sum(widths[name] for name in self.names) + 4
+        self.project = nn.ModuleDict(
+            {name: nn.Linear(dimension, projected, bias=False) for name in self.names if name in vectors}
+        )
+        self.log_temperatures = nn.Parameter(torch.full((2,), -2.0))
 
-    def forward(self, content: cube.Content) -> tuple[Tensor, Tensor]:
-        """Weights of the behaviours, float32 [B, L], and the streams side by side, float32 [B, width]."""
-        found = cube.similarities(content)
-        cosines, known = found.behaviors, found.behaviors_known  # [B, L], [B, L]
-        weights = cube.similarity_weights(cosines, known, self.log_temperature.exp())  # [B, L]
-        summary = [
-            found.target_query, found.target_query_known, content.target_known, known.any(-1),
-            cube.largest(cosines, known), cube.mean(cosines, known),
-        ]  # fmt: skip
-        streams = [
-            cosines,  # the similarity vector [B, L]
-            cube.histogram(cosines, known),  # [B, bins]
-            torch.stack([one.float() for one in summary], -1),  # [B, 6]
-            self.interest(cube.pool(weights, content.behaviors)),  # content-interest [B, P]
-            self.target(content.target * content.target_known[:, None]),  # [B, P]
-            self.query(content.query * content.query_known[:, None]),  # [B, P]
-        ]
-        return weights, torch.cat(streams, -1)
+    def forward(self, content: cube.Content, behaviors: Tensor) -> Tensor:
+        """float32 [B, width].
+
+        Args: behaviors: float32 [B, K, E], vectors of the behaviours' ids.
+        """
+        of_items, of_searches = self.log_temperatures.exp()
+        items = content.cosines_known & ~content.searched  # [B, K]
+        searches = content.cosines_known & content.searched  # [B, K]
+        weights = cube.similarity_weights(content.cosines, items, of_items)  # [B, K]
+        past = cube.similarity_weights(content.cosines, searches, of_searches)  # [B, K]
+        found = {
+            "target": content.target * content.target_known[:, None],  # [B, D]
+            "query": content.query * content.query_known[:, None],  # [B, D]
+            "content_interest": cube.pool(weights, content.behaviors),  # [B, D]
+            "search_interest": cube.pool(past, content.behaviors),  # [B, D]
+            "target_query": content.target_query[:, None],  # [B, 1]
+            "similarities": content.cosines * items,  # [B, K]
+            "similarity_histogram": _side_by_side(content.items),  # [B, bins + 2]
+            "search_histogram": _side_by_side(content.searches),  # [B, bins + 2]
+            "fusion_interest": cube.pool(weights, behaviors),  # [B, E]
+        }
+        known = content.target_known, content.pair_known, items.any(-1), searches.any(-1)  # 4 x [B]
+        streams = [self.project[name](found[name]) if name in self.project else found[name] for name in self.names]
+        return torch.cat([*streams, torch.stack(known, -1).float()], -1)
+
+
+def _side_by_side(summary: cube.Summary) -> Tensor:
+    """float32 [B, bins + 2]: histogram, largest and mean."""
+    return torch.cat([summary.histogram, summary.largest[:, None], summary.mean[:, None]], -1)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import cube
-from models.ctr_features import FIRST_ID, PADDING, SAME_PRODUCT, Batch, EncodedRows, FeatureEncoder
+from models.ctr_features import FIRST_ID, PADDING, SAME_PRODUCT, Batch, EncodedRows, FeatureEncoder, is_search
 from moonlake.errors import InputError
 from moonlake.snapshots import Snapshot
 
@@ -25,14 +25,7 @@ if TYPE_CHECKING:
     from xgboost import Booster
 
 TREES = "trees.ubj"
-SUMMARIES = (
-    "target_query_similarity",
-    "behavior_similarity_max",
-    "behavior_similarity_mean",
-    "behaviors_used",
-    "behaviors_missing",
-)
-BEHAVIOR_COUNTS = ("behaviors_on_product", "behaviors_on_target")
+BEHAVIOR_COUNTS = ("behaviors_on_product", "behaviors_on_target", "searches")
 """Of the latest actions. With them trees without a space know what a similarity of 1 and the counts of vectors tell, so
 that shuffled vectors gain nothing over them."""
 
@@ -95,8 +88,9 @@ class TreeColumns:
         """Name of each column; those of the similarities are the names in `cube_features`."""
         similarities: list[str] = []
         if self.content:
-            histogram = (f"{cube.HISTOGRAM}_{bin_}" for bin_ in range(cube.HISTOGRAM_BINS))
-            similarities = [*SUMMARIES, *histogram]
+            for name in ("target_query_similarity", *cube.ITEM_COLUMNS, *cube.SEARCH_COLUMNS):
+                bins = range(cube.HISTOGRAM_BINS if name.endswith("histogram") else 0)
+                similarities += [f"{name}_{bin_}" for bin_ in bins] or [name]
         return [*self.categorical, *self.dense, *BEHAVIOR_COUNTS, *similarities]
 
     @property
@@ -115,14 +109,15 @@ class TreeColumns:
         values, there = np.split(batch.dense.numpy(), 2, axis=1)  # [B, F], [B, F]
         on_product = (batch.behavior_ids != PADDING).numpy()  # [B, L]
         on_target = (batch.behavior_contexts >= SAME_PRODUCT).numpy()  # [B, L]
+        searched = is_search(batch.behavior_contexts.numpy())  # [B, L]
         columns = [
             np.where(ids >= 0, ids, np.nan),  # [B, C]
             np.where(there > 0, values, np.nan),  # [B, F]
-            np.stack([on_product.sum(1), on_target.sum(1)], 1),  # [B, 2]
+            np.stack([on_product.sum(1), on_target.sum(1), searched.sum(1)], 1),  # [B, 3]
         ]
         if self.content and batch.content is not None:
-            found = cube.features(batch.content, on_product)
-            columns += [*(found[name][:, None] for name in SUMMARIES), found[cube.HISTOGRAM]]  # 5 x [B, 1], [B, bins]
+            found = cube.features(batch.content, on_product, searched)
+            columns += [one.reshape(len(one), -1) for one in found.values()]  # [B, 1], [B, bins] for a histogram
         return np.concatenate(columns, axis=1).astype(np.float32)
 
 

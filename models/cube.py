@@ -1,10 +1,12 @@
 """CUBE, the content-based user behaviour extractor: what the vectors of target, query and behaviours say together.
 
-One function computes the similarities. Training, the `cube_features` job and the online scorer all call it, so that an
-impression has the same similarities wherever it is looked at. Everything is masked: a vector that is missing takes part
-in nothing, and is counted.
+One function reads the vectors of a batch and computes the similarities. Training, the `cube_features` job and the
+online scorer all call it, so that an impression has the same similarities wherever it is looked at. A behaviour is an
+action on an item, or a search: the two share one list and its order, and `searched` tells them apart. Everything is
+masked: a vector that is missing takes part in nothing, and is counted.
 
-Source:  MOON (arXiv 2511.11305), figure 5; SimTier (arXiv 2407.19467), section 4.2, for the histogram.
+Source:  MOON (arXiv 2511.11305), figure 5; SimTier (arXiv 2407.19467), section 4.2, for the histogram; SIM (arXiv
+2006.05639) for the search of long sequences, here by the similarity of content.
 """
 
 from __future__ import annotations
@@ -17,27 +19,65 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 HISTOGRAM_BINS = 20
-HISTOGRAM = "behavior_similarity_histogram"
+ITEM_COLUMNS = (
+    "behavior_similarity_max",
+    "behavior_similarity_mean",
+    "behavior_similarity_histogram",
+    "behaviors_used",
+    "behaviors_missing",
+)
+SEARCH_COLUMNS = (
+    "search_similarity_max",
+    "search_similarity_mean",
+    "search_similarity_histogram",
+    "searches_used",
+    "searches_missing",
+)
+"""Columns of `cube_features`, in the order of `Summary` and then how many have no vector."""
+VECTORS_AT_ONCE = 65_536
+"""Vectors of behaviours that are held at once while a long sequence is searched."""
+
+Ints = NDArray[Any]
+
+
+class Summary(NamedTuple):
+    """What the cosines of each row's known behaviours say together; zeros in a row without any, or without a target."""
+
+    histogram: Tensor  # float32 [B, bins], the share of them by cosine, in equal bins over [-1, 1] (SimTier)
+    largest: Tensor  # float32 [B]
+    mean: Tensor  # float32 [B]
+    used: Tensor  # int64 [B], how many behaviours are known, whatever the target
 
 
 class Content(NamedTuple):
-    """Vectors of a batch, and which are there; what stands in the place of a missing one means nothing."""
+    """Vectors of a batch, which of them are there, and their cosines in [-1, 1], within the rounding of the vectors.
+
+    What stands in the place of a missing vector means nothing; in the place of its cosine stands 0. K is L, or less
+    where a long sequence was searched for its nearest behaviours.
+    """
 
     target: Tensor  # float32 [B, D], unit rows of one embedding space, as the next two
     query: Tensor  # float32 [B, D]
-    behaviors: Tensor  # float32 [B, L, D]
+    behaviors: Tensor  # float32 [B, K, D]; of a search what was searched, of other actions the item
     target_known: Tensor  # bool [B]
     query_known: Tensor  # bool [B]
-    behaviors_known: Tensor  # bool [B, L]; false for padding and for missing vectors
+    behaviors_known: Tensor  # bool [B, K]; false for padding and for missing vectors
+    searched: Tensor  # bool [B, K]
+    target_query: Tensor  # float32 [B], cosines
+    cosines: Tensor  # float32 [B, K], target against each behaviour
+    kept: Tensor | None  # int64 [B, K], which of the L behaviours these are, where a search chose them
+    items: Summary  # of all L behaviours, as the next
+    searches: Summary
 
+    @property
+    def pair_known(self) -> Tensor:
+        """bool [B], true where target and query have a vector."""
+        return self.target_known & self.query_known
 
-class Similarities(NamedTuple):
-    """Cosines in [-1, 1], within the rounding of the vectors; 0 where a side has no vector: the masks tell."""
-
-    target_query: Tensor  # float32 [B]
-    target_query_known: Tensor  # bool [B]
-    behaviors: Tensor  # float32 [B, L], target against each behaviour
-    behaviors_known: Tensor  # bool [B, L]
+    @property
+    def cosines_known(self) -> Tensor:
+        """bool [B, K], true where target and behaviour have a vector."""
+        return self.target_known[:, None] & self.behaviors_known
 
 
 def last_places(offsets: NDArray[np.int64], chosen: NDArray[np.int64], length: int, empty: int) -> NDArray[np.int64]:
@@ -51,35 +91,79 @@ def last_places(offsets: NDArray[np.int64], chosen: NDArray[np.int64], length: i
     return np.where(places >= offsets[chosen][:, None], places, empty)  # [B, L]
 
 
-def gather(
-    vectors: NDArray[Any], target_rows: NDArray[Any], query_rows: NDArray[Any], behavior_rows: NDArray[Any]
+def read(
+    vectors: NDArray[Any],
+    target_rows: Ints,
+    query_rows: Ints,
+    behavior_rows: Ints,
+    searched: NDArray[np.bool_],
+    *,
+    keep: int = 0,
 ) -> Content:
-    """The vectors of a batch, read now.
+    """The vectors of a batch, read now, and their similarities.
 
     Args:
         vectors: [N, D], memory-mapped.
         target_rows, query_rows: integers [B], -1 where there is no vector.   behavior_rows: integers [B, L].
+        searched: bool [B, L], true where a behaviour is a search.
+        keep: search each row for so many behaviours and hold the vectors of these alone; 0 holds all, without a search.
     """
-    target, query, behaviors = (
-        torch.from_numpy(np.take(vectors, np.maximum(rows, 0), axis=0)).float()  # [..., D]
-        for rows in (target_rows, query_rows, behavior_rows)
+    target, query = _vectors(vectors, target_rows), _vectors(vectors, query_rows)  # [B, D], [B, D]
+    target_known, query_known = torch.from_numpy(target_rows >= 0), torch.from_numpy(query_rows >= 0)
+    known, are_searches = torch.from_numpy(behavior_rows >= 0), torch.from_numpy(searched)  # [B, L], [B, L]
+    kept = None
+    if 0 < keep < behavior_rows.shape[1]:
+        cosines = similarities(vectors, target_rows, behavior_rows)  # [B, L]
+        kept = nearest(cosines, known, keep)  # [B, K]
+        behaviors = _vectors(vectors, np.take_along_axis(behavior_rows, kept.numpy(), 1))  # [B, K, D]
+    else:
+        behaviors = _vectors(vectors, behavior_rows)  # [B, L, D]
+        cosines = _cosines(target, behaviors, target_known[:, None] & known)  # [B, L]
+    kinds = known & ~are_searches, known & are_searches  # [B, L], [B, L]
+    items, searches = (summary(cosines, of_kind, target_known) for of_kind in kinds)
+    if kept is not None:
+        cosines, known, are_searches = (one.gather(1, kept) for one in (cosines, known, are_searches))  # [B, K]
+    with_query = (target * query).sum(-1).where(target_known & query_known, 0.0)  # [B, D] -> [B]
+    return Content(
+        target=target,
+        query=query,
+        behaviors=behaviors,
+        target_known=target_known,
+        query_known=query_known,
+        behaviors_known=known,
+        searched=are_searches,
+        target_query=with_query,
+        cosines=cosines,
+        kept=kept,
+        items=items,
+        searches=searches,
     )
-    known = (torch.from_numpy(rows >= 0) for rows in (target_rows, query_rows, behavior_rows))
-    return Content(target, query, behaviors, *known)
 
 
-def similarities(content: Content) -> Similarities:
-    """The cosines of each impression's target with its query and with its user's behaviours."""
-    pair_known = content.target_known & content.query_known  # [B]
-    each_known = content.target_known[:, None] & content.behaviors_known  # [B, L]
-    with_query = (content.target * content.query).sum(-1)  # [B, D] -> [B]
-    with_each = torch.einsum("bd,bld->bl", content.target, content.behaviors)  # [B, L]
-    return Similarities(
-        torch.where(pair_known, with_query, 0.0),  # [B]
-        pair_known,
-        torch.where(each_known, with_each, 0.0),  # [B, L]
-        each_known,
-    )
+def similarities(vectors: NDArray[Any], target_rows: Ints, behavior_rows: Ints) -> Tensor:
+    """Cosine of each target with each of its behaviours, float32 [B, L]; 0 where either has no vector.
+
+    So many rows at a time that few vectors are held at once: a sequence may be as long as it likes.
+    """
+    each = max(1, VECTORS_AT_ONCE // max(1, behavior_rows.shape[1]))
+    found = torch.empty(behavior_rows.shape)  # [B, L]
+    for start in range(0, len(found), each):
+        part = slice(start, start + each)
+        both = torch.from_numpy((target_rows[part] >= 0)[:, None] & (behavior_rows[part] >= 0))
+        found[part] = _cosines(_vectors(vectors, target_rows[part]), _vectors(vectors, behavior_rows[part]), both)
+    return found
+
+
+def nearest(cosines: Tensor, known: Tensor, count: int) -> Tensor:
+    """Places of the behaviours most similar to their target, int64 [B, min(count, L)], in the order of time.
+
+    Behaviours without a vector come after all that have one, the latest first.
+
+    Args: cosines: float32 [B, L].   known: bool [B, L].
+    """
+    length = cosines.shape[1]
+    behind = torch.arange(length) / max(1, length) - 3.0  # [L], below every cosine
+    return cosines.where(known, behind).topk(min(count, length)).indices.sort().values
 
 
 def similarity_weights(behaviors: Tensor, known: Tensor, temperature: Tensor | float) -> Tensor:
@@ -101,41 +185,46 @@ def pool(weights: Tensor, values: Tensor) -> Tensor:
     return torch.einsum("bl,ble->be", weights, values)
 
 
-def histogram(behaviors: Tensor, known: Tensor, bins: int = HISTOGRAM_BINS) -> Tensor:
-    """The share of known behaviours by cosine, in equal bins over [-1, 1]; only zeros in a row without any (SimTier).
+def summary(cosines: Tensor, known: Tensor, target_known: Tensor, bins: int = HISTOGRAM_BINS) -> Summary:
+    """What the cosines of the known behaviours of each row say together.
 
-    Args:    behaviors: float32 [B, L] cosines.   known: bool [B, L].
-    Returns: float32 [B, bins].
+    Args: cosines: float32 [B, L].   known: bool [B, L].   target_known: bool [B].
     """
-    place = ((behaviors + 1) * (bins / 2)).long().clamp(0, bins - 1)  # [B, L]
-    counts = behaviors.new_zeros(len(behaviors), bins).scatter_add_(1, place, known.to(behaviors.dtype))  # [B, bins]
-    return counts / known.sum(-1, keepdim=True).clamp(min=1)  # [B, bins]
+    both, used = known & target_known[:, None], known.sum(-1)  # [B, L], [B]
+    count = used.clamp(min=1)  # [B]
+    place = ((cosines + 1) * (bins / 2)).long().clamp(0, bins - 1)  # [B, L]
+    counts = cosines.new_zeros(len(cosines), bins).scatter_add_(1, place, both.to(cosines.dtype))  # [B, bins]
+    best = cosines.masked_fill(~both, -torch.inf).amax(-1) if cosines.shape[1] else cosines.sum(-1)  # [B]
+    largest = best.where(both.any(-1), 0.0)  # [B]
+    return Summary(counts / count[:, None], largest, (cosines * both).sum(-1) / count, used)
 
 
-def largest(behaviors: Tensor, known: Tensor) -> Tensor:
-    """The largest cosine [B] of known behaviours; 0 in a row without any."""
-    best = behaviors.masked_fill(~known, -torch.inf).amax(-1) if behaviors.shape[1] else behaviors.sum(-1)  # [B]
-    return torch.where(known.any(-1), best, 0.0)  # [B]
+def features(content: Content, on_product: NDArray[np.bool_], searched: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+    """Columns of `cube_features` of a batch: each [B], histograms [B, bins]; NaN where a similarity is not known.
 
-
-def mean(behaviors: Tensor, known: Tensor) -> Tensor:
-    """The mean cosine [B] of known behaviours; 0 in a row without any."""
-    return (behaviors * known).sum(-1) / known.sum(-1).clamp(min=1)  # [B]
-
-
-def features(content: Content, on_product: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
-    """Columns of `cube_features` of a batch, [B] and HISTOGRAM [B, bins]; NaN where a similarity is not known.
-
-    Args: on_product: bool [B, L], true for an action on a product, with or without a vector.
+    Args: on_product, searched: bool [B, L], true for an action on a product, and for a search, vector or not.
     """
-    found = similarities(content)
-    cosines, known = found.behaviors, found.behaviors_known  # [B, L], [B, L]
-    some, used = known.any(-1), content.behaviors_known.sum(-1).numpy()  # [B], [B]
+    items = _columns(content.items, content.target_known, on_product & ~searched)
+    searches = _columns(content.searches, content.target_known, searched)
     return {
-        "target_query_similarity": torch.where(found.target_query_known, found.target_query, torch.nan).numpy(),
-        "behavior_similarity_max": torch.where(some, largest(cosines, known), torch.nan).numpy(),
-        "behavior_similarity_mean": torch.where(some, mean(cosines, known), torch.nan).numpy(),
-        HISTOGRAM: histogram(cosines, known).numpy(),  # [B, bins]
-        "behaviors_used": used,
-        "behaviors_missing": on_product.sum(-1) - used,
+        "target_query_similarity": torch.where(content.pair_known, content.target_query, torch.nan).numpy(),
+        **dict(zip(ITEM_COLUMNS, items, strict=True)),
+        **dict(zip(SEARCH_COLUMNS, searches, strict=True)),
     }
+
+
+def _columns(found: Summary, target_known: Tensor, there: NDArray[np.bool_]) -> list[NDArray[Any]]:
+    known = target_known & (found.used > 0)  # [B]
+    used = found.used.numpy()  # [B]
+    largest, mean = (torch.where(known, one, torch.nan).numpy() for one in (found.largest, found.mean))
+    return [largest, mean, found.histogram.numpy(), used, there.sum(-1) - used]
+
+
+def _cosines(target: Tensor, behaviors: Tensor, both: Tensor) -> Tensor:
+    """float32 [B, L] of targets [B, D] and behaviours [B, L, D]; 0 where `both` [B, L] is false."""
+    return torch.einsum("bd,bld->bl", target, behaviors).where(both, 0.0)
+
+
+def _vectors(vectors: NDArray[Any], rows: Ints) -> Tensor:
+    """float32 [..., D]: the vectors of rows [...]; a row below 0 gets the first one."""
+    return torch.from_numpy(np.take(vectors, np.maximum(rows, 0), axis=0)).float()

@@ -6,12 +6,10 @@ error unless it is asked for by name, and then the model carries a label that sa
 
 from __future__ import annotations
 
-import copy
 import json
-import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -21,14 +19,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
+from models.checkpoints import Identity
 from models.ctr import CtrModel, Lineage, tree_columns
 from models.ctr_config import CtrConfig
-from models.ctr_features import PADDING, UNKNOWN, EncodedRows, FeatureEncoder, column_reader
+from models.ctr_descent import descend
+from models.ctr_features import PADDING, EncodedRows, FeatureEncoder, column_reader
 from models.ctr_network import CtrNetwork
 from models.ctr_trees import Trees, grow_trees
-from models.metrics import ClickMetrics, Interval, Metric, click_metrics, log_loss, paired_bootstrap
+from models.metrics import ClickMetrics, Interval, Metric, click_metrics, paired_bootstrap
+from models.training_run import Run
 from moonlake.errors import InputError, PointInTimeError
 from moonlake.lake import Lake, WriteReport, arrow_schema
 from moonlake.snapshots import Snapshot
@@ -55,6 +55,17 @@ class BatchReport:
     samples_per_second: float
 
 
+class Told(NamedTuple):
+    """Who is told of a training run, and where it is kept; nothing of it changes what comes out.
+
+    Attributes: identity: what the run is a function of.
+    """
+
+    report: Callable[[BatchReport], None] | None
+    run: Run
+    identity: Identity
+
+
 class TrainingRows(NamedTuple):
     """What every model learns from: n encoded rows, and what is unusual about them.
 
@@ -79,10 +90,16 @@ def train_ctr(
     window: tuple[datetime, datetime],
     allow_seen_rows: bool = False,
     report: Callable[[BatchReport], None] | None = None,
+    run: Run | None = None,
 ) -> CtrModel:
     """A click model of the rows in window = [T1, T2). The same rows, seed and machine give the same weights.
 
-    Args: allow_seen_rows: accept a space whose encoder learnt from events at or after the first row; it is labelled.
+    Args:
+        allow_seen_rows: accept a space whose encoder learnt from events at or after the first row; it is labelled.
+        report: called after every batch.
+        run: where checkpoints are kept, and how often; a network that was killed goes on from the last of them and
+            comes out the same. Call `run.finished()` when the model is saved. Trees keep none and begin anew: what
+            they draw at random is not a function of the round.
 
     Raises:
         InputError: no rows in the window; a snapshot that the model does not read, or none where it reads one.
@@ -95,10 +112,18 @@ def train_ctr(
         )
     learnt = _read(training_set, snapshot, config, window, allow_seen_rows)
     fit = _fit_trees if config.model == "trees" else _fit_network
-    predictor, metrics = fit(learnt, config, snapshot, report)
+    training_set_id = training_set.manifest.training_set_id
+    identity = {
+        "config": asdict(config),
+        "training_set_id": training_set_id,
+        "window": [edge.isoformat() for edge in window],
+        "space_id": snapshot.space_id if snapshot else None,
+        "vectors": dict(snapshot.versions) if snapshot else None,
+    }
+    predictor, metrics = fit(learnt, config, snapshot, Told(report, run or Run(), identity))
     metrics["contents_missing"] = _missing_share(learnt.rows) if snapshot else 0.0
     lineage = Lineage(
-        training_set_id=training_set.manifest.training_set_id,
+        training_set_id=training_set_id,
         space_id=snapshot.space_id if snapshot else None,
         dimension=snapshot.dimension if snapshot else None,
         window=window,
@@ -214,22 +239,24 @@ def _read(
     fitted = times < np.quantile(times, 1 - config.validation_share, method="higher")
     if not fitted.any():
         raise InputError(f"all {len(times)} rows in {_span(window)} have one time: nothing is left to stop by")
-    features = FeatureEncoder.fit(read, fitted, config.numbered_ids, config.dense_features, min_count=config.min_count)
+    features = FeatureEncoder.fit(
+        read, fitted, config.numbered_ids, config.dense_features, min_count=config.min_count, hashed=config.hashed
+    )
     clicked = read("clicked").to_numpy().astype(np.float32)
     return TrainingRows(features, features.encode(read, snapshot), clicked, fitted, labels)
 
 
 def _fit_trees(
-    learnt: TrainingRows, config: CtrConfig, snapshot: Snapshot | None, report: Callable[[BatchReport], None] | None
+    learnt: TrainingRows, config: CtrConfig, snapshot: Snapshot | None, told: Told
 ) -> tuple[Trees, dict[str, float]]:
     """Trees of the fitted rows, and how it went."""
     columns = tree_columns(learnt.features, config, snapshot is not None)
     each, started = int(learnt.fitted.sum()), time.monotonic()
 
     def after_round(done: int, loss: float) -> None:
-        if report:
+        if told.report:
             rate = done * each / (time.monotonic() - started)
-            report(BatchReport(done, done * each, config.trees.max_rounds * each, loss, rate))
+            told.report(BatchReport(done, done * each, config.trees.max_rounds * each, loss, rate))
 
     return grow_trees(
         columns,
@@ -244,69 +271,30 @@ def _fit_trees(
 
 
 def _fit_network(
-    learnt: TrainingRows, config: CtrConfig, snapshot: Snapshot | None, report: Callable[[BatchReport], None] | None
+    learnt: TrainingRows, config: CtrConfig, snapshot: Snapshot | None, told: Told
 ) -> tuple[CtrNetwork, dict[str, float]]:
     """The network at the epoch of its least validation loss, and how it went."""
-    features = learnt.features
+    features, total = learnt.features, config.max_epochs * int(learnt.fitted.sum())
+
+    def after_batch(epoch: int, samples: int, loss: float, seconds: float) -> None:
+        if told.report:
+            told.report(BatchReport(epoch, samples, total, loss, samples / seconds))
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         dimension = snapshot.dimension if snapshot else None
         network = CtrNetwork(config, features.sizes, features.dense_width, dimension)
-        return network, _descend(network, learnt, config, snapshot, report)
-
-
-def _descend(
-    network: CtrNetwork,
-    learnt: TrainingRows,
-    config: CtrConfig,
-    snapshot: Snapshot | None,
-    report: Callable[[BatchReport], None] | None,
-) -> dict[str, float]:
-    """Train the network in place until the validation loss grows, leave its best state in it, and say how it went."""
-    rows, clicked = learnt.rows, learnt.clicked
-    vectors = None if snapshot is None else snapshot.vectors
-    rng = np.random.default_rng(config.seed)
-    optimizer = torch.optim.Adam(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-    training, validation = np.flatnonzero(learnt.fitted), np.flatnonzero(~learnt.fitted)
-    best, best_loss, best_epoch, epoch = network.state_dict(), math.inf, 0, 0
-    started, samples = time.monotonic(), 0
-    while epoch < config.max_epochs and epoch - best_epoch <= config.patience:
-        epoch += 1
-        network.train()
-        for chosen in _shuffled(training, config.batch_size, rng):
-            batch = rows.batch(chosen, config.behavior_length, vectors)
-            batch = batch._replace(ids=_drop_ids(batch.ids, config.id_dropout, rng))
-            loss = nn.functional.binary_cross_entropy_with_logits(network(batch), torch.from_numpy(clicked[chosen]))
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            samples += len(chosen)
-            if report:
-                rate = samples / (time.monotonic() - started)
-                report(BatchReport(epoch, samples, config.max_epochs * len(training), loss.item(), rate))
-        if not math.isfinite(loss.item()):
-            raise InputError(f"training diverged in epoch {epoch}: lower learning_rate, now {config.learning_rate}")
-        found = log_loss(clicked[validation], network.probabilities(rows, snapshot, validation))
-        if found < best_loss:
-            best, best_loss, best_epoch = copy.deepcopy(network.state_dict()), found, epoch
-    network.load_state_dict(best)
-    network.eval()
-    return {
-        "validation_log_loss": best_loss,
-        "epochs": float(best_epoch),
-        "training_rows": float(len(training)),
-        "validation_rows": float(len(validation)),
-    }
-
-
-def _shuffled(rows: NDArray[np.int64], size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-    order = rng.permutation(rows)
-    yield from (order[start : start + size] for start in range(0, len(order), size))
-
-
-def _drop_ids(ids: Tensor, share: float, rng: np.random.Generator) -> Tensor:
-    """The ids [B, I] with a share of them replaced by the unknown id."""
-    return ids.masked_fill(torch.from_numpy(rng.random(ids.shape) < share), UNKNOWN)
+        return network, descend(
+            network,
+            learnt.rows,
+            learnt.clicked,
+            learnt.fitted,
+            snapshot,
+            config,
+            run=told.run,
+            identity=told.identity,
+            after_batch=after_batch,
+        )
 
 
 def _missing_share(rows: EncodedRows) -> float:

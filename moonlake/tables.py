@@ -432,6 +432,23 @@ RELEASES = Table(
     ),
 )
 
+
+def _similarities(name: str, plural: str, what: str) -> tuple[Column, ...]:
+    return (
+        _similarity(f"{name}_similarity_max", f"largest cosine of target and an earlier {what}"),
+        _similarity(f"{name}_similarity_mean", f"mean cosine of target and each earlier {what}"),
+        Column(
+            f"{name}_similarity_histogram",
+            "list<float32>",
+            f"share of earlier {plural} by cosine, in equal bins over [-1, 1] (SimTier)",
+            shape="[bins]",
+            max_length=128,
+        ),
+        _count(f"{plural}_used", f"earlier {plural} that have a vector"),
+        _count(f"{plural}_missing", f"earlier {plural} that have none"),
+    )
+
+
 CUBE_FEATURES = Table(
     name="cube_features",
     grain="One row per impression and embedding space: content similarities of target, query and behaviours.",
@@ -443,17 +460,8 @@ CUBE_FEATURES = Table(
         _id("impression_id", "one product shown"),
         SPACE_ID,
         _similarity("target_query_similarity", "cosine of target and query; null if either has no vector"),
-        _similarity("behavior_similarity_max", "largest cosine of target and an earlier behaviour"),
-        _similarity("behavior_similarity_mean", "mean cosine of target and earlier behaviours"),
-        Column(
-            "behavior_similarity_histogram",
-            "list<float32>",
-            "share of earlier behaviours by cosine, in equal bins over [-1, 1] (SimTier)",
-            shape="[bins]",
-            max_length=128,
-        ),
-        _count("behaviors_used", "earlier behaviours that have a vector"),
-        _count("behaviors_missing", "earlier behaviours that have none"),
+        *_similarities("behavior", "behaviors", "action on a product"),
+        *_similarities("search", "searches", "search"),
         EVENT_TIMESTAMP,
         CREATED_AT,
     ),

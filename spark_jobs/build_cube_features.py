@@ -29,7 +29,7 @@ IMPRESSIONS_PER_SHARD = 50_000
 IMPRESSIONS_PER_BATCH = 2_048
 
 OF_IMPRESSION = ("impression_id", "user_id", "content_id", "query_content_id", "event_timestamp")
-OF_SEQUENCE = ("user_id", "month", "times_us", "product_ids", "content_ids")
+OF_SEQUENCE = ("user_id", "month", "times_us", "actions", "product_ids", "content_ids", "query_content_ids")
 
 
 def transform(
@@ -62,17 +62,21 @@ def similarity_rows(impressions: pa.Table, sequences: pa.Table, snapshot: Snapsh
     actions = pc.list_flatten(log["times_us"]).to_numpy()
     slices = as_of_slices(of_label, times, np.repeat(of_row, lengths), actions, length=length)
     chosen = slices.rows()
+    of_item, of_search = (snapshot.rows_of(pc.list_flatten(log[name])) for name in ("content_ids", "query_content_ids"))
+    is_search = pc.equal(pc.list_flatten(log["actions"]), "search").to_numpy()
     # One more element stands for an empty place in front of a short sequence.
+    searched = np.append(is_search[chosen], False)
     on_product = np.append(pc.is_valid(pc.list_flatten(log["product_ids"])).to_numpy()[chosen], False)
-    behaviors = np.append(snapshot.rows_of(pc.list_flatten(log["content_ids"]))[chosen], -1)
+    behaviors = np.append(np.where(is_search, of_search, of_item)[chosen], -1)
     targets, queries = (snapshot.rows_of(impressions[name]) for name in ("content_id", "query_content_id"))
     offsets = slices.offsets()
     parts = []
     for start in range(0, len(impressions), IMPRESSIONS_PER_BATCH):
         batch = np.arange(start, min(start + IMPRESSIONS_PER_BATCH, len(impressions)))
         places = cube.last_places(offsets, batch, length, empty=len(chosen))  # [B, L]
-        content = cube.gather(snapshot.vectors, targets[batch], queries[batch], behaviors[places])
-        parts.append(cube.features(content, on_product[places]))
+        rows = targets[batch], queries[batch], behaviors[places]  # [B], [B], [B, L]
+        content = cube.read(snapshot.vectors, *rows, searched[places])
+        parts.append(cube.features(content, on_product[places], searched[places]))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
     return _as_contract(impressions, columns, snapshot.space_id)
 
@@ -81,16 +85,20 @@ def _as_contract(impressions: pa.Table, columns: dict[str, np.ndarray], space_id
     schema = arrow_schema(CUBE_FEATURES, CUBE_FEATURES.facts)
     if not columns:
         return schema.empty_table()
-    histogram = columns.pop(cube.HISTOGRAM)
-    lists = pa.FixedSizeListArray.from_arrays(pa.array(histogram.ravel()), histogram.shape[1])
     arrays = {
-        **{name: pa.array(values, from_pandas=True) for name, values in columns.items()},  # NaN becomes null
-        "behavior_similarity_histogram": lists.cast(schema.field("behavior_similarity_histogram").type),
+        **{name: _array(values, schema.field(name).type) for name, values in columns.items()},
         "impression_id": impressions["impression_id"],
         "space_id": pa.array([space_id] * len(impressions)),
         "event_timestamp": impressions["event_timestamp"],
     }
     return pa.table({name: arrays[name] for name in schema.names}).cast(schema)
+
+
+def _array(values: np.ndarray, kind: pa.DataType) -> pa.Array:
+    """Values [n], with null for NaN, or lists [n, bins]."""
+    if values.ndim == 1:
+        return pa.array(values, from_pandas=True)
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1]).cast(kind)
 
 
 def _of_shard(folder: str, space_id: str, length: int) -> Callable[[pa.Table, pa.Table], pa.Table]:

@@ -47,6 +47,12 @@ def test_unknown_keys_and_impossible_values_are_errors() -> None:
         CtrConfig(id_features=("user_id",))
     with pytest.raises(InputError, match="validation_share"):
         CtrConfig(validation_share=0.0)
+    with pytest.raises(InputError, match="hashed: shop_id"):
+        CtrConfig(hashed={"shop_id": 10})
+    with pytest.raises(InputError, match="user_id with 0 rows"):
+        ctr_config({"hashed": {"user_id": 0}}, where="a file")
+    with pytest.raises(InputError, match="trees split by each id of brand"):
+        CtrConfig(model="trees", hashed={"brand": 10})
     with pytest.raises(InputError, match="model is one of id, din, cube, trees, found 'forest'"):
         ctr_config({"model": "forest"}, where="a file")
     with pytest.raises(InputError, match=r"(?s)a file: trees.*depth"):
@@ -54,7 +60,8 @@ def test_unknown_keys_and_impossible_values_are_errors() -> None:
 
 
 def test_a_configuration_is_what_its_saved_form_says() -> None:
-    config = CtrConfig(model="trees", trees=TreesConfig(left_out=("user_id",), max_depth=3))
+    growth = TreesConfig(left_out=("user_id",), max_depth=3)
+    config = CtrConfig(model="trees", hashed={"user_id": 10}, trees=growth)
     assert ctr_config(json.loads(json.dumps(asdict(config))), where="a file") == config
 
 

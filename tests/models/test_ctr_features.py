@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from models.ctr_features import FIRST_ID, GAP_BUCKETS, PADDING, UNKNOWN, EncodedRows, FeatureEncoder, column_reader
+from models.id_hashing import hashed_rows
 from moonlake.errors import ContractError, SchemaMismatch
 from moonlake.tables import ACTIONS
 
@@ -47,6 +48,38 @@ def test_vocabularies_hold_the_ids_seen_often_enough_in_fitted_rows(rows: pa.Tab
     assert encoder.sizes == (FIRST_ID + len(encoder.vocabularies["user_id"]), FIRST_ID + len(known))
 
 
+def test_a_hashed_id_has_the_number_of_its_row_and_is_unknown_where_training_saw_too_few(
+    rows: pa.Table, encoder: FeatureEncoder, world: Any
+) -> None:
+    """In so many rows no two ids of these share one, so that the same ids are known as with a vocabulary."""
+    sizes = {"user_id": 1_000_000, "product_id": 9_999_991}
+    fitted, read = np.arange(len(rows)) < 200, column_reader(rows.select)
+    hashed = FeatureEncoder.fit(read, fitted, ID_FEATURES, DENSE_FEATURES, min_count=2, hashed=sizes)
+    assert hashed.vocabularies == {}
+    assert hashed.sizes == (FIRST_ID + 1_000_000, FIRST_ID + 9_999_991)
+    found, expected = hashed.encode(read, world.snapshot), encoder.encode(read, world.snapshot)
+    for place, name in enumerate(ID_FEATURES):
+        known = expected.ids[:, place] != UNKNOWN
+        assert 0 < known.mean() < 1
+        numbers = np.where(known, FIRST_ID + hashed_rows(rows[name], sizes[name]), UNKNOWN)
+        np.testing.assert_array_equal(found.ids[:, place], numbers)
+    same = rows["behavior_product_ids"].combine_chunks().flatten()
+    known = expected.behavior_ids[:-1] > UNKNOWN
+    numbers = np.where(known, FIRST_ID + hashed_rows(same, sizes["product_id"]), expected.behavior_ids[:-1])
+    np.testing.assert_array_equal(found.behavior_ids[:-1], numbers)
+
+
+def test_a_new_id_in_a_row_that_training_saw_has_what_was_learnt_there(rows: pa.Table, world: Any) -> None:
+    read = column_reader(rows.select)
+    sizes = {"user_id": 3}  # three rows for hundreds of users: every one of them is taken
+    crowded = FeatureEncoder.fit(read, np.arange(len(rows)) < 200, ID_FEATURES, (), min_count=2, hashed=sizes)
+    users = pa.array([None if n == 0 else f"new {n}" for n in range(len(rows))])
+    new = rows.set_column(rows.column_names.index("user_id"), "user_id", users)
+    found = crowded.encode(column_reader(new.select), None).ids[:, 0]
+    assert found[0] == UNKNOWN
+    np.testing.assert_array_equal(found[1:], FIRST_ID + hashed_rows(users[1:], 3))
+
+
 @pytest.mark.parametrize("length", [1, 3, 50])
 def test_batches_hold_what_the_rows_say(
     rows: pa.Table, encoder: FeatureEncoder, encoded: EncodedRows, world: Any, length: int
@@ -61,24 +94,43 @@ def test_batches_hold_what_the_rows_say(
         behaviors = list(
             zip(
                 row["behavior_product_ids"] or [], row["behavior_actions"] or [], row["behavior_content_ids"] or [],
-                row["behavior_times_us"] or [], strict=True,
+                row["behavior_query_content_ids"] or [], row["behavior_times_us"] or [], strict=True,
             )
         )[-length:]  # fmt: skip
         free = length - len(behaviors)
         assert batch.behavior_ids[b, :free].tolist() == [PADDING] * free
         assert not batch.content.behaviors_known[b, :free].any()
-        for place, (product, action, content, time) in enumerate(behaviors, free):
+        for place, (product, action, item, asked, time) in enumerate(behaviors, free):
             wanted = PADDING if not product else numbers["product_id"].get(product, UNKNOWN)
             assert batch.behavior_ids[b, place] == wanted
             seconds = row["event_timestamp"].timestamp() - time / 1e6
             same = (product == row["product_id"]) * (1 + len(ACTIONS))
             context = (same + 1 + ACTIONS.index(action)) * GAP_BUCKETS + int(math.log2(1 + seconds))
             assert batch.behavior_contexts[b, place] == context
+            assert batch.content.searched[b, place] == (action == "search")
+            content = asked if action == "search" else item
             assert batch.content.behaviors_known[b, place] == bool(content)
             if content:
                 vector = world.snapshot.vectors[world.snapshot.rows_of(pa.array([content]))[0]]
                 np.testing.assert_array_equal(batch.content.behaviors[b, place], vector.astype(np.float32))
         assert batch.content.target_known[b] == (row["content_id"] is not None)
+
+
+def test_a_search_for_the_nearest_keeps_the_same_behaviors_of_ids_and_of_vectors(
+    encoded: EncodedRows, world: Any
+) -> None:
+    chosen, length, nearest = np.array([250, 11, 3, 300]), 8, 3
+    whole = encoded.batch(chosen, length, world.snapshot.vectors)
+    few = encoded.batch(chosen, length, world.snapshot.vectors, nearest)
+    assert few.content is not None
+    assert whole.content is not None
+    assert few.content.kept is not None
+    assert few.behavior_ids.shape == (4, nearest)
+    for name in ("behavior_ids", "behavior_contexts"):
+        np.testing.assert_array_equal(getattr(few, name), getattr(whole, name).gather(1, few.content.kept))
+    np.testing.assert_allclose(few.content.cosines, whole.content.cosines.gather(1, few.content.kept), atol=1e-6)
+    for shown, summed in zip(few.content.items, whole.content.items, strict=True):
+        np.testing.assert_allclose(shown, summed, atol=1e-6)
 
 
 def test_dense_features_are_standardised_and_say_when_they_are_null(rows: pa.Table, encoded: EncodedRows) -> None:
@@ -91,17 +143,25 @@ def test_dense_features_are_standardised_and_say_when_they_are_null(rows: pa.Tab
 
 
 def test_no_vector_is_touched_without_a_snapshot(rows: pa.Table, encoder: FeatureEncoder) -> None:
-    without = rows.drop_columns(["content_id", "query_content_id", "behavior_content_ids"])
+    without = rows.drop_columns(
+        ["content_id", "query_content_id", "behavior_content_ids", "behavior_query_content_ids"]
+    )
     encoded = encoder.encode(column_reader(without.select), None)
     assert encoded.batch(np.arange(3), 4, None).content is None
 
 
-def test_saved_encoders_encode_alike(rows: pa.Table, encoder: FeatureEncoder, world: Any, tmp_path: Path) -> None:
-    encoder.save(tmp_path)
+@pytest.mark.parametrize("hashed", [{}, {"user_id": 101}, {"user_id": 1001, "product_id": 77}])
+def test_saved_encoders_encode_alike(rows: pa.Table, world: Any, tmp_path: Path, hashed: dict[str, int]) -> None:
     read = column_reader(rows.select)
-    again = FeatureEncoder.open(tmp_path).encode(read, world.snapshot)
+    fitted = np.arange(len(rows)) < 200
+    encoder = FeatureEncoder.fit(read, fitted, ID_FEATURES, DENSE_FEATURES, min_count=3, hashed=hashed)
+    encoder.save(tmp_path)
+    opened = FeatureEncoder.open(tmp_path)
+    assert opened.sizes == encoder.sizes
+    again = opened.encode(read, world.snapshot)
     for name, array in vars(encoder.encode(read, world.snapshot)).items():
         np.testing.assert_array_equal(array, getattr(again, name))
+    assert (tmp_path / "hashed.safetensors").exists() == bool(hashed)
 
 
 def test_columns_that_are_missing_or_of_another_type_are_named(rows: pa.Table, encoder: FeatureEncoder) -> None:

@@ -15,7 +15,7 @@ from models import cube
 from models.ctr import CtrModel
 from models.ctr_config import CtrConfig
 from models.ctr_features import ROWS_AT_ONCE, EncodedRows, FeatureEncoder, column_reader
-from models.ctr_trees import SUMMARIES, TreeColumns, Trees, TreesConfig
+from models.ctr_trees import TreeColumns, Trees, TreesConfig
 from models.train_ctr import BatchReport, evaluate, gain, score, train_ctr
 from moonlake.errors import InputError, SpaceMismatch
 from moonlake.training_sets import TrainingSet
@@ -68,18 +68,17 @@ def test_similarities_are_those_of_the_job(
     impressions = rows.set_column(rows.column_names.index("user_id"), "user_id", rows["impression_id"])
     of_behavior = {
         name: pa.array([[one or None for one in seen] for seen in rows[f"behavior_{name}"].to_pylist()])
-        for name in ("times_us", "product_ids", "content_ids")
+        for name in ("times_us", "actions", "product_ids", "content_ids", "query_content_ids")
     }
     log = pa.table({"user_id": rows["impression_id"], "month": ["2026-01"] * len(rows), **of_behavior})
     expected = similarity_rows(impressions, log, world.snapshot, LENGTH)
     columns = TreeColumns.of(encoder, TreesConfig(), LENGTH, content=True)
     found = columns.matrix(encoded, np.arange(len(rows)), world.snapshot.vectors)
-    for name in SUMMARIES:
-        np.testing.assert_allclose(
-            found[:, columns.names.index(name)], expected[name].to_numpy().astype(np.float64), atol=1e-5, err_msg=name
-        )
-    first = columns.names.index(f"{cube.HISTOGRAM}_0")
-    np.testing.assert_allclose(found[:, first:], np.stack(expected[cube.HISTOGRAM].to_pylist()), atol=1e-5)
+    for name in ("target_query_similarity", *cube.ITEM_COLUMNS, *cube.SEARCH_COLUMNS):
+        own = [at for at, one in enumerate(columns.names) if one == name or one.startswith(f"{name}_")]
+        stated = np.array(expected[name].to_pylist(), np.float64).reshape(len(rows), -1)
+        np.testing.assert_allclose(found[:, own], stated, atol=1e-5, err_msg=name)
+    assert sum(expected["searches_used"].to_pylist()) > 0
     assert expected["target_query_similarity"].null_count > 0
     assert expected["behavior_similarity_max"].null_count > 0
     assert sum(expected["behaviors_missing"].to_pylist()) > 0
@@ -90,9 +89,9 @@ def test_tabular_columns_hold_what_the_rows_say_and_nan_for_what_they_do_not(
 ) -> None:
     columns = TreeColumns.of(encoder, TreesConfig(), LENGTH, content=False)
     assert columns.names == [
-        "category", "brand", "price_cents", "user_ctr_7d", "behaviors_on_product", "behaviors_on_target",
+        "category", "brand", "price_cents", "user_ctr_7d", "behaviors_on_product", "behaviors_on_target", "searches",
     ]  # fmt: skip
-    assert columns.types == ["c", "c", "q", "q", "q", "q"]
+    assert columns.types == ["c", "c", "q", "q", "q", "q", "q"]
     chosen = np.array([2100, 0, 1, 3])
     found = columns.matrix(encoded, chosen, None)
     known = encoder.vocabularies["category"].to_pylist()
@@ -102,9 +101,10 @@ def test_tabular_columns_hold_what_the_rows_say_and_nan_for_what_they_do_not(
         expected = [
             known.index(row["category"]), np.nan if row["brand"] is None else 0, price, np.nan,
             sum(one != "" for one in latest), latest.count(row["product_id"]),
+            row["behavior_actions"][-LENGTH:].count("search"),
         ]  # fmt: skip
         np.testing.assert_allclose(line, expected, atol=1e-5)
-    assert columns.matrix(encoded, np.array([], np.int64), None).shape == (0, 6)
+    assert columns.matrix(encoded, np.array([], np.int64), None).shape == (0, 7)
 
 
 def test_an_id_that_training_hardly_saw_is_missing_and_ids_that_are_left_out_can_be_let_in(

@@ -80,7 +80,7 @@ def filled(lake: Lake) -> Lake:
                 "actions": ["click" if known else "search" for known in of_product],
                 "product_ids": ["p" if known else None for known in of_product],
                 "content_ids": [IDS[rng.integers(0, CONTENTS)] if known else None for known in of_product],
-                "query_content_ids": [IDS[2]] * len(own), "event_timestamp": own[-1],
+                "query_content_ids": [IDS[rng.integers(0, CONTENTS)] for _ in own], "event_timestamp": own[-1],
             })  # fmt: skip
     write(lake, BEHAVIOR_SEQUENCES.name, sequences)
     return lake
@@ -93,17 +93,25 @@ def expected_row(
     before = sorted((one for one in log if one[0] == impression["user_id"] and one[1] < impression["event_timestamp"]),
                     key=lambda one: one[1])[-LENGTH:]  # fmt: skip
     target, query = (vectors.get(impression[name]) for name in ("content_id", "query_content_id"))
-    behaviors = [vectors[content] for _, _, product, content in before if product and content in vectors]
-    cosines = [] if target is None else [float(target @ one) for one in behaviors]
-    counts = np.histogram(np.clip(cosines, -1, 1), cube.HISTOGRAM_BINS, (-1, 1))[0]
-    return {
-        "target_query_similarity": None if target is None or query is None else float(target @ query),
-        "behavior_similarity_max": max(cosines, default=None),
-        "behavior_similarity_mean": sum(cosines) / len(cosines) if cosines else None,
-        "behavior_similarity_histogram": (counts / max(len(cosines), 1)).tolist(),
-        "behaviors_used": len(behaviors),
-        "behaviors_missing": sum(product is not None for _, _, product, _ in before) - len(behaviors),
+    row: dict[str, Any] = {
+        "target_query_similarity": None if target is None or query is None else float(target @ query)
     }
+    contents = {
+        ("behavior", "behaviors"): [content for _, _, product, content, _ in before if product],
+        ("search", "searches"): [asked for _, _, product, _, asked in before if not product],
+    }
+    for (name, plural), own in contents.items():
+        known = [vectors[content] for content in own if content in vectors]
+        cosines = [] if target is None else [float(target @ one) for one in known]
+        counts = np.histogram(np.clip(cosines, -1, 1), cube.HISTOGRAM_BINS, (-1, 1))[0]
+        row |= {
+            f"{name}_similarity_max": max(cosines, default=None),
+            f"{name}_similarity_mean": sum(cosines) / len(cosines) if cosines else None,
+            f"{name}_similarity_histogram": (counts / max(len(cosines), 1)).tolist(),
+            f"{plural}_used": len(known),
+            f"{plural}_missing": len(own) - len(known),
+        }
+    return row
 
 
 def check(found: list[dict[str, Any]], lake: Lake, snapshot: Snapshot) -> None:
@@ -112,9 +120,11 @@ def check(found: list[dict[str, Any]], lake: Lake, snapshot: Snapshot) -> None:
     rows = snapshot.rows_of(pa.array(known))
     vectors = dict(zip(known, snapshot.vectors[rows].astype(np.float32), strict=True))
     log = [
-        (row["user_id"], datetime.fromtimestamp(time / 1e6, UTC), product, content)
+        (row["user_id"], datetime.fromtimestamp(time / 1e6, UTC), *contents)
         for row in lake.read("behavior_sequences").to_pylist()
-        for time, product, content in zip(row["times_us"], row["product_ids"], row["content_ids"], strict=True)
+        for time, *contents in zip(
+            row["times_us"], row["product_ids"], row["content_ids"], row["query_content_ids"], strict=True
+        )
     ]
     impressions = {row["impression_id"]: row for row in lake.read("impressions").to_pylist()}
     for row in found:
@@ -134,6 +144,8 @@ def test_similarities_are_those_of_a_loop_over_impressions(filled: Lake, tmp_pat
     check(found, filled, snapshot)
     assert sum(row["behaviors_missing"] for row in found) > 0
     assert max(row["behaviors_used"] for row in found) == LENGTH
+    assert sum(row["searches_used"] for row in found) > 0
+    assert sum(row["searches_missing"] for row in found) > 0
 
 
 def test_similarities_are_those_that_training_sees(filled: Lake, tmp_path: Path) -> None:
@@ -143,32 +155,31 @@ def test_similarities_are_those_that_training_sees(filled: Lake, tmp_path: Path)
         impressions.select(OF_IMPRESSION), filled.read("behavior_sequences", OF_SEQUENCE), snapshot, LENGTH
     ).to_pylist()
     log = filled.read("behavior_sequences").sort_by("month").to_pylist()
+    lists = ("times_us", "product_ids", "content_ids", "query_content_ids", "actions")
     rows = []
     for impression in impressions.to_pylist():
         at = int(impression["event_timestamp"].timestamp()) * 1_000_000
         own = [
             one
             for row in log if row["user_id"] == impression["user_id"]
-            for one in zip(row["times_us"], row["product_ids"], row["content_ids"], row["actions"], strict=True)
+            for one in zip(*(row[name] for name in lists), strict=True)
             if one[0] < at
         ][-LENGTH:]  # fmt: skip
-        lists = dict(zip(("behavior_times_us", "behavior_product_ids", "behavior_content_ids", "behavior_actions"),
-                         zip(*own, strict=True) if own else [()] * 4, strict=True))  # fmt: skip
-        rows.append(impression | {name: list(values) for name, values in lists.items()})
-    texts = ("behavior_product_ids", "behavior_content_ids", "behavior_actions")
+        values = zip(*own, strict=True) if own else [()] * len(lists)
+        rows.append(impression | {f"behavior_{name}": list(one) for name, one in zip(lists, values, strict=True)})
+    texts = [f"behavior_{name}" for name in lists[1:]]
     types = [(name, pa.list_(pa.string())) for name in texts]
     schema = pa.schema([*impressions.schema, *types, ("behavior_times_us", pa.list_(pa.int64()))])
     read = column_reader(pa.Table.from_pylist(rows, schema=schema).select)
     encoder = FeatureEncoder.fit(read, np.ones(len(rows), bool), ("product_id",), (), min_count=1)
     content = encoder.encode(read, snapshot).batch(np.arange(len(rows)), LENGTH, snapshot.vectors).content
     assert content is not None
-    seen = cube.similarities(content)
-    histogram = cube.histogram(seen.behaviors, seen.behaviors_known)
     for n, row in enumerate(features):
         assert row["target_query_similarity"] == (
-            pytest.approx(float(seen.target_query[n]), abs=1e-5) if seen.target_query_known[n] else None
+            pytest.approx(float(content.target_query[n]), abs=1e-5) if content.pair_known[n] else None
         )
-        np.testing.assert_allclose(row["behavior_similarity_histogram"], histogram[n], atol=1e-5)
+        np.testing.assert_allclose(row["behavior_similarity_histogram"], content.items.histogram[n], atol=1e-5)
+        np.testing.assert_allclose(row["search_similarity_histogram"], content.searches.histogram[n], atol=1e-5)
 
 
 def test_no_impressions_are_no_rows(filled: Lake, tmp_path: Path) -> None:
