@@ -52,11 +52,11 @@ def test_a_hashed_id_has_the_number_of_its_row_and_is_unknown_where_training_saw
     rows: pa.Table, encoder: FeatureEncoder, world: Any
 ) -> None:
     """In so many rows no two ids of these share one, so that the same ids are known as with a vocabulary."""
-    sizes = {"user_id": 1_000_000, "product_id": 9_999_991}
+    sizes = {"user_id": 2_000_003, "product_id": 9_999_991}
     fitted, read = np.arange(len(rows)) < 200, column_reader(rows.select)
     hashed = FeatureEncoder.fit(read, fitted, ID_FEATURES, DENSE_FEATURES, min_count=2, hashed=sizes)
     assert hashed.vocabularies == {}
-    assert hashed.sizes == (FIRST_ID + 1_000_000, FIRST_ID + 9_999_991)
+    assert hashed.sizes == (FIRST_ID + 2_000_003, FIRST_ID + 9_999_991)
     found, expected = hashed.encode(read, world.snapshot), encoder.encode(read, world.snapshot)
     for place, name in enumerate(ID_FEATURES):
         known = expected.ids[:, place] != UNKNOWN
