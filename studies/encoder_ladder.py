@@ -10,9 +10,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -36,6 +33,7 @@ from moonlake.errors import InputError
 from moonlake.settings import Settings
 from studies.ladder_data import PAIR_TYPES, LadderData, open_data
 from studies.ladder_report import Climbed, write_report
+from studies.long_runs import atomically, commit, npy, one_thread, open_worker, say, settings_of
 
 SPLIT: Mapping[tuple[bool, bool], tuple[float, float, float]] = {
     (False, False): (0.0, 1.0, 0.0),
@@ -196,12 +194,12 @@ def train_node(plan: Plan, data: LadderData, node: Node, *, measure: bool) -> di
     began = time.monotonic()
     metrics = _fit(encoder, plan, data, node)
     trained = time.monotonic()
-    _atomically(plan.path(node, ".pt"), lambda path: torch.save(encoder.state_dict(), path))
+    atomically(plan.path(node, ".pt"), lambda path: torch.save(encoder.state_dict(), path))
     if measure:
         trials = data.measured.trials
         represent = data.measured.decoded.vectors(Embedder.of(encoder, precision="auto"))
         places = places_of(trials, *vectors_of(trials, represent))
-        _atomically(plan.path(node, ".npy"), lambda path: path.write_bytes(_npy(places)))
+        atomically(plan.path(node, ".npy"), lambda path: path.write_bytes(npy(places)))
         metrics["hit_10"] = float((places <= 10).mean())
     found = {
         "node": asdict(node),
@@ -212,7 +210,7 @@ def train_node(plan: Plan, data: LadderData, node: Node, *, measure: bool) -> di
         "commit": commit(),
         "cores": os.cpu_count(),
     }
-    _atomically(plan.path(node, ".json"), lambda path: path.write_text(json.dumps(found, indent=2) + "\n"))
+    atomically(plan.path(node, ".json"), lambda path: path.write_text(json.dumps(found, indent=2) + "\n"))
     Run(folder=plan.path(node, ".run")).finished()
     return found
 
@@ -259,16 +257,8 @@ _opened: dict[str, tuple[Plan, LadderData]] = {}
 
 
 def _open_worker(plan: Plan) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
+    open_worker()
     _opened["study"] = plan, open_plan_data(plan)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _work(node: Node, measure: bool) -> dict[str, Any]:
@@ -310,13 +300,6 @@ def _chain(plan: Plan, node: Node | None) -> list[dict[str, Any]]:
     return found
 
 
-def commit() -> str:
-    """The commit of the code, marked where files were changed since."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
-
-
 def _line(node: Node, found: Mapping[str, Any]) -> str:
     stages = " ".join(f"{phase.stage}:{phase.steps}" for phase in node.phases) or "untrained"
     figures = "  ".join(f"{name} {value:.4g}" for name, value in found["metrics"].items())
@@ -324,46 +307,10 @@ def _line(node: Node, found: Mapping[str, Any]) -> str:
     return f"{node.architecture} seed {node.seed} [{stages}]  {figures}  {spent}"
 
 
-def _npy(places: np.ndarray[Any, Any]) -> bytes:
-    from io import BytesIO
-
-    stream = BytesIO()
-    np.save(stream, places)
-    return stream.getvalue()
-
-
-def _atomically(path: Path, write: Callable[[Path], object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(path.suffix + ".new")
-    write(fresh)
-    os.replace(fresh, path)
-
-
-def settings_of(given: Sequence[str], known: set[str], what: str) -> dict[str, Any]:
-    """Values from words like name=value, where a value is JSON or a plain word.
-
-    >>> settings_of(["steps=3", "loss=circle"], {"steps", "loss"}, "--set")
-    {'steps': 3, 'loss': 'circle'}
-    """
-    found: dict[str, Any] = {}
-    for one in given:
-        name, equals, value = one.partition("=")
-        if not equals or name not in known:
-            raise InputError(f"{what} {one}: expected NAME=VALUE with a name of {', '.join(sorted(known))}")
-        try:
-            found[name] = json.loads(value)
-        except json.JSONDecodeError:
-            found[name] = value
-        if isinstance(found[name], list):
-            found[name] = tuple(found[name])
-    return found
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the study, and write its report."""
     asked = _parser().parse_args(argv)
-    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")  # of the workers
-    torch.set_num_threads(1)
+    one_thread()
     rungs = rungs_of(asked.hard_negatives, asked.queue, asked.images)
     if asked.rungs:
         rungs = tuple(rungs[place] for place in sorted(set(asked.rungs)))
@@ -376,22 +323,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]
     plan = replace(plan, data=stable_hash(repr((fingerprints, plan.pair_types, plan.limit))), versions=data.versions)
     for stage, pairs in data.pairs.items():
-        _say(f"stage {stage}: {len(pairs):,} pairs")
+        say(f"stage {stage}: {len(pairs):,} pairs")
     trials = data.measured.trials
-    _say(f"{len(data.described):,} descriptions; {len(trials.positives):,} trials, pool of {len(trials.pool):,}")
+    say(f"{len(data.described):,} descriptions; {len(trials.positives):,} trials, pool of {len(trials.pool):,}")
     if not asked.only_report:
         nodes = nodes_of(rungs, asked.steps, asked.seeds)
         wanted = frozenset(node_of(rung, asked.steps, seed) for rung in rungs for seed in asked.seeds)
-        climb(plan, nodes, wanted, asked.workers, _say)
+        climb(plan, nodes, wanted, asked.workers, say)
     if asked.report is not None:
         found = climbed(plan, rungs, asked.steps, asked.seeds)
         settings = {**plan.settings, "stage2_rate": plan.stage2_rate}
         write_report(asked.report, data.info, data.measured, found, asked.steps, settings=settings)
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 def _plan(asked: argparse.Namespace, rungs: Sequence[Rung]) -> Plan:

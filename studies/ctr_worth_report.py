@@ -1,0 +1,306 @@
+"""The page of what content is worth to a click model: figures, paired gains, controls, ceiling, streams, segments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.click_segments import ClickSegment, SegmentGain, gains_by_segment
+from models.ctr_config import CtrConfig
+from models.intervals import Estimate, estimates, means_over_runs, over_runs
+from models.metrics import Metric, drawn_metrics
+from sources.staging import SourceInfo
+
+IDS, DIN, CUBE = "id", "din", "cube"
+SHUFFLED, RANDOM, LATENTS = "cube, shuffled vectors", "cube, random vectors", "cube, true latents"
+TREES, TREES_CONTENT = "trees", "trees with content"
+METRICS: tuple[Metric, ...] = ("auc", "gauc", "log_loss", "calibration", "calibration_error")
+RANKED, GAINED = METRICS[:2], METRICS[:3]
+GAINS = ((DIN, IDS), (CUBE, IDS), (CUBE, DIN), (TREES_CONTENT, TREES), (CUBE, TREES_CONTENT))
+CONTROLLED = ((SHUFFLED, DIN), (RANDOM, DIN), (CUBE, SHUFFLED), (CUBE, RANDOM))
+BOUNDED = ((LATENTS, DIN), (LATENTS, CUBE))
+
+Doubles = NDArray[np.float64]
+
+
+def without(stream: str) -> str:
+    """The name of cube that does without a stream."""
+    return f"cube without {stream}"
+
+
+class Scored(NamedTuple):
+    """One model: scores float64 [S, n] of its runs on the test rows, and what was saved of each run."""
+
+    name: str
+    scores: Doubles
+    saved: Sequence[Mapping[str, Any]]
+
+
+class Measured(NamedTuple):
+    """All models on the same n test rows. Attributes: clicked, users: [n].   streams: those that were left out."""
+
+    clicked: Doubles
+    users: NDArray[Any]
+    segments: Sequence[ClickSegment]
+    scored: Sequence[Scored]
+    streams: Sequence[str]
+
+
+class Setup(NamedTuple):
+    """What was measured on. Attributes: window: T1, T2 and the end.   config: of cube."""
+
+    info: SourceInfo
+    space: str
+    window: tuple[datetime, datetime, datetime]
+    config: CtrConfig
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Metrics of every run of every model, of all test rows and of each draw of users: [1 + draws, S] by both names."""
+
+    runs: Mapping[tuple[str, Metric], Doubles]
+
+    @classmethod
+    def of(cls, measured: Measured) -> Draws:
+        """All models and metrics by the same draws."""
+        stacked = np.concatenate([one.scores for one in measured.scored])  # [M * S, n]
+        drawn = drawn_metrics(measured.clicked, stacked, measured.users, METRICS)
+        models = len(measured.scored)
+        runs = {
+            (one.name, metric): part
+            for metric, found in drawn.items()
+            for one, part in zip(measured.scored, np.split(found, models, axis=1), strict=True)
+        }
+        return cls(runs)
+
+    def mean(self, name: str, metric: Metric) -> Estimate:
+        """A model's metric, over runs and users."""
+        return over_runs(self.runs[name, metric])
+
+    def gain(self, name: str, against: str, metric: Metric) -> Estimate:
+        """How much one model exceeds another, run by run and draw by draw."""
+        return over_runs(self.runs[name, metric] - self.runs[against, metric])
+
+    def share(self, name: str, floor: str, ceiling: str, metric: Metric) -> Estimate:
+        """(model - floor) / (ceiling - floor), of means over runs; draws whose ceiling is not above are left out."""
+        lowest = self.runs[floor, metric]
+        gained, gap = (means_over_runs(self.runs[one, metric] - lowest) for one in (name, ceiling))
+        found: Doubles = np.divide(gained, gap, out=np.full(len(gap), np.nan), where=gap > 0)
+        return estimates(found[:, None])[0]
+
+
+class Verdict(NamedTuple):
+    """What was wanted, whether it came, and the figures that say so."""
+
+    wanted: str
+    came: bool
+    figures: str
+
+
+def write_report(path: Path, figures: Path, setup: Setup, measured: Measured, report: Callable[[str], None]) -> None:
+    """Write the page, and all its figures as JSON."""
+    report("drawing users")
+    draws = Draws.of(measured)
+    by_segment = {}
+    scores = {one.name: one.scores for one in measured.scored}
+    for against in (IDS, DIN):
+        if {CUBE, against} <= scores.keys():
+            report(f"gains over {against} by segment")
+            runs = scores[CUBE], scores[against]
+            by_segment[against] = gains_by_segment(measured.segments, measured.clicked, *runs, measured.users)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page(setup, measured, draws, by_segment), "utf-8")
+    document = as_json(setup, measured, draws, by_segment)
+    figures.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", "utf-8")
+    report(f"wrote {path} and {figures}")
+
+
+def page(setup: Setup, measured: Measured, draws: Draws, by_segment: Mapping[str, Sequence[SegmentGain]]) -> str:
+    """The page as Markdown. Args: by_segment: gain of cube in AUC over the model of each name."""
+    known = {one.name for one in measured.scored}
+    parts = [
+        "# What content is worth to a click model, measured\n",
+        _facts(setup, measured),
+        "## Wanted, and what came\n",
+        _verdict_lines(verdicts(measured, draws)),
+        "## Models\n",
+        _models(measured, draws),
+        "## Gains\n",
+        _gains(draws, GAINS),
+        "## Controls\n",
+        "Vectors that know nothing of a product must not help: what a control gains, the method gains by itself.\n",
+        _gains(draws, CONTROLLED),
+    ]
+    if known.issuperset((CUBE, DIN, LATENTS)):
+        parts += [
+            "## Ceiling\n",
+            "Simulated: the styles that products truly have and requests truly wanted, read as if an encoder had made\n"
+            "them. Share is (cube - din) / (true latents - din).\n",
+            _gains(draws, BOUNDED),
+            _table(
+                ["share of the ceiling", "[95%]"],
+                [[metric.upper(), _plain(draws.share(CUBE, DIN, LATENTS, metric))] for metric in RANKED],
+            ),
+        ]
+    return "\n".join(
+        [
+            *parts,
+            "## What each stream is worth\n",
+            "Cube minus cube without the stream, all else equal. Streams say much of the same: their worths do not\n"
+            "add up, and one that is worth nothing beside the others may be worth much alone.\n",
+            _gains(draws, [(CUBE, without(stream)) for stream in measured.streams]),
+            "## Where the gain comes from\n",
+            "Gain of cube in AUC on each part with enough impressions, whatever it is. Facts are as of the\n"
+            "impression; head and tail are told by the training window (`models.click_segments`).\n",
+            _segments(by_segment),
+        ]
+    )
+
+
+def verdicts(measured: Measured, draws: Draws) -> list[Verdict]:
+    """What the figures say of what was wanted, good and bad alike."""
+    known = {one.name for one in measured.scored}
+
+    def above(better: str, worse: str) -> Verdict:
+        gains = [draws.gain(better, worse, metric) for metric in RANKED]
+        return Verdict(f"{better} above {worse}", all(one.low > 0 for one in gains), _both(gains))
+
+    def no_better(control: str, than: str) -> Verdict:
+        gains = [draws.gain(control, than, metric) for metric in RANKED]
+        return Verdict(f"{control}: no gain over {than}", all(one.low <= 0 for one in gains), _both(gains))
+
+    wanted = ((CUBE, IDS), (CUBE, DIN), (TREES_CONTENT, TREES), (CUBE, SHUFFLED), (CUBE, RANDOM))
+    found = [above(*pair) for pair in wanted if known.issuperset(pair)]
+    found += [no_better(*pair) for pair in ((SHUFFLED, DIN), (RANDOM, DIN)) if known.issuperset(pair)]
+    if known.issuperset((CUBE, LATENTS)):
+        gains = [draws.gain(CUBE, LATENTS, metric) for metric in RANKED]
+        found.append(Verdict("true latents bound cube", all(one.value < 0 for one in gains), _both(gains)))
+    return found
+
+
+def as_json(
+    setup: Setup, measured: Measured, draws: Draws, by_segment: Mapping[str, Sequence[SegmentGain]]
+) -> dict[str, Any]:
+    """All figures as plain values: an estimate is [value, low, high], what is undefined is None."""
+    known = {one.name for one in measured.scored}
+    of_streams = [(CUBE, without(stream)) for stream in measured.streams]
+    pairs = [pair for pair in (*GAINS, *CONTROLLED, *BOUNDED, *of_streams) if known.issuperset(pair)]
+    bounded = known.issuperset((CUBE, DIN, LATENTS))
+    shares = {metric: draws.share(CUBE, DIN, LATENTS, metric).as_json() for metric in RANKED if bounded}
+    return {
+        "simulated": setup.info.simulated,
+        "source": setup.info.name,
+        "fingerprint": setup.info.fingerprint,
+        "space": setup.space,
+        "window": [one.isoformat() for one in setup.window],
+        "config": asdict(setup.config),
+        "models": [
+            {
+                "name": one.name,
+                "metrics": {metric: draws.mean(one.name, metric).as_json() for metric in METRICS},
+                "runs": list(one.saved),
+            }
+            for one in measured.scored
+        ],
+        "gains": [
+            {"model": one, "over": other} | {metric: draws.gain(one, other, metric).as_json() for metric in GAINED}
+            for one, other in pairs
+        ],
+        "share_of_ceiling": shares,
+        "segments": {
+            other: [one._asdict() | {"gain": one.gain.as_json()} for one in found]
+            for other, found in by_segment.items()
+        },
+        "verdicts": [one._asdict() for one in verdicts(measured, draws)],
+    }
+
+
+def _facts(setup: Setup, measured: Measured) -> str:
+    info, (t1, t2, end) = setup.info, setup.window
+    saved = [run for one in measured.scored for run in one.saved]
+    training = measured.scored[0].saved[0]["training"]
+    trained_rows = training["training_rows"] + training["validation_rows"]
+    minutes = sum(run["train_seconds"] + run["score_seconds"] for run in saved) / 60
+    said = "**Simulated**: products, pictures, behaviour and clicks." if info.simulated else "Real behaviour."
+    config = {name: value for name, value in asdict(setup.config).items() if name not in ("seed", "trees", "model")}
+    seeds = ", ".join(str(run["seed"]) for run in measured.scored[0].saved)
+    commits = ", ".join(sorted({str(run["commit"]) for run in saved}))
+    return "\n".join(
+        [
+            f"{said} Source `{info.name}`, fingerprint `{info.fingerprint}`; vectors of the space",
+            f"`{setup.space}`, whose encoder saw events before the training rows only.",
+            f"Models learn from {trained_rows:,.0f} impressions of [{t1:%Y-%m-%d} (T1),",
+            f"{t2:%Y-%m-%d} (T2)), and are tested on {len(measured.clicked):,} of [T2, {end:%Y-%m-%d}), "
+            f"{int(measured.clicked.sum()):,} of them clicked, by {len(np.unique(measured.users)):,} users.",
+            "All models see the same rows, and differ in what they are named for. Figures are means over seeds;",
+            "intervals are 95%, of a bootstrap over users crossed with seeds (`models.intervals`); gains are paired by",
+            "both.",
+            "",
+            f"Seeds {seeds}; commit {commits}; {minutes:.0f} core minutes, one thread a model, at most "
+            f"{max(run['peak_mb'] for run in saved) / 1024:.1f} GB of memory.",
+            f"Networks: `{json.dumps(config)}`.",
+            "",
+        ]
+    )
+
+
+def _models(measured: Measured, draws: Draws) -> str:
+    head = ["model", "AUC [95%]", "GAUC", "log loss", "predicted / observed clicks", "calibration error", "min", "note"]
+    lines = []
+    for one in measured.scored:
+        means = {metric: draws.mean(one.name, metric) for metric in METRICS}
+        minutes = float(np.mean([run["train_seconds"] for run in one.saved])) / 60
+        labels = dict.fromkeys(label.split(" with seed")[0] for run in one.saved for label in run["labels"])
+        rest = [f"{means[metric].value:.4f}" for metric in METRICS[1:]]
+        lines.append([one.name, _plain(means["auc"], 4), *rest, f"{minutes:.1f}", "; ".join(labels)])
+    return _table(head, lines) + "\nmin is the time of training on one core.\n"
+
+
+def _gains(draws: Draws, pairs: Sequence[tuple[str, str]]) -> str:
+    known = {name for name, _ in draws.runs}
+    return _table(
+        ["", "AUC [95%]", "GAUC [95%]", "log loss [95%], less is better"],
+        [
+            [f"{one} - {other}", *(_signed(draws.gain(one, other, metric)) for metric in GAINED)]
+            for one, other in pairs
+            if known.issuperset((one, other))
+        ],
+    )
+
+
+def _segments(by_segment: Mapping[str, Sequence[SegmentGain]]) -> str:
+    lines = [
+        [first.division, first.part, f"{first.impressions:,}", *(_signed(one.gain) for one in of_part)]
+        for of_part in zip(*by_segment.values(), strict=True)
+        for first in of_part[:1]
+    ]
+    return _table(["division", "part", "impressions", *(f"over {name} [95%]" for name in by_segment)], lines)
+
+
+def _verdict_lines(found: Sequence[Verdict]) -> str:
+    return "\n".join(f"- {one.wanted}: {'met' if one.came else 'NOT met'}; {one.figures}." for one in found) + "\n"
+
+
+def _both(gains: Sequence[Estimate]) -> str:
+    return ", ".join(f"{metric.upper()} {_signed(one)}" for metric, one in zip(RANKED, gains, strict=True))
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _signed(one: Estimate) -> str:
+    return f"{one.value:+.4f} [{one.low:+.4f}, {one.high:+.4f}]"
+
+
+def _plain(one: Estimate, digits: int = 3) -> str:
+    return f"{one.value:.{digits}f} [{one.low:.{digits}f}, {one.high:.{digits}f}]"

@@ -1,0 +1,89 @@
+"""What studies of hours share: workers that end with their study, files that are whole or absent, settings by name."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from moonlake.errors import InputError
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+"""What the environment tells workers, since each of them is one of as many as there are cores."""
+
+
+def one_thread() -> None:
+    """Keep this process and those that it starts to one thread each."""
+    os.environ.update(ONE_THREAD)
+    torch.set_num_threads(1)
+
+
+def open_worker() -> None:
+    """Make this process a worker: of one thread, and ended with the process that started it, however that ends."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Have a file written, so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(path.suffix + ".new")
+    write(fresh)
+    os.replace(fresh, path)
+
+
+def npy(array: np.ndarray[Any, Any]) -> bytes:
+    """An array as the bytes of a .npy file."""
+    stream = BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def commit() -> str:
+    """The commit of the code, marked where files were changed since."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def settings_of(given: Sequence[str], known: set[str], what: str) -> dict[str, Any]:
+    """Values from words like name=value, where a value is JSON or a plain word.
+
+    >>> settings_of(["steps=3", "loss=circle"], {"steps", "loss"}, "--set")
+    {'steps': 3, 'loss': 'circle'}
+    """
+    found: dict[str, Any] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals or name not in known:
+            raise InputError(f"{what} {one}: expected NAME=VALUE with a name of {', '.join(sorted(known))}")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+        if isinstance(found[name], list):
+            found[name] = tuple(found[name])
+    return found
+
+
+def say(line: str) -> None:
+    """Write a line to the standard output, at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
