@@ -14,8 +14,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.artifacts import publishing, read_artifact, write_artifact
+from models.calibrators import Calibrator, read_calibrator, write_calibrator
 from models.ctr_config import CtrConfig, saved_ctr_config
-from models.ctr_features import FeatureEncoder, column_reader
+from models.ctr_features import EncodedRows, FeatureEncoder, column_reader
 from models.ctr_network import CtrNetwork
 from models.ctr_trees import TreeColumns, Trees
 from moonlake.contents import stable_hash
@@ -50,7 +51,9 @@ class Lineage:
 class CtrModel:
     """A trained click model: rows in the layout of a training set in, click probabilities out.
 
-    Attributes: predictor: what learnt: a network, or trees.
+    Attributes:
+        predictor: what learnt: a network, or trees.
+        calibrator: what its probabilities are put right by; None leaves them as they are.
     """
 
     config: CtrConfig
@@ -59,6 +62,7 @@ class CtrModel:
     lineage: Lineage
     metrics: Mapping[str, float]
     model_id: str | None = None
+    calibrator: Calibrator | None = None
 
     @property
     def space_id(self) -> str | None:
@@ -73,8 +77,12 @@ class CtrModel:
             SchemaMismatch: a column is missing or has another type.
         """
         self.require_snapshot(snapshot)
-        encoded = self.features.encode(column_reader(rows.select), snapshot)
-        return self.predictor.probabilities(encoded, snapshot)
+        return self.probabilities(self.features.encode(column_reader(rows.select), snapshot), snapshot)
+
+    def probabilities(self, rows: EncodedRows, snapshot: Snapshot | None) -> NDArray[np.float64]:
+        """Click probabilities [n] of rows that `features` has encoded, calibrated if the model is."""
+        found = self.predictor.probabilities(rows, snapshot)
+        return found if self.calibrator is None else self.calibrator(found)
 
     def require_snapshot(self, snapshot: Snapshot | None) -> None:
         """Nothing, if the snapshot is the one that the model reads. Raises SpaceMismatch, naming both, if not."""
@@ -91,6 +99,8 @@ class CtrModel:
         with publishing(folder) as staging:
             self.predictor.write(staging)
             self.features.save(staging)
+            if self.calibrator is not None:
+                write_calibrator(self.calibrator, staging)
             lineage = {**asdict(self.lineage), "window": [edge.isoformat() for edge in self.lineage.window]}
             (staging / LINEAGE).write_text(json.dumps(lineage, indent=2) + "\n")
             until = self.lineage.window[1]
@@ -110,7 +120,8 @@ class CtrModel:
         else:
             predictor = CtrNetwork.open(folder, config, features.sizes, features.dense_width, lineage.dimension)
         exact = json.dumps([artifact.files_hash("*"), artifact.config], sort_keys=True)
-        return cls(config, features, predictor, lineage, artifact.metrics, stable_hash(exact))
+        calibrator = read_calibrator(config.calibration, folder)
+        return cls(config, features, predictor, lineage, artifact.metrics, stable_hash(exact), calibrator)
 
 
 def _lineage(file: Path) -> Lineage:

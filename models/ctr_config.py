@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from models.artifacts import config_from
+from models.calibrators import Calibration
 from models.ctr_trees import TreesConfig
 from moonlake.errors import InputError, PointInTimeError
 
@@ -36,7 +37,16 @@ NEVER_FEATURES = {
     "impression_id": "it names one impression",
     "request_id": "it names one answer",
 }
-READ_BY_TREES = {"id_features", "dense_features", "behavior_length", "min_count", "hashed", "validation_share", "seed"}
+READ_BY_TREES = {
+    "id_features",
+    "dense_features",
+    "behavior_length",
+    "min_count",
+    "hashed",
+    "validation_share",
+    "calibration",
+    "seed",
+}
 MAX_HASH_ROWS = 2**31 - 3
 """Numbers of ids are 32 bit, and two of them are no ids."""
 WINDOW_COUNTS = ("impressions_7d", "clicks_7d", "purchases_7d", "ctr_7d")
@@ -62,6 +72,8 @@ class CtrConfig:
             as many rows as ids 63% of them share theirs with another one, with ten times as many 10%.
         id_dropout: share of ids that training replaces by the unknown id, so that it is learnt what a new id is worth.
         validation_share: the last part of the training window, by time, which tells when to stop.
+        calibration: what puts the probabilities right by the clicks of that part: "platt" their mean and spread,
+            "isotonic" all of their shape, for which it takes more clicks (`models.calibrators`).
         patience: epochs without a better validation loss before training stops.
         trees: how trees are grown. They read that and READ_BY_TREES; a network reads all but that.
     """
@@ -90,6 +102,7 @@ class CtrConfig:
     max_epochs: int = 10
     patience: int = 1
     validation_share: float = 0.1
+    calibration: Calibration = "none"
     seed: int = 0
     trees: TreesConfig = field(default_factory=TreesConfig)
 
@@ -110,6 +123,8 @@ class CtrConfig:
         if "product_id" not in self.id_features:
             raise InputError("id_features must hold product_id: the behaviours share its ids")
         self._require_hashed()
+        if self.calibration not in get_args(Calibration):
+            raise InputError(f"calibration is one of {', '.join(get_args(Calibration))}, found {self.calibration!r}")
         if not 0 < self.validation_share < 1:
             raise InputError(f"validation_share must be between 0 and 1, found {self.validation_share}")
 

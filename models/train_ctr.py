@@ -16,16 +16,17 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
+from models.calibrators import fit_calibrator
 from models.checkpoints import Identity
 from models.ctr import CtrModel, Lineage, tree_columns
 from models.ctr_config import CtrConfig
 from models.ctr_descent import descend
-from models.ctr_features import PADDING, EncodedRows, FeatureEncoder, column_reader
+from models.ctr_features import column_reader
 from models.ctr_network import CtrNetwork
+from models.ctr_rows import TrainingRows, missing_share, read_rows
 from models.ctr_trees import Trees, grow_trees
 from models.metrics import ClickMetrics, Interval, Metric, click_metrics, paired_bootstrap
 from models.training_run import Run
@@ -35,7 +36,6 @@ from moonlake.snapshots import Snapshot
 from moonlake.tables import MODEL_VERSIONS
 from moonlake.training_sets import TrainingSet
 
-SAW_THE_ROWS = "the embedding space was trained on events of the training window or later"
 IN_SAMPLE = "rows before the end of the training window were scored"
 
 Booleans = NDArray[np.bool_]
@@ -66,22 +66,6 @@ class Told(NamedTuple):
     identity: Identity
 
 
-class TrainingRows(NamedTuple):
-    """What every model learns from: n encoded rows, and what is unusual about them.
-
-    Attributes:
-        clicked: float32 [n].
-        fitted: bool [n], true for the rows that are fitted; the last part by time tells when to stop.
-        labels: of the model's lineage.
-    """
-
-    features: FeatureEncoder
-    rows: EncodedRows
-    clicked: NDArray[np.float32]
-    fitted: Booleans
-    labels: tuple[str, ...]
-
-
 def train_ctr(
     training_set: TrainingSet,
     snapshot: Snapshot | None,
@@ -110,7 +94,7 @@ def train_ctr(
         raise InputError(
             f"model {config.model} needs {'a' if snapshot is None else 'no'} snapshot: content is for cube and trees"
         )
-    learnt = _read(training_set, snapshot, config, window, allow_seen_rows)
+    learnt = read_rows(training_set, snapshot, config, window, allow_seen_rows)
     fit = _fit_trees if config.model == "trees" else _fit_network
     training_set_id = training_set.manifest.training_set_id
     identity = {
@@ -121,7 +105,12 @@ def train_ctr(
         "vectors": dict(snapshot.versions) if snapshot else None,
     }
     predictor, metrics = fit(learnt, config, snapshot, Told(report, run or Run(), identity))
-    metrics["contents_missing"] = _missing_share(learnt.rows) if snapshot else 0.0
+    later = np.flatnonzero(~learnt.fitted)
+    calibrator = None
+    if config.calibration != "none":
+        scores = predictor.probabilities(learnt.rows, snapshot, later)
+        calibrator = fit_calibrator(config.calibration, learnt.clicked[later], scores)
+    metrics["contents_missing"] = missing_share(learnt.rows) if snapshot else 0.0
     lineage = Lineage(
         training_set_id=training_set_id,
         space_id=snapshot.space_id if snapshot else None,
@@ -131,7 +120,7 @@ def train_ctr(
         control=snapshot.control if snapshot else None,
         labels=learnt.labels,
     )
-    return CtrModel(config, learnt.features, predictor, lineage, metrics)
+    return CtrModel(config, learnt.features, predictor, lineage, metrics, calibrator=calibrator)
 
 
 def score(
@@ -157,8 +146,7 @@ def score(
         )
     model.require_snapshot(snapshot)
     read = column_reader(lambda columns: training_set.read(columns, start, end))
-    encoded = model.features.encode(read, snapshot)
-    scores = model.predictor.probabilities(encoded, snapshot)
+    scores = model.probabilities(model.features.encode(read, snapshot), snapshot)
     names = ["impression_id", "user_id", "product_id", "event_timestamp", "clicked"]
     scored = pa.table({**{name: read(name) for name in names}, "score": scores})
     return scored.replace_schema_metadata({"label": IN_SAMPLE} if in_sample else None)
@@ -204,46 +192,6 @@ def record_model(
     }
     rows = pa.Table.from_pylist([row], schema=arrow_schema(MODEL_VERSIONS, MODEL_VERSIONS.facts))
     return lake.append("model_versions", rows, written_at=written_at)
-
-
-def _protocol_labels(snapshot: Snapshot | None, times: pa.ChunkedArray, allow_seen_rows: bool) -> tuple[str, ...]:
-    if snapshot is None:
-        return ()
-    labels = list(snapshot.labels)
-    first = pc.min(times).as_py()
-    if snapshot.trained_until is not None and snapshot.trained_until >= first:
-        if not allow_seen_rows:
-            raise PointInTimeError(
-                f"space {snapshot.space_id} was trained on events until {snapshot.trained_until}, the first training "
-                f"row is of {first}: train the encoder on earlier events, or ask for it by name (allow_seen_rows)"
-            )
-        labels.append(SAW_THE_ROWS)
-    return tuple(labels)
-
-
-def _read(
-    training_set: TrainingSet,
-    snapshot: Snapshot | None,
-    config: CtrConfig,
-    window: tuple[datetime, datetime],
-    allow_seen_rows: bool,
-) -> TrainingRows:
-    """The rows of a window, encoded as those of its first part tell. Raises what `train_ctr` raises."""
-    if snapshot and not snapshot.is_apart and training_set.manifest.space_id not in (None, snapshot.true_space_id):
-        snapshot.require_space(training_set.manifest.space_id, f"training set {training_set.folder}")
-    read = column_reader(lambda columns: training_set.read(columns, *window))
-    times = read("event_timestamp").cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
-    if len(times) < 2:
-        raise InputError(f"training set {training_set.folder} has {len(times)} rows in {_span(window)}")
-    labels = _protocol_labels(snapshot, read("event_timestamp"), allow_seen_rows)
-    fitted = times < np.quantile(times, 1 - config.validation_share, method="higher")
-    if not fitted.any():
-        raise InputError(f"all {len(times)} rows in {_span(window)} have one time: nothing is left to stop by")
-    features = FeatureEncoder.fit(
-        read, fitted, config.numbered_ids, config.dense_features, min_count=config.min_count, hashed=config.hashed
-    )
-    clicked = read("clicked").to_numpy().astype(np.float32)
-    return TrainingRows(features, features.encode(read, snapshot), clicked, fitted, labels)
 
 
 def _fit_trees(
@@ -295,14 +243,3 @@ def _fit_network(
             identity=told.identity,
             after_batch=after_batch,
         )
-
-
-def _missing_share(rows: EncodedRows) -> float:
-    """The share of targets, queries and behaviours on products for which the snapshot has no vector."""
-    on_product = rows.behavior_ids != PADDING
-    pointers = (rows.target_rows, rows.query_rows, rows.behavior_rows[on_product])
-    return float(np.mean(np.concatenate(pointers) < 0))
-
-
-def _span(window: tuple[datetime, datetime]) -> str:
-    return f"[{window[0]}, {window[1]})"

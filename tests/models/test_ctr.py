@@ -47,6 +47,8 @@ def test_unknown_keys_and_impossible_values_are_errors() -> None:
         CtrConfig(id_features=("user_id",))
     with pytest.raises(InputError, match="validation_share"):
         CtrConfig(validation_share=0.0)
+    with pytest.raises(InputError, match="calibration is one of none, platt, isotonic, found 'sigmoid'"):
+        ctr_config({"calibration": "sigmoid"}, where="a file")
     with pytest.raises(InputError, match="hashed: shop_id"):
         CtrConfig(hashed={"shop_id": 10})
     with pytest.raises(InputError, match="user_id with 0 rows"):
