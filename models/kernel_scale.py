@@ -8,11 +8,11 @@ from torch import nn
 
 @torch.no_grad()
 def set_kernel_std(tower: nn.Module, std: float) -> None:
-    """Scale every kernel that a batch normalisation follows to a standard deviation; what the tower computes stays.
+    """Scale kernels that learn and that a batch normalisation follows to a standard deviation.
 
-    It stays but for the little that normalisation adds to a variance. Such a kernel has a direction alone, and a short
-    one is turned further by an update of the same size. Training makes kernels longer, so without this a later stage
-    learns at a fraction of the rate that it is told.
+    What the tower computes stays, but for the little that normalisation adds to a variance. A normalised kernel has a
+    direction alone, and a short one is turned further by an update of the same size. Training makes kernels longer, so
+    without this a later stage learns at a fraction of the rate that it is told.
 
     Args: tower: one that names each normalisation right after the convolution that it follows, as timm's do.
 
@@ -26,5 +26,7 @@ def set_kernel_std(tower: nn.Module, std: float) -> None:
             if module.running_mean is not None and module.running_var is not None:
                 module.running_mean.mul_(scale)
                 module.running_var.mul_(scale**2)
-        if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
-            kernel = module if isinstance(module, nn.Conv2d) and module.bias is None else None
+        if isinstance(module, nn.Conv2d):
+            kernel = module if module.bias is None and module.weight.requires_grad else None
+        elif isinstance(module, nn.BatchNorm2d):
+            kernel = None

@@ -245,10 +245,10 @@ def even_chunks(samples: np.ndarray, size: int) -> list[np.ndarray]:
 def make_trainable(encoder: nn.Module, tower: nn.Module, config: RunConfig) -> None:
     """Set training mode, hold what is to stay, and normalise by the statistics that the configuration names."""
     encoder.train()
+    freeze(tower, config.frozen_tower)
     new = config.encoder.backbone == TINY and config.encoder.tiny.tower_weights == "random"
     if new and config.steps and config.kernel_std:
         set_kernel_std(tower, config.kernel_std)
-    freeze(tower, config.frozen_tower)
     if config.batch_norm == "frozen":
         for module in encoder.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
