@@ -1,11 +1,10 @@
-"""`moonlake train ctr` and `moonlake evaluate ctr`: networks and trees, with and without content."""
+"""`moonlake train ctr`: networks and trees, with and without content, and the controls that they are held against."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,11 +16,8 @@ from moonlake.moments import parse_moment
 from moonlake.settings import Settings
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from models.ctr import CtrModel
     from models.ctr_config import CtrConfig
-    from models.metrics import ClickMetrics
     from models.train_ctr import BatchReport
     from moonlake.lake import Lake
     from moonlake.snapshots import Control, Snapshot
@@ -70,13 +66,15 @@ def train_ctr(
     allow_seen_rows: Annotated[
         bool, typer.Option("--allow-seen-rows", help="Accept a space trained on the window's events; labels the model.")
     ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew where a checkpoint lies.")] = False,
 ) -> None:
-    """Train a click model on a training set's rows in [start, end).
+    """Train a click model on a training set's rows in [start, end). A network that was killed goes on where it was.
 
     Without --model it is cube where a space is named, din where none is. Trees can do with a space or without. Controls
     and ceilings are labelled: they say what vectors are worth, and serve nobody.
     """
     from models.train_ctr import train_ctr as train
+    from models.training_run import Run
     from moonlake.training_sets import TrainingSet
 
     settings = Settings.from_environment()
@@ -90,60 +88,16 @@ def train_ctr(
     config = _config(set_ or [], model=chosen, seed=seed)
     snapshot = _vectors(settings, space, ceiling, control, control_seed)
     window = (parse_moment(start) if start else rows.manifest.start, parse_moment(end))
+    folder = model_folder(settings, name)
+    run = Run(folder=settings.artifacts / "runs" / folder.name, fresh=fresh)
     with training_bar(f"training {name}") as report:
-        trained = train(rows, snapshot, config, window=window, allow_seen_rows=allow_seen_rows, report=report)
-    trained = trained.save(_folder(settings, name))
-    typer.echo(f"model {name} ({trained.model_id}) at {_folder(settings, name)}")
-    _echo_labels(trained)
+        trained = train(rows, snapshot, config, window=window, allow_seen_rows=allow_seen_rows, report=report, run=run)
+    trained = trained.save(folder)
+    run.finished()
+    typer.echo(f"model {name} ({trained.model_id}) at {folder}")
+    echo_labels(trained)
     for figure, value in trained.metrics.items():
         typer.echo(f"  {figure}: {value:g}")
-
-
-def evaluate_ctr(
-    names: Annotated[list[str], typer.Argument(help="Names of trained models.")],
-    training_set: Annotated[str, typer.Option("--on", help="Name of the training set with the test rows.")],
-    start: Annotated[str | None, typer.Option(help="First test row; default: the end of the models' training.")] = None,
-    end: Annotated[str | None, typer.Option(help="Moment behind the test rows; default: the set's end.")] = None,
-    against: Annotated[str | None, typer.Option(help="Model that the others are compared with.")] = None,
-    minimum_gain: Annotated[
-        float | None, typer.Option(help="Fail where the low end of the AUC gain's 95% interval is not above this.")
-    ] = None,
-) -> None:
-    """Measure click models on the same later rows, and how much each gains over another."""
-    from models.ctr import CtrModel
-    from models.train_ctr import evaluate, gain, record_model, score
-    from moonlake.lake import Lake
-    from moonlake.training_sets import TrainingSet
-
-    if minimum_gain is not None and against is None:
-        raise InputError("--minimum-gain compares with a model: name it with --against")
-    settings = Settings.from_environment()
-    lake, rows = Lake(settings), TrainingSet.open(settings.training_sets / training_set)
-    folders = {one: _folder(settings, one) for one in dict.fromkeys([*([against] if against else []), *names])}
-    models = {one: CtrModel.open(folder) for one, folder in folders.items()}
-    first = parse_moment(start) if start else max(model.lineage.window[1] for model in models.values())
-    last = parse_moment(end) if end else None
-    scored: dict[str, pa.Table] = {}
-    for one, model in models.items():
-        of = model.lineage.true_space_id
-        snapshot = _snapshot(lake, settings, of, model.lineage.control) if of else None
-        scored[one] = score(model, rows, snapshot, start=first, end=last)
-        found = evaluate(scored[one])
-        record_model(lake, model, found, name=one, artifact=folders[one], written_at=datetime.now(UTC))
-        _echo_metrics(one, found)
-        _echo_labels(model)
-    too_small = []
-    for one in [] if against is None else [one for one in models if one != against]:
-        found_gain = gain(scored[one], scored[str(against)])
-        interval = f"[{found_gain.low:+.4f}, {found_gain.high:+.4f}]"
-        typer.echo(f"{one} over {against}: AUC {found_gain.difference:+.4f} {interval} (95% over users)")
-        if minimum_gain is not None and not found_gain.low > minimum_gain:
-            too_small.append(f"{one} {interval}")
-    if too_small:
-        typer.echo(
-            f"gate: AUC gain over {against} must lie above {minimum_gain:+.4f}: {', '.join(too_small)}", err=True
-        )
-        raise typer.Exit(1)
 
 
 @contextmanager
@@ -207,10 +161,10 @@ def _vectors(
     if space is None:
         return None
     found = spaces.find(lake, space).space_id
-    return _snapshot(lake, settings, found, Control(control.value, seed) if control else None)
+    return snapshot_of(lake, settings, found, Control(control.value, seed) if control else None)
 
 
-def _snapshot(lake: Lake, settings: Settings, space_id: str, control: Control | None) -> Snapshot:
+def snapshot_of(lake: Lake, settings: Settings, space_id: str, control: Control | None) -> Snapshot:
     """A space's vectors as they are now, or what a control puts in their place; a ceiling's as they were written."""
     from moonlake.snapshots import MANIFEST, Snapshot, write_snapshot
 
@@ -220,18 +174,14 @@ def _snapshot(lake: Lake, settings: Settings, space_id: str, control: Control | 
     return write_snapshot(lake, space_id, folder).under(control)
 
 
-def _folder(settings: Settings, name: str) -> Path:
+def model_folder(settings: Settings, name: str) -> Path:
+    """Where a click model lies. Raises InputError for a name that is no plain folder name."""
     if Path(name).name != name or name in ("", ".", ".."):
         raise InputError(f"model name {name!r}: expected a plain folder name")
     return settings.artifacts / f"ctr-{name}"
 
 
-def _echo_metrics(name: str, found: ClickMetrics) -> None:
-    users = f"{found.gauc_users:,} users, {found.gauc_users_left_out:,} of one class left out"
-    typer.echo(f"{name}: AUC {found.auc:.4f}  GAUC {found.gauc:.4f} ({users})  log loss {found.log_loss:.4f}")
-    typer.echo(f"  calibration {found.calibration:.3f}  impressions {found.impressions:,}  clicks {found.clicks:,}")
-
-
-def _echo_labels(model: CtrModel) -> None:
+def echo_labels(model: CtrModel) -> None:
+    """What is unusual about a model, one line each."""
     for label in model.lineage.labels:
         typer.echo(f"  NOTE: {label}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from cli.ctr import evaluate_ctr, train_ctr
+from cli.ctr import train_ctr
+from cli.ctr_evaluation import evaluate_ctr
 from cli.encoder import train_encoder
 from cli.encoder_evaluation import evaluate_encoder
 

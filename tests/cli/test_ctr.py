@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,8 @@ import typer
 from deltalake import write_deltalake
 from typer.testing import CliRunner
 
-from cli.ctr import ControlKind, Model, evaluate_ctr, train_ctr
+from cli.ctr import ControlKind, Model, train_ctr
+from cli.ctr_evaluation import evaluate_ctr
 from models.ctr import CtrModel
 from models.ctr_config import MODELS
 from moonlake import spaces
@@ -85,8 +87,8 @@ def test_models_are_trained_measured_and_recorded(shop: Settings) -> None:
     train("ids")
     train("content", "--space", "encoder")
     output = invoke("evaluate", "content", "--on", "clicks", "--against", "ids")
-    assert [line.split(":")[0] for line in output.splitlines() if "GAUC" in line] == ["ids", "content"]
-    assert "content over ids: AUC" in output
+    assert [line.split(":")[0] for line in output.splitlines() if ": AUC" in line] == ["ids", "content"]
+    assert "content over ids, intervals over users:" in output
     recorded = {row["name"]: row for row in Lake(shop).read("model_versions").to_pylist()}
     assert recorded["ids"]["space_id"] is None
     assert recorded["content"]["space_id"] == spaces.find(Lake(shop), "encoder").space_id
@@ -131,7 +133,7 @@ def test_a_model_is_trained_by_its_name(shop: Settings) -> None:
     train("trees", "--model", "trees", small=FEW_TREES)
     train("similarities", "--model", "trees", "--space", "encoder", small=FEW_TREES)
     output = invoke("evaluate", "trees", "similarities", "--on", "clicks", "--against", "ids")
-    assert "similarities over ids: AUC" in output
+    assert "similarities over ids, intervals over users:" in output
     recorded = {row["name"]: row for row in Lake(shop).read("model_versions").to_pylist()}
     assert recorded["trees"]["space_id"] is None
     assert recorded["similarities"]["space_id"] == spaces.find(Lake(shop), "encoder").space_id
@@ -152,6 +154,38 @@ def test_without_a_name_it_is_attention_over_ids_and_with_a_space_content(shop: 
 def test_the_names_of_models_and_controls_are_those_that_there_are() -> None:
     assert tuple(Model) == MODELS
     assert tuple(ControlKind) == CONTROLS
+
+
+def test_figures_of_each_part_are_written_as_json(shop: Settings, write_rows: Callable[..., None]) -> None:
+    listed = [T1 - timedelta(days=2 * n) for n in range(20)]
+    states = [
+        {"product_id": f"p{n}", "merchant_id": "m", "event_timestamp": at, "listed_at": at}
+        for n, at in enumerate(listed)
+    ]
+    write_rows(shop, "products", states)
+    write_rows(shop, "merchants", [{"merchant_id": "m", "tier": 2, "event_timestamp": min(listed)}])
+    early = ("--end", (T1 + timedelta(days=1)).isoformat())
+    train("ids", *early)
+    train("content", "--space", "encoder", *early)
+    file = shop.home / "figures.json"
+    words = ("evaluate", "content", "--on", "clicks", "--against", "ids", "--segments", "--json", str(file))
+    output = invoke(*words)
+    found = json.loads(file.read_text())
+    models = found["models"]
+    assert list(models) == ["ids", "content"]
+    assert models["content"]["metrics"]["impressions"] == 400 - 103  # one each 14 minutes, less the first day's
+    assert set(found["gains"]["content"]) == {"auc", "gauc", "log_loss"}
+    for metric in ("auc", "gauc", "log_loss"):
+        value, low, high = found["gains"]["content"][metric]
+        assert value == pytest.approx(models["content"]["metrics"][metric] - models["ids"]["metrics"][metric])
+        assert low <= value <= high
+    tier = next(one for one in found["segments"] if one["division"] == "merchant tier" and one["model"] == "content")
+    assert tier["part"] == "tier 2"
+    assert tier["metrics"] == models["content"]["metrics"]
+    assert tier["auc_gain"][0] == pytest.approx(found["gains"]["content"]["auc"][0])
+    assert "content by segment, gain in AUC over ids:" in output
+    assert "merchant tier: tier 2" in output
+    assert found["simulated"] == []
 
 
 def test_the_gate_fails_where_the_gain_is_too_small() -> None:

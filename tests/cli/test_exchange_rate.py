@@ -16,7 +16,8 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from cli.ctr import evaluate_ctr, train_ctr
+from cli.ctr import train_ctr
+from cli.ctr_evaluation import evaluate_ctr
 from cli.exchange_rate import exchange_rate
 from moonlake import spaces
 from moonlake.contents import content_of, stable_hash
