@@ -19,8 +19,9 @@ from moonlake.errors import InputError
 
 Floats = NDArray[np.float64]
 Calibration = Literal["none", "platt", "isotonic"]
-CLICKS_NEEDED: Mapping[str, int] = {"platt": 50, "isotonic": 500}
-"""Clicks, and impressions without one, below which a map would follow chance: two parameters, or one a step."""
+CLICKS_NEEDED: Mapping[str, int] = {"platt": 50, "isotonic": 1000}
+"""Clicks, and impressions without one, below which a map would follow chance: two parameters, or one a step. With 810
+isotonic regression made log loss and AUC of simulated clicks worse; Niculescu-Mizil and Caruana 2005 found 1000."""
 FILE = "calibration.json"
 NEWTON_STEPS = 50
 

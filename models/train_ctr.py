@@ -28,7 +28,7 @@ from models.ctr_features import column_reader
 from models.ctr_network import CtrNetwork
 from models.ctr_rows import TrainingRows, missing_share, read_rows
 from models.ctr_trees import Trees, grow_trees
-from models.metrics import ClickMetrics, Interval, Metric, click_metrics, paired_bootstrap
+from models.metrics import ClickMetrics, Interval, Metric, click_metrics, log_loss, paired_bootstrap
 from models.training_run import Run
 from moonlake.errors import InputError, PointInTimeError
 from moonlake.lake import Lake, WriteReport, arrow_schema
@@ -110,6 +110,8 @@ def train_ctr(
     if config.calibration != "none":
         scores = predictor.probabilities(learnt.rows, snapshot, later)
         calibrator = fit_calibrator(config.calibration, learnt.clicked[later], scores)
+    rate = np.full(len(later), learnt.clicked[learnt.fitted].mean(dtype=np.float64))
+    metrics["constant_log_loss"] = log_loss(learnt.clicked[later], rate)  # what a model has to beat
     metrics["contents_missing"] = missing_share(learnt.rows) if snapshot else 0.0
     lineage = Lineage(
         training_set_id=training_set_id,

@@ -18,6 +18,7 @@ import torch
 from models.ctr_config import MODELS, CtrConfig
 from models.ctr_rows import FEW_CLICKS, SAW_THE_ROWS
 from models.ctr_trees import TreesConfig
+from models.metrics import log_loss
 from models.train_ctr import IN_SAMPLE, BatchReport, evaluate, gain, record_model, score, train_ctr
 from moonlake.errors import InputError, PointInTimeError, SpaceMismatch
 from moonlake.lake import Lake
@@ -203,7 +204,7 @@ def test_a_calibrated_model_keeps_its_order_and_is_calibrated_wherever_it_is_ask
     world: Any, tmp_path: Path, name: Any
 ) -> None:
     growth = TreesConfig(max_rounds=12, threads=1)
-    plain = replace(CONFIG, model=name, max_epochs=2, trees=growth, validation_share=0.3)
+    plain = replace(CONFIG, model=name, max_epochs=2, trees=growth, validation_share=0.4)
     start, rows = world.window[1], world.training_set.read(start=world.window[1])
     raw = train_ctr(world.training_set, world.snapshot, plain, window=world.window)
     before = evaluate(score(raw, world.training_set, world.snapshot, start=start))
@@ -245,3 +246,6 @@ def test_few_clicks_to_stop_by_are_said_and_none_is_an_error(
         train_ctr(few, None, replace(config, calibration="platt"), window=world.window)
     model = train_ctr(few, None, config, window=world.window)
     assert model.lineage.labels == (f"{FEW_CLICKS}: 3 of 1165",)
+    fitted = clicked[: last + 1 - 1165]
+    expected = log_loss(clicked[last + 1 - 1165 : last + 1], np.full(1165, fitted.mean()))
+    assert model.metrics["constant_log_loss"] == pytest.approx(expected)
