@@ -52,10 +52,10 @@ def measure(call: Callable[[], Any], digest: Callable[[Any], tuple[str, int]]) -
     )
 
 
-def run(module: str, arguments: Sequence[str]) -> Measured:
+def run(module: str, arguments: Sequence[str], python: Path | str = sys.executable) -> Measured:
     """What `python -m module arguments` measured, ended at the limits of memory and time."""
     process = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [python, "-m", module, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     started, stopped = time.monotonic(), ""
     while process.poll() is None and not stopped:
