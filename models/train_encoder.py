@@ -18,6 +18,7 @@ from models.artifacts import Artifact
 from models.cached_gradients import cached_step
 from models.catalogue_pairs import read_catalogue_pairs
 from models.encoder import Encoder
+from models.kernel_scale import shorten_kernels
 from models.losses import CircleLoss, ContrastiveLoss, InfoNCE, Matryoshka
 from models.memory import Probe
 from models.negatives import NegativeQueue, gathered, repel_mask
@@ -117,6 +118,8 @@ def train_encoder(
     if config.steps and len(pairs) < 2:
         raise InputError(missing)
     start = start_from(parent, config, [text for text in pairs.texts if text])
+    if parent and config.steps and config.stage == 1:  # stage 2 refines: at full length kernels turn less
+        shorten_kernels(start.encoder)
     metrics = fit(start.encoder, pairs, config, run=run, start=start.identity)
     return publish(
         artifact_folder,

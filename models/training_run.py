@@ -22,8 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoints import Checkpoints, Identity, Resumed
-from models.encoder_config import TINY, EncoderConfig
-from models.kernel_scale import set_kernel_std
+from models.encoder_config import EncoderConfig
 from models.memory import Probe, require_room
 from models.muon import Muon
 from models.precision import Precision
@@ -55,8 +54,6 @@ class RunConfig:
             add disturbs a tower that is still learning; adapters and pretrained weights want 1.
         frozen_tower: share of the tower's parameter tensors, from its input on, that stay as they are: the early
             layers of a pretrained tower cost most of a step and change least. A tower with random weights needs 0.
-        kernel_std: standard deviation that a new tower's kernels are brought to when the stage begins; see
-            `models.kernel_scale.set_kernel_std`. 0 leaves them as they are, and pretrained towers are always left.
         batch_norm: statistics that normalise: of the "batch" (of each chunk and process by itself), or the "frozen"
             ones that the tower came with, with which chunks and processes change nothing.
         warmup: share of the steps over which the rate rises; it then falls to zero along a cosine.
@@ -77,7 +74,6 @@ class RunConfig:
     tower_rate: float = 1.0
     language_rate: float = 0.1
     frozen_tower: float = 0.0
-    kernel_std: float = 0.01
     batch_norm: Literal["batch", "frozen"] = "batch"
     weight_decay: float = 0.05
     warmup: float = 0.1
@@ -246,9 +242,6 @@ def make_trainable(encoder: nn.Module, tower: nn.Module, config: RunConfig) -> N
     """Set training mode, hold what is to stay, and normalise by the statistics that the configuration names."""
     encoder.train()
     freeze(tower, config.frozen_tower)
-    new = config.encoder.backbone == TINY and config.encoder.tiny.tower_weights == "random"
-    if new and config.steps and config.kernel_std:
-        set_kernel_std(tower, config.kernel_std)
     if config.batch_norm == "frozen":
         for module in encoder.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):

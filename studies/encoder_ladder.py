@@ -25,6 +25,7 @@ from models.encoder import Encoder, new_encoder
 from models.encoder_config import Architecture, EncoderConfig, TinyConfig
 from models.evaluate_encoder import places_of, vectors_of
 from models.inference import Embedder
+from models.kernel_scale import NEW_STD, shorten_kernels
 from models.pretraining import PretrainingConfig
 from models.train_encoder import TrainingConfig
 from models.training_run import Run, RunConfig
@@ -129,7 +130,8 @@ class Plan:
         """Where something of a node lies."""
         configs = [asdict(self.config(node, phase)) for phase in node.phases]
         encoder = asdict(replace(self.encoder, architecture=node.architecture))
-        return self.work / "nodes" / (stable_hash(repr((encoder, configs, node.seed, self.data)))[:20] + suffix)
+        what = (encoder, configs, node.seed, self.data, *([NEW_STD] if node.parent else []))
+        return self.work / "nodes" / (stable_hash(repr(what))[:20] + suffix)
 
 
 def rungs_of(hard_negatives: int, queue: int, item_images: int) -> tuple[Rung, ...]:
@@ -191,6 +193,8 @@ def train_node(plan: Plan, data: LadderData, node: Node, *, measure: bool) -> di
     encoder = new_encoder(config, [text for text in data.pairs[1].texts if text])
     if node.parent is not None:
         encoder.load_state_dict(torch.load(plan.path(node.parent, ".pt"), weights_only=True))
+        if node.phases[-1].stage == 1:
+            shorten_kernels(encoder)
     began = time.monotonic()
     metrics = _fit(encoder, plan, data, node)
     trained = time.monotonic()

@@ -25,6 +25,7 @@ from models.attribute_retrieval import measure_attribute
 from models.encoder import Encoder, new_encoder
 from models.encoder_config import EncoderConfig, TinyConfig
 from models.inference import Embedder
+from models.kernel_scale import shorten_kernels
 from models.pretraining import FIELDS, TITLE, PretrainingConfig
 from models.representations import cut
 from models.retrieval import pixel_vectors
@@ -207,9 +208,11 @@ def train_variant(task: Task, variant: str) -> tuple[dict[str, tuple[Floats, Flo
             lambda one: lambda config, report: train_encoder.fit(one, contrasted, config, report),  # type: ignore[arg-type]
         ),
     ]
-    spent = {}
+    spent: dict[str, Any] = {}
     for name, share, config, teach in stages:
         if share > 0:
+            if spent:
+                shorten_kernels(encoder)
             spent[name] = spend(share * task.seconds, task.settings.steps, config, teach(make()), teach(encoder))
             vectors[f"after {name}"] = encoder_vectors(encoder, task)
             encoder.train()
