@@ -125,44 +125,60 @@ def write_report(path: Path, figures: Path, setup: Setup, measured: Measured, re
 
 def page(setup: Setup, measured: Measured, draws: Draws, by_segment: Mapping[str, Sequence[SegmentGain]]) -> str:
     """The page as Markdown. Args: by_segment: gain of cube in AUC over the model of each name."""
-    known = {one.name for one in measured.scored}
     parts = [
         "# What content is worth to a click model, measured\n",
         _facts(setup, measured),
-        "## Wanted, and what came\n",
-        _verdict_lines(verdicts(measured, draws)),
-        "## Models\n",
-        _models(measured, draws),
-        "## Gains\n",
-        _gains(draws, GAINS),
-        "## Controls\n",
-        "Vectors that know nothing of a product must not help: what a control gains, the method gains by itself.\n",
-        _gains(draws, CONTROLLED),
-    ]
-    if known.issuperset((CUBE, DIN, LATENTS)):
-        parts += [
-            "## Ceiling\n",
+        _section("Wanted, and what came", "", _verdict_lines(verdicts(measured, draws))),
+        _section("Models", "", _models(measured, draws)),
+        _section("Gains", "", _gains(draws, GAINS)),
+        _section(
+            "Controls",
+            "Vectors that know nothing of a product must not help: what a control gains, the method gains by itself.",
+            _gains(draws, CONTROLLED),
+        ),
+        _section(
+            "Ceiling",
             "Simulated: the styles that products truly have and requests truly wanted, read as if an encoder had made\n"
-            "them. Share is (cube - din) / (true latents - din).\n",
-            _gains(draws, BOUNDED),
-            _table(
-                ["share of the ceiling", "[95%]"],
-                [[metric.upper(), _plain(draws.share(CUBE, DIN, LATENTS, metric))] for metric in RANKED],
-            ),
-        ]
-    return "\n".join(
-        [
-            *parts,
-            "## What each stream is worth\n",
+            "them. Share is (cube - din) / (true latents - din).",
+            _gains(draws, BOUNDED) + _shares(draws),
+        ),
+        _section(
+            "What each stream is worth",
             "Cube minus cube without the stream, all else equal. Streams say much of the same: their worths do not\n"
-            "add up, and one that is worth nothing beside the others may be worth much alone.\n",
-            _gains(draws, [(CUBE, without(stream)) for stream in measured.streams]),
-            "## Where the gain comes from\n",
+            "add up, and one that is worth nothing beside the others may be worth much alone.",
+            _streams(draws, measured.streams),
+        ),
+        _section(
+            "Where the gain comes from",
             "Gain of cube in AUC on each part with enough impressions, whatever it is. Facts are as of the\n"
-            "impression; head and tail are told by the training window (`models.click_segments`).\n",
+            "impression; head and tail are told by the training window (`models.click_segments`).",
             _segments(by_segment),
-        ]
-    )
+        ),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _section(title: str, words: str, figures: str) -> str:
+    """A part of the page; nothing where there is no figure."""
+    return "\n".join(["## " + title + "\n", *([words + "\n"] if words else []), figures]) if figures else ""
+
+
+def _shares(draws: Draws) -> str:
+    if not {(name, "auc") for name in (CUBE, DIN, LATENTS)} <= draws.runs.keys():
+        return ""
+    shares = [[metric.upper(), _plain(draws.share(CUBE, DIN, LATENTS, metric))] for metric in RANKED]
+    return "\n" + _table(["", "share of the ceiling [95%]"], shares)
+
+
+def _streams(draws: Draws, streams: Sequence[str]) -> str:
+    """The worth of each stream, and which of them are clear of zero."""
+    table = _gains(draws, [(CUBE, without(stream)) for stream in streams])
+    if not table:
+        return ""
+    worth = {stream: draws.gain(CUBE, without(stream), "auc") for stream in streams}
+    some = ", ".join(stream for stream, one in worth.items() if one.low > 0) or "none"
+    less = ", ".join(stream for stream, one in worth.items() if one.high < 0) or "none"
+    return f"{table}\nClear of zero in AUC: worth something {some}; better left out {less}.\n"
 
 
 def verdicts(measured: Measured, draws: Draws) -> list[Verdict]:
@@ -261,22 +277,23 @@ def _models(measured: Measured, draws: Draws) -> str:
         labels = dict.fromkeys(label.split(" with seed")[0] for run in one.saved for label in run["labels"])
         rest = [f"{means[metric].value:.4f}" for metric in METRICS[1:]]
         lines.append([one.name, _plain(means["auc"], 4), *rest, f"{minutes:.1f}", "; ".join(labels)])
-    return _table(head, lines) + "\nmin is the time of training on one core.\n"
+    return _table(head, lines) + "\nmin is the processor time of training.\n"
 
 
 def _gains(draws: Draws, pairs: Sequence[tuple[str, str]]) -> str:
+    """A table of the pairs that were measured; nothing without any."""
     known = {name for name, _ in draws.runs}
-    return _table(
-        ["", "AUC [95%]", "GAUC [95%]", "log loss [95%], less is better"],
-        [
-            [f"{one} - {other}", *(_signed(draws.gain(one, other, metric)) for metric in GAINED)]
-            for one, other in pairs
-            if known.issuperset((one, other))
-        ],
-    )
+    lines = [
+        [f"{one} - {other}", *(_signed(draws.gain(one, other, metric)) for metric in GAINED)]
+        for one, other in pairs
+        if known.issuperset((one, other))
+    ]
+    return _table(["", "AUC [95%]", "GAUC [95%]", "log loss [95%], less is better"], lines) if lines else ""
 
 
 def _segments(by_segment: Mapping[str, Sequence[SegmentGain]]) -> str:
+    if not by_segment:
+        return ""
     lines = [
         [first.division, first.part, f"{first.impressions:,}", *(_signed(one.gain) for one in of_part)]
         for of_part in zip(*by_segment.values(), strict=True)
