@@ -61,6 +61,8 @@ def read_rows(
         read, fitted, config.numbered_ids, config.dense_features, min_count=config.min_count, hashed=config.hashed
     )
     clicked = read("clicked").to_numpy().astype(np.float32)
+    if (rate := float(clicked[fitted].mean(dtype=np.float64))) in (0, 1):
+        raise InputError(f"{rate:.0%} of {int(fitted.sum())} training rows are clicked: there is nothing to learn")
     labels += _few_clicks(clicked[~fitted], config, window)
     return TrainingRows(features, features.encode(read, snapshot), clicked, fitted, labels)
 

@@ -162,8 +162,9 @@ def grow_trees(
 ) -> tuple[Trees, dict[str, float]]:
     """Trees of the rows where `fitted` [n] is true, which the other rows stop, and how it went.
 
-    Args: after_round: called with the number of a round, from 1, and the validation loss after it.
-    Raises: InputError: the fitted rows are all clicked, or none is.
+    Args:
+        clicked: float32 [n], both clicks and none among the fitted rows.
+        after_round: called with the number of a round, from 1, and the validation loss after it.
     """
     import xgboost
     from xgboost.callback import EarlyStopping, TrainingCallback
@@ -176,8 +177,6 @@ def grow_trees(
             return False
 
     rate = float(clicked[fitted].mean(dtype=np.float64))
-    if not 0 < rate < 1:
-        raise InputError(f"{rate:.0%} of {int(fitted.sum())} training rows are clicked: there is nothing to learn")
     vectors = None if snapshot is None else snapshot.vectors
     described = {"feature_names": columns.names, "feature_types": columns.types, "enable_categorical": True}
     described |= {"max_bin": config.max_bin, "nthread": config.threads}

@@ -86,7 +86,8 @@ def train_ctr(
             they draw at random is not a function of the round.
 
     Raises:
-        InputError: no rows in the window; a snapshot that the model does not read, or none where it reads one.
+        InputError: no rows in the window, or no clicks to learn from, to stop by or to calibrate by; a snapshot that
+            the model does not read, or none where it reads one; a checkpoint of another run.
         SpaceMismatch: the training set was declared for another space than the snapshot's.
         PointInTimeError: the encoder of the snapshot's space knows the window.
     """

@@ -236,6 +236,8 @@ def test_few_clicks_to_stop_by_are_said_and_none_is_an_error(
     rows = world.training_set.read()
     end = pa.scalar(world.window[1], rows["event_timestamp"].type)
     last = pc.sum(pc.less(rows["event_timestamp"], end)).as_py() - 1
+    with pytest.raises(InputError, match=r"^100% of 10485 training rows are clicked: there is nothing to learn"):
+        train_ctr(make_training_set(relabelled(rows, np.ones(len(rows), bool))), None, config, window=world.window)
     clicked = np.arange(len(rows)) % 7 == 0
     clicked[last - 2000 :] = False
     with pytest.raises(InputError, match=r"0 of the 1165 last rows.*validation_share, now 0\.1"):
