@@ -1,7 +1,8 @@
 """What content is worth to a click model: networks and trees with and without it, controls, and its streams one by one.
 
 `python -m studies.ctr_worth --work FOLDER --training-set clicks --space trained --report docs/results/ctr-worth.md`. A
-study that was killed goes on by the same command; when nothing is left to train it writes the report alone.
+study that was killed goes on by the same command; when nothing is left to train it writes the report alone. Models may
+have more seeds than others: two are compared by those that both have.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from moonlake.settings import Settings
 from moonlake.snapshots import MANIFEST, Snapshot, write_snapshot
 from moonlake.training_sets import TrainingSet
 from sources.staging import SourceInfo, stage_path
-from studies.ctr_worth_report import (
+from studies.ctr_worth_figures import (
     CUBE,
     DIN,
     IDS,
@@ -48,10 +49,9 @@ from studies.ctr_worth_report import (
     TREES_CONTENT,
     Measured,
     Scored,
-    Setup,
     without,
-    write_report,
-)
+)  # fmt: skip
+from studies.ctr_worth_report import Setup, write_report
 from studies.long_runs import atomically, commit, npy, one_thread, open_worker, say, settings_of
 from studies.true_latents import write_ceiling
 
@@ -180,13 +180,14 @@ def fit_all(
 def measured(
     plan: Plan, subjects: Sequence[Subject], seeds: Sequence[int], lake: Lake, report: Callable[[str], None]
 ) -> Measured:
-    """The saved scores of the seeds of which every subject is there, beside the clicks. Raises InputError for none."""
-    whole = [seed for seed in seeds if all(plan.is_done(subject, seed) for subject in subjects)]
-    if not whole:
-        raise InputError(f"{plan.work}: no seed of {list(seeds)} has all models; run the study first")
+    """The saved scores of each subject, of those seeds that it has, beside the clicks. Raises InputError for none."""
+    runs = {one: [seed for seed in seeds if plan.is_done(one, seed)] for one in subjects}
+    done = {one: found for one, found in runs.items() if found}
+    if not done:
+        raise InputError(f"{plan.work}: no model of any seed of {list(seeds)} is there; run the study first")
     t1, t2, end = plan.window
     rows = TrainingSet.open(plan.rows).read(TEST_COLUMNS, t2, end)
-    report(f"seeds {', '.join(map(str, whole))}; {len(rows):,} test rows")
+    report(f"{len(done)} models, {sum(map(len, done.values()))} runs; {len(rows):,} test rows")
     return Measured(
         clicked=rows["clicked"].to_numpy().astype(np.float64),
         users=_numbers(rows["user_id"]),
@@ -194,10 +195,10 @@ def measured(
         scored=[
             Scored(
                 subject.name,
-                np.stack([np.load(plan.path(subject, seed, ".npy")) for seed in whole]),
-                [json.loads(plan.path(subject, seed, ".json").read_text()) for seed in whole],
+                np.stack([np.load(plan.path(subject, seed, ".npy")) for seed in found]),
+                [json.loads(plan.path(subject, seed, ".json").read_text()) for seed in found],
             )
-            for subject in subjects
+            for subject, found in done.items()
         ],
         streams=[stream for subject in subjects for stream in subject.left_out],
     )
@@ -272,7 +273,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="field of CtrConfig")
     parser.add_argument("--trees", nargs="+", default=[], metavar="NAME=VALUE", help="field of TreesConfig")
     parser.add_argument("--report", type=Path, help="page to write")
-    parser.add_argument("--only-report", action="store_true", help="of what is there; seeds with all models only")
+    parser.add_argument("--only-report", action="store_true", help="of what is there")
     return parser
 
 

@@ -4,53 +4,37 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from models.click_segments import ClickSegment, SegmentGain, gains_by_segment
+from models.click_segments import SegmentGain, gains_by_segment
 from models.ctr_config import CtrConfig
-from models.intervals import Estimate, estimates, means_over_runs, over_runs
-from models.metrics import Metric, drawn_metrics
+from models.intervals import Estimate
 from sources.staging import SourceInfo
+from studies.ctr_worth_figures import (
+    CUBE,
+    DIN,
+    GAINED,
+    IDS,
+    LATENTS,
+    METRICS,
+    RANDOM,
+    RANKED,
+    SHUFFLED,
+    TREES,
+    TREES_CONTENT,
+    Draws,
+    Measured,
+    without,
+)  # fmt: skip
 
-IDS, DIN, CUBE = "id", "din", "cube"
-SHUFFLED, RANDOM, LATENTS = "cube, shuffled vectors", "cube, random vectors", "cube, true latents"
-TREES, TREES_CONTENT = "trees", "trees with content"
-METRICS: tuple[Metric, ...] = ("auc", "gauc", "log_loss", "calibration", "calibration_error")
-RANKED, GAINED = METRICS[:2], METRICS[:3]
 GAINS = ((DIN, IDS), (CUBE, IDS), (CUBE, DIN), (TREES_CONTENT, TREES), (CUBE, TREES_CONTENT))
 CONTROLLED = ((SHUFFLED, DIN), (RANDOM, DIN), (CUBE, SHUFFLED), (CUBE, RANDOM))
 BOUNDED = ((LATENTS, DIN), (LATENTS, CUBE))
-
-Doubles = NDArray[np.float64]
-
-
-def without(stream: str) -> str:
-    """The name of cube that does without a stream."""
-    return f"cube without {stream}"
-
-
-class Scored(NamedTuple):
-    """One model: scores float64 [S, n] of its runs on the test rows, and what was saved of each run."""
-
-    name: str
-    scores: Doubles
-    saved: Sequence[Mapping[str, Any]]
-
-
-class Measured(NamedTuple):
-    """All models on the same n test rows. Attributes: clicked, users: [n].   streams: those that were left out."""
-
-    clicked: Doubles
-    users: NDArray[Any]
-    segments: Sequence[ClickSegment]
-    scored: Sequence[Scored]
-    streams: Sequence[str]
 
 
 class Setup(NamedTuple):
@@ -60,41 +44,6 @@ class Setup(NamedTuple):
     space: str
     window: tuple[datetime, datetime, datetime]
     config: CtrConfig
-
-
-@dataclass(frozen=True)
-class Draws:
-    """Metrics of every run of every model, of all test rows and of each draw of users: [1 + draws, S] by both names."""
-
-    runs: Mapping[tuple[str, Metric], Doubles]
-
-    @classmethod
-    def of(cls, measured: Measured) -> Draws:
-        """All models and metrics by the same draws."""
-        stacked = np.concatenate([one.scores for one in measured.scored])  # [M * S, n]
-        drawn = drawn_metrics(measured.clicked, stacked, measured.users, METRICS)
-        models = len(measured.scored)
-        runs = {
-            (one.name, metric): part
-            for metric, found in drawn.items()
-            for one, part in zip(measured.scored, np.split(found, models, axis=1), strict=True)
-        }
-        return cls(runs)
-
-    def mean(self, name: str, metric: Metric) -> Estimate:
-        """A model's metric, over runs and users."""
-        return over_runs(self.runs[name, metric])
-
-    def gain(self, name: str, against: str, metric: Metric) -> Estimate:
-        """How much one model exceeds another, run by run and draw by draw."""
-        return over_runs(self.runs[name, metric] - self.runs[against, metric])
-
-    def share(self, name: str, floor: str, ceiling: str, metric: Metric) -> Estimate:
-        """(model - floor) / (ceiling - floor), of means over runs; draws whose ceiling is not above are left out."""
-        lowest = self.runs[floor, metric]
-        gained, gap = (means_over_runs(self.runs[one, metric] - lowest) for one in (name, ceiling))
-        found: Doubles = np.divide(gained, gap, out=np.full(len(gap), np.nan), where=gap > 0)
-        return estimates(found[:, None])[0]
 
 
 class Verdict(NamedTuple):
@@ -110,11 +59,11 @@ def write_report(path: Path, figures: Path, setup: Setup, measured: Measured, re
     report("drawing users")
     draws = Draws.of(measured)
     by_segment = {}
-    scores = {one.name: one.scores for one in measured.scored}
+    models = {one.name: one for one in measured.scored}
     for against in (IDS, DIN):
-        if {CUBE, against} <= scores.keys():
+        if seeds := draws.common(CUBE, against):
             report(f"gains over {against} by segment")
-            runs = scores[CUBE], scores[against]
+            runs = models[CUBE].of(seeds), models[against].of(seeds)
             by_segment[against] = gains_by_segment(measured.segments, measured.clicked, *runs, measured.users)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page(setup, measured, draws, by_segment), "utf-8")
@@ -128,7 +77,7 @@ def page(setup: Setup, measured: Measured, draws: Draws, by_segment: Mapping[str
     parts = [
         "# What content is worth to a click model, measured\n",
         _facts(setup, measured),
-        _section("Wanted, and what came", "", _verdict_lines(verdicts(measured, draws))),
+        _section("Wanted, and what came", "", _verdict_lines(verdicts(draws))),
         _section("Models", "", _models(measured, draws)),
         _section("Gains", "", _gains(draws, GAINS)),
         _section(
@@ -164,7 +113,7 @@ def _section(title: str, words: str, figures: str) -> str:
 
 
 def _shares(draws: Draws) -> str:
-    if not {(name, "auc") for name in (CUBE, DIN, LATENTS)} <= draws.runs.keys():
+    if not draws.have(CUBE, DIN, LATENTS):
         return ""
     shares = [[metric.upper(), _plain(draws.share(CUBE, DIN, LATENTS, metric))] for metric in RANKED]
     return "\n" + _table(["", "share of the ceiling [95%]"], shares)
@@ -175,15 +124,15 @@ def _streams(draws: Draws, streams: Sequence[str]) -> str:
     table = _gains(draws, [(CUBE, without(stream)) for stream in streams])
     if not table:
         return ""
-    worth = {stream: draws.gain(CUBE, without(stream), "auc") for stream in streams}
+    known = [stream for stream in streams if draws.have(CUBE, without(stream))]
+    worth = {stream: draws.gain(CUBE, without(stream), "auc") for stream in known}
     some = ", ".join(stream for stream, one in worth.items() if one.low > 0) or "none"
     less = ", ".join(stream for stream, one in worth.items() if one.high < 0) or "none"
     return f"{table}\nClear of zero in AUC: worth something {some}; better left out {less}.\n"
 
 
-def verdicts(measured: Measured, draws: Draws) -> list[Verdict]:
+def verdicts(draws: Draws) -> list[Verdict]:
     """What the figures say of what was wanted, good and bad alike."""
-    known = {one.name for one in measured.scored}
 
     def above(better: str, worse: str) -> Verdict:
         gains = [draws.gain(better, worse, metric) for metric in RANKED]
@@ -194,9 +143,9 @@ def verdicts(measured: Measured, draws: Draws) -> list[Verdict]:
         return Verdict(f"{control}: no gain over {than}", all(one.low <= 0 for one in gains), _both(gains))
 
     wanted = ((CUBE, IDS), (CUBE, DIN), (TREES_CONTENT, TREES), (CUBE, SHUFFLED), (CUBE, RANDOM))
-    found = [above(*pair) for pair in wanted if known.issuperset(pair)]
-    found += [no_better(*pair) for pair in ((SHUFFLED, DIN), (RANDOM, DIN)) if known.issuperset(pair)]
-    if known.issuperset((CUBE, LATENTS)):
+    found = [above(*pair) for pair in wanted if draws.have(*pair)]
+    found += [no_better(*pair) for pair in ((SHUFFLED, DIN), (RANDOM, DIN)) if draws.have(*pair)]
+    if draws.have(CUBE, LATENTS):
         gains = [draws.gain(CUBE, LATENTS, metric) for metric in RANKED]
         found.append(Verdict("true latents bound cube", all(one.value < 0 for one in gains), _both(gains)))
     return found
@@ -206,10 +155,9 @@ def as_json(
     setup: Setup, measured: Measured, draws: Draws, by_segment: Mapping[str, Sequence[SegmentGain]]
 ) -> dict[str, Any]:
     """All figures as plain values: an estimate is [value, low, high], what is undefined is None."""
-    known = {one.name for one in measured.scored}
     of_streams = [(CUBE, without(stream)) for stream in measured.streams]
-    pairs = [pair for pair in (*GAINS, *CONTROLLED, *BOUNDED, *of_streams) if known.issuperset(pair)]
-    bounded = known.issuperset((CUBE, DIN, LATENTS))
+    pairs = [pair for pair in (*GAINS, *CONTROLLED, *BOUNDED, *of_streams) if draws.have(*pair)]
+    bounded = draws.have(CUBE, DIN, LATENTS)
     shares = {metric: draws.share(CUBE, DIN, LATENTS, metric).as_json() for metric in RANKED if bounded}
     return {
         "simulated": setup.info.simulated,
@@ -227,7 +175,8 @@ def as_json(
             for one in measured.scored
         ],
         "gains": [
-            {"model": one, "over": other} | {metric: draws.gain(one, other, metric).as_json() for metric in GAINED}
+            {"model": one, "over": other, "seeds": draws.common(one, other)}
+            | {metric: draws.gain(one, other, metric).as_json() for metric in GAINED}
             for one, other in pairs
         ],
         "share_of_ceiling": shares,
@@ -235,7 +184,7 @@ def as_json(
             other: [one._asdict() | {"gain": one.gain.as_json()} for one in found]
             for other, found in by_segment.items()
         },
-        "verdicts": [one._asdict() for one in verdicts(measured, draws)],
+        "verdicts": [one._asdict() for one in verdicts(draws)],
     }
 
 
@@ -247,7 +196,7 @@ def _facts(setup: Setup, measured: Measured) -> str:
     minutes = sum(run["train_seconds"] + run["score_seconds"] for run in saved) / 60
     said = "**Simulated**: products, pictures, behaviour and clicks." if info.simulated else "Real behaviour."
     config = {name: value for name, value in asdict(setup.config).items() if name not in ("seed", "trees", "model")}
-    seeds = ", ".join(str(run["seed"]) for run in measured.scored[0].saved)
+    seeds = ", ".join(map(str, sorted({run["seed"] for run in saved})))
     commits = ", ".join(sorted({str(run["commit"]) for run in saved}))
     return "\n".join(
         [
@@ -269,26 +218,41 @@ def _facts(setup: Setup, measured: Measured) -> str:
 
 
 def _models(measured: Measured, draws: Draws) -> str:
-    head = ["model", "AUC [95%]", "GAUC", "log loss", "predicted / observed clicks", "calibration error", "min", "note"]
+    head = [
+        "model",
+        "AUC [95%]",
+        "GAUC",
+        "log loss",
+        "predicted / observed clicks",
+        "calibration error",
+        "seeds",
+        "min",
+        "note",
+    ]
     lines = []
     for one in measured.scored:
         means = {metric: draws.mean(one.name, metric) for metric in METRICS}
         minutes = float(np.mean([run["train_seconds"] for run in one.saved])) / 60
         labels = dict.fromkeys(label.split(" with seed")[0] for run in one.saved for label in run["labels"])
         rest = [f"{means[metric].value:.4f}" for metric in METRICS[1:]]
-        lines.append([one.name, _plain(means["auc"], 4), *rest, f"{minutes:.1f}", "; ".join(labels)])
+        lines.append(
+            [one.name, _plain(means["auc"], 4), *rest, str(len(one.saved)), f"{minutes:.1f}", "; ".join(labels)]
+        )
     return _table(head, lines) + "\nmin is the processor time of training.\n"
 
 
 def _gains(draws: Draws, pairs: Sequence[tuple[str, str]]) -> str:
     """A table of the pairs that were measured; nothing without any."""
-    known = {name for name, _ in draws.runs}
     lines = [
-        [f"{one} - {other}", *(_signed(draws.gain(one, other, metric)) for metric in GAINED)]
+        [
+            f"{one} - {other}",
+            *(_signed(draws.gain(one, other, metric)) for metric in GAINED),
+            str(len(draws.common(one, other))),
+        ]
         for one, other in pairs
-        if known.issuperset((one, other))
+        if draws.have(one, other)
     ]
-    return _table(["", "AUC [95%]", "GAUC [95%]", "log loss [95%], less is better"], lines) if lines else ""
+    return _table(["", "AUC [95%]", "GAUC [95%]", "log loss [95%], less is better", "seeds"], lines) if lines else ""
 
 
 def _segments(by_segment: Mapping[str, Sequence[SegmentGain]]) -> str:

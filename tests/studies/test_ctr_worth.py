@@ -16,7 +16,7 @@ from moonlake.errors import InputError
 from moonlake.snapshots import write_vectors
 from sources.staging import SourceInfo
 from studies.ctr_worth import VECTORS, Plan, Subject, Vectors, subjects_of
-from studies.ctr_worth_report import (
+from studies.ctr_worth_figures import (
     CUBE,
     DIN,
     IDS,
@@ -28,11 +28,9 @@ from studies.ctr_worth_report import (
     Draws,
     Measured,
     Scored,
-    Setup,
-    verdicts,
     without,
-    write_report,
-)
+)  # fmt: skip
+from studies.ctr_worth_report import Setup, verdicts, write_report
 
 T1 = datetime(2026, 1, 1, tzinfo=UTC)
 WINDOW = (T1, T1 + timedelta(days=7), T1 + timedelta(days=9))
@@ -125,12 +123,12 @@ def test_the_share_of_the_ceiling_is_a_quotient_of_mean_gains(measured: Measured
 
 
 def test_what_came_is_told_by_intervals(measured: Measured) -> None:
-    assert {one.wanted for one in verdicts(measured, Draws.of(measured)) if not one.came} == set()
+    assert {one.wanted for one in verdicts(Draws.of(measured)) if not one.came} == set()
     better = {one.name: one.scores for one in measured.scored}
     swapped = [
         one._replace(scores=better[{SHUFFLED: CUBE, CUBE: DIN}.get(one.name, one.name)]) for one in measured.scored
     ]
-    found = verdicts(measured._replace(scored=swapped), Draws.of(measured._replace(scored=swapped)))
+    found = verdicts(Draws.of(measured._replace(scored=swapped)))
     assert {one.wanted for one in found if not one.came} == {
         f"{CUBE} above {DIN}", f"{SHUFFLED}: no gain over {DIN}", f"{CUBE} above {SHUFFLED}", f"{CUBE} above {RANDOM}",
     }  # fmt: skip
@@ -142,7 +140,20 @@ def test_some_models_can_be_compared_alone(measured: Measured) -> None:
     with pytest.raises(InputError, match="cube without target_query"):
         subjects_of(truth=True, patterns=["dien"])
     some = measured._replace(scored=[one for one in measured.scored if one.name in (DIN, CUBE)])
-    assert [one.wanted for one in verdicts(some, Draws.of(some))] == [f"{CUBE} above {DIN}"]
+    assert [one.wanted for one in verdicts(Draws.of(some))] == [f"{CUBE} above {DIN}"]
+
+
+def test_models_are_compared_by_the_seeds_that_both_have(measured: Measured) -> None:
+    fewer = [
+        one._replace(scores=one.scores[[2, 1]], saved=[one.saved[2], one.saved[1]]) if one.name == DIN else one
+        for one in measured.scored
+    ]
+    both = [one._replace(scores=one.scores[1:], saved=one.saved[1:]) for one in measured.scored]
+    draws, expected = (Draws.of(measured._replace(scored=scored)) for scored in (fewer, both))
+    assert draws.common(CUBE, DIN) == [1, 2]
+    assert draws.gain(CUBE, DIN, "auc") == pytest.approx(expected.gain(CUBE, DIN, "auc"))
+    assert draws.share(CUBE, DIN, LATENTS, "gauc") == pytest.approx(expected.share(CUBE, DIN, LATENTS, "gauc"))
+    assert draws.have(CUBE, "nothing of the kind") is False
 
 
 @pytest.mark.parametrize("truth", [True, False])
