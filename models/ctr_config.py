@@ -129,8 +129,10 @@ class CtrConfig:
             raise InputError(f"validation_share must be between 0 and 1, found {self.validation_share}")
 
     def _require_hashed(self) -> None:
+        if not isinstance(self.hashed, Mapping):
+            raise InputError(f'hashed is rows by id feature, such as {{"user_id": 1000000}}, found {self.hashed!r}')
         for name, rows in self.hashed.items():
-            if name not in self.id_features or not 1 <= rows <= MAX_HASH_ROWS:
+            if name not in self.id_features or rows not in range(1, MAX_HASH_ROWS + 1):
                 raise InputError(f"hashed: {name} with {rows} rows; expected one of id_features, 1 to {MAX_HASH_ROWS}")
             if self.model == "trees" and name not in self.trees.left_out:
                 raise InputError(f"hashed: trees split by each id of {name}: name it in trees.left_out")

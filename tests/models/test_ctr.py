@@ -51,8 +51,11 @@ def test_unknown_keys_and_impossible_values_are_errors() -> None:
         ctr_config({"calibration": "sigmoid"}, where="a file")
     with pytest.raises(InputError, match="hashed: shop_id"):
         CtrConfig(hashed={"shop_id": 10})
-    with pytest.raises(InputError, match="user_id with 0 rows"):
-        ctr_config({"hashed": {"user_id": 0}}, where="a file")
+    for rows in (0, 1.5, "many", 2**31):
+        with pytest.raises(InputError, match=f"user_id with {rows} rows"):
+            ctr_config({"hashed": {"user_id": rows}}, where="a file")
+    with pytest.raises(InputError, match="hashed is rows by id feature"):
+        ctr_config({"hashed": 5}, where="a file")
     with pytest.raises(InputError, match="trees split by each id of brand"):
         CtrConfig(model="trees", hashed={"brand": 10})
     with pytest.raises(InputError, match="model is one of id, din, cube, trees, found 'forest'"):
