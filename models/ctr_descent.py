@@ -149,14 +149,10 @@ _PLAIN = ("epoch", "batches", "samples", "loss", "best", "best_loss", "best_epoc
 def optimizers(network: nn.Module, config: CtrConfig) -> list[torch.optim.Optimizer]:
     """Adam; and for tables with sparse gradients one that touches the rows of a batch only, without weight decay."""
     tables = [one.weight for one in network.modules() if isinstance(one, nn.Embedding) and one.sparse]
-    if not tables:
-        return [torch.optim.Adam(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)]
     apart = {id(table) for table in tables}
     others = [one for one in network.parameters() if id(one) not in apart]
-    return [
-        torch.optim.Adam(others, config.learning_rate, weight_decay=config.weight_decay),
-        torch.optim.SparseAdam(tables, config.learning_rate),
-    ]
+    adam = torch.optim.Adam(others, config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    return [adam, torch.optim.SparseAdam(tables, config.learning_rate)] if tables else [adam]
 
 
 def _step(optimizers: list[torch.optim.Optimizer], logits: Tensor, clicked: Tensor) -> float:

@@ -109,7 +109,7 @@ class IdInterest(nn.Module):
         super().__init__()
         self.context = nn.Embedding(CONTEXTS, width)
         nn.init.normal_(self.context.weight, std=0.05)
-        # Together one layer over [target, behaviour, their product]; apart, the target's share is computed once a row.
+        # One layer over [target, behaviour, their product]; for one target it is linear in the behaviour alone.
         self.of_target, self.of_behavior = nn.Linear(width, ATTENTION), nn.Linear(width, ATTENTION, bias=False)
         self.of_product = nn.Linear(width, ATTENTION, bias=False)
         self.of_similarity = nn.Linear(2, ATTENTION, bias=False) if sees_similarities else None
@@ -122,8 +122,8 @@ class IdInterest(nn.Module):
         """
         known = batch.behavior_ids != PADDING  # [B, K]
         keys = behaviors + self.context(batch.behavior_contexts)  # [B, K, E]
-        wanted = target[:, None]  # [B, 1, E]
-        hidden = self.of_target(wanted) + self.of_behavior(keys) + self.of_product(wanted * behaviors)  # [B, K, A]
+        of_key = self.of_behavior.weight.T + target[:, :, None] * self.of_product.weight.T  # [B, E, A]
+        hidden = torch.baddbmm(self.of_target(target)[:, None], keys, of_key)  # [B, K, A]
         if self.of_similarity is not None and batch.content is not None:
             seen = torch.stack([batch.content.cosines, batch.content.cosines_known.float()], -1)  # [B, K, 2]
             hidden = hidden + self.of_similarity(seen)  # [B, K, A]

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from moonlake.errors import InputError
 from moonlake.settings import Settings
 from studies.ladder_data import PAIR_TYPES, LadderData, open_data
 from studies.ladder_report import Climbed, write_report
+from studies.ladder_spaces import register_spaces
 from studies.long_runs import atomically, commit, npy, one_thread, open_worker, say, settings_of
 
 SPLIT: Mapping[tuple[bool, bool], tuple[float, float, float]] = {
@@ -334,10 +336,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         nodes = nodes_of(rungs, asked.steps, asked.seeds)
         wanted = frozenset(node_of(rung, asked.steps, seed) for rung in rungs for seed in asked.seeds)
         climb(plan, nodes, wanted, asked.workers, say)
+    if asked.register is not None:
+        named = {_space_name(rung): node_of(rung, asked.steps, asked.register) for rung in rungs}
+        for space in register_spaces(Settings.from_environment(), plan, data, named, written_at=datetime.now(UTC)):
+            say(f"space {space}")
     if asked.report is not None:
         found = climbed(plan, rungs, asked.steps, asked.seeds)
         settings = {**plan.settings, "stage2_rate": plan.stage2_rate}
         write_report(asked.report, data.info, data.measured, found, asked.steps, settings=settings)
+
+
+def _space_name(rung: Rung) -> str:
+    """The rung's name in small letters and hyphens: "+ stage 0" is ladder-stage-0."""
+    return "-".join(["ladder", *rung.name.lower().replace("+", "").split()])
 
 
 def _plan(asked: argparse.Namespace, rungs: Sequence[Rung]) -> Plan:
@@ -377,6 +388,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tiny", nargs="+", default=[], metavar="NAME=VALUE", help="field of TinyConfig")
     parser.add_argument("--limit", type=int, default=0, help="pairs, products and trials, to try the study out")
     parser.add_argument("--report", type=Path, help="page to write")
+    parser.add_argument(
+        "--register", type=int, metavar="SEED", help="register the encoders of a seed as spaces ladder-... of the lake"
+    )
     parser.add_argument("--only-report", action="store_true", help="of what is there; seeds with all rungs only")
     return parser
 
