@@ -83,9 +83,7 @@ class EncodedRows:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def batch(
-        self, chosen: NDArray[np.int64], length: int, vectors: NDArray[Any] | None, nearest: int = 0
-    ) -> Batch:
+    def batch(self, chosen: NDArray[np.int64], length: int, vectors: NDArray[Any] | None, nearest: int = 0) -> Batch:
         """The impressions `chosen` [B] with their last `length` behaviours, vectors gathered now if there are any.
 
         Args: nearest: keep so many of the behaviours, those whose content is most similar to the target's; 0 keeps all.
