@@ -33,6 +33,7 @@ T2, END = T1 + timedelta(days=3), T1 + timedelta(days=5)
 PRODUCTS, IMPRESSIONS = 60, 1_500
 SPACES = {"first": 2.0, "second": 0.8, "third": 0.1}
 """Name of each space, and how much noise its vectors hold beside the truth."""
+BEHAVIORS = ("product_ids", "content_ids", "query_content_ids", "actions")
 SMALL = ["--set", "hidden=[16]", "--set", "max_epochs=4", "--set", "behavior_length=2", "--set", "dense_features=[]",
          "--set", 'id_features=["product_id"]', "--set", "learning_rate=0.02", "--set", "batch_size=64"]  # fmt: skip
 WINDOW = ["--on", "clicks", "--start", T2.isoformat(), "--end", END.isoformat()]
@@ -84,7 +85,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, write_rows: Callable[..., Non
         "event_timestamp": pa.array(
             [T1 + n * (END - T1) / IMPRESSIONS for n in range(IMPRESSIONS)], pa.timestamp("us", "UTC")
         ),
-        **{f"behavior_{name}": pa.array([["x"]] * IMPRESSIONS) for name in ("product_ids", "content_ids", "actions")},
+        **{f"behavior_{name}": pa.array([["x"]] * IMPRESSIONS) for name in BEHAVIORS},
         "behavior_times_us": pa.array([[0]] * IMPRESSIONS),
     })  # fmt: skip
     manifest = Manifest(Declaration("clicks", T1, END), {}, [], stable_hash(""), "test")

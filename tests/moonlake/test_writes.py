@@ -158,6 +158,9 @@ def cube(impression: str, day: int, mean: float = 0.5) -> dict[str, Any]:
         "behavior_similarity_histogram": [0.5, 0.5],
         "behaviors_used": 2,
         "behaviors_missing": 0,
+        "search_similarity_histogram": [0.0, 0.0],
+        "searches_used": 0,
+        "searches_missing": 0,
         "event_timestamp": DAY + timedelta(days=day),
     }
 
