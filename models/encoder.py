@@ -107,14 +107,20 @@ class Encoder(nn.Module):
         ]
         return [ids[: self.config.max_text_tokens] if text else [] for text, ids in zip(texts, found, strict=True)]
 
-    def description_batch(self, texts: Sequence[str], image_counts: Sequence[int]) -> tuple[Batch, Tensor]:
+    def description_batch(
+        self, texts: Sequence[str], image_counts: Sequence[int], given: Sequence[str] = ()
+    ) -> tuple[Batch, Tensor]:
         """Prompts as `prompts` makes them, without images, and the labels of `language_loss`: int64 [B, T], NOT_SCORED
-        but for the text and the end token."""
+        but for the text and the end token.
+
+        Args: given: [B]: how each text begins, up to the end of a word: this is not scored either. None by default.
+        """
         no_images = torch.zeros((0, *self.config.image_size, 3), dtype=torch.uint8)
         batch = self.prompts(self.words(texts), image_counts, no_images)
-        image_places = (batch.image_counts * len(self._image_tokens())).unsqueeze(1)
-        places = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
-        scored = (places >= image_places) & batch.attention_mask.bool()
+        device = batch.input_ids.device
+        unscored = torch.tensor([len(ids) for ids in self.words(given or [""] * len(texts))], device=device)
+        first = (batch.image_counts * len(self._image_tokens()) + unscored).unsqueeze(1)
+        scored = (torch.arange(batch.input_ids.shape[1], device=device) >= first) & batch.attention_mask.bool()
         return batch, torch.where(scored, batch.input_ids, NOT_SCORED)
 
     def language_loss(self, described: tuple[Batch, Tensor], images: Tensor | ImageFeatures) -> Tensor:

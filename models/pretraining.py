@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -38,6 +39,8 @@ TABLES_READ = ("products", "product_images")
 TITLE, ATTRIBUTES, CATEGORY = "title", "attributes", "category"
 FIELDS = (TITLE, ATTRIBUTES, CATEGORY)
 PROBED = 4
+Told = tuple[str, str]
+"""What a prompt begins with that is not to be learnt, and all of its text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +52,36 @@ class PretrainingConfig(RunConfig):
             A catalogue in which the category is what is measured later withholds it here.
         shuffle: let the fields of a product stand in another order in every step, so that each is at times told from
             the images alone.
-        apart: make every part of a description a prompt of its own, so that each is told from the images alone.
+        apart: parts of a description that a step tells, drawn by chance, each in a prompt of its own and so from the
+            images alone; an attribute's name is then given and only its value is learnt. 0 tells all in one prompt.
     """
 
     fields: tuple[str, ...] = FIELDS
     shuffle: bool = True
-    apart: bool = False
+    apart: int = 0
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
         object.__setattr__(self, "fields", tuple(self.fields))  # JSON and TOML know lists only
         if not self.fields or not set(self.fields) <= set(FIELDS):
             raise ValueError(f"fields {self.fields}: expected some of {', '.join(FIELDS)}")
+        if self.apart < 0:
+            raise ValueError(f"apart {self.apart}: expected a number of parts, or 0")
+
+
+class Part(NamedTuple):
+    """A part of a description: a value and the name that stands before it, "" for a title."""
+
+    name: str
+    value: str
+
+    @property
+    def given(self) -> str:
+        """What stands before the value."""
+        return f"{self.name}:" if self.name else ""
+
+    def __str__(self) -> str:
+        return f"{self.given} {self.value}" if self.name else self.value
 
 
 @dataclass(frozen=True)
@@ -73,12 +94,17 @@ class Descriptions:
         trained_until: the latest event of these products' states; None if there is none.
     """
 
-    parts: list[tuple[str, ...]]
+    parts: list[tuple[Part, ...]]
     pictures: PictureStore
     trained_until: datetime | None
 
     def __len__(self) -> int:
         return len(self.parts)
+
+    @property
+    def texts(self) -> list[str]:
+        """[P]: every part of each product, for a tokenizer to be trained on."""
+        return [", ".join(map(str, parts)) for parts in self.parts]
 
     @property
     def fingerprint(self) -> str:
@@ -105,7 +131,7 @@ def pretrain_encoder(
     described = read_descriptions(lake, before, config.encoder.image_size, config.fields)
     if config.steps and len(described) < 2:
         raise InputError(f"products: {len(described)} known before {before} have a readable image and a description")
-    start = start_from(parent, config, [", ".join(parts) for parts in described.parts])
+    start = start_from(parent, config, described.texts)
     metrics = fit(start.encoder, described, config, run=run, start=start.identity)
     return publish(
         artifact_folder,
@@ -136,17 +162,17 @@ def read_descriptions(
 
 def describe(
     title: str | None, attributes: Mapping[str, str], category: str | None, fields: Sequence[str]
-) -> tuple[str, ...]:
+) -> tuple[Part, ...]:
     """What a description says, part by part.
 
-    >>> describe("Oak chair", {"material": "oak"}, "chairs", FIELDS)
-    ('Oak chair', 'material: oak', 'category: chairs')
+    >>> [str(part) for part in describe("Oak chair", {"material": "oak"}, "chairs", FIELDS)]
+    ['Oak chair', 'material: oak', 'category: chairs']
     """
-    parts = [title] if title and TITLE in fields else []
+    parts = [Part("", title)] if title and TITLE in fields else []
     if ATTRIBUTES in fields:
-        parts += [f"{name}: {value}" for name, value in sorted(attributes.items()) if value]
+        parts += [Part(name, value) for name, value in sorted(attributes.items()) if value]
     if category and CATEGORY in fields:
-        parts.append(f"category: {category}")
+        parts.append(Part("category", category))
     return tuple(parts)
 
 
@@ -255,22 +281,24 @@ class DescriptionLesson:
             made.append(self._batch([told[one] for one in some], seen[some], pixels, draws))
         return made
 
-    def _told(self, product: int, rng: np.random.Generator) -> list[str]:
-        """What a product's prompts tell, one or several."""
+    def _told(self, product: int, rng: np.random.Generator) -> list[Told]:
+        """What a product's prompts give and tell, one or several."""
         parts = self.described.parts[product]
+        if self.config.apart:
+            drawn = rng.permutation(len(parts))[: self.config.apart]
+            return [(parts[one].given, str(parts[one])) for one in drawn]
         order = rng.permutation(len(parts)) if self.config.shuffle else range(len(parts))
-        said = [parts[one] for one in order]
-        return said if self.config.apart else ["; ".join(said)]
+        return [("", "; ".join(str(parts[one]) for one in order))]
 
     def _batch(
-        self, told: list[list[str]], counts: Integers, pixels: np.ndarray, draws: np.ndarray
+        self, told: list[list[Told]], counts: Integers, pixels: np.ndarray, draws: np.ndarray
     ) -> DescriptionBatch:
         """Args: told: of each product its prompts.   counts: int64 [P], images of each product."""
         product = np.repeat(np.arange(len(told)), [len(prompts) for prompts in told])
         of_prompt = counts[product]
         shown = spans((np.cumsum(counts) - counts)[product], of_prompt)
-        texts = [text for prompts in told for text in prompts]
-        batch, labels = self.encoder.description_batch(texts, of_prompt.tolist())
+        given, texts = zip(*(prompt for prompts in told for prompt in prompts), strict=True)
+        batch, labels = self.encoder.description_batch(texts, of_prompt.tolist(), given)
         seen = augment(pixels, draws) if self.config.augment else to_float(torch.from_numpy(pixels))
         tokens = int((labels[:, 1:] != NOT_SCORED).sum())
         return DescriptionBatch(batch, labels, seen.to(self.device), torch.from_numpy(shown).to(self.device), tokens)

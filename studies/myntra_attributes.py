@@ -63,7 +63,8 @@ class Settings:
 
     Attributes:
         stage0_share: of the training time.
-        apart: whether stage 0 tells every part of a description from the picture alone.
+        apart: parts of a description that a step of stage 0 tells, each from the picture alone; 0 tells all at once.
+        contrastive_rate: learning rates of the contrastive stage over those of stage 0.
         frozen_tower: share of the tower's parameters that stay as they are.
         mix: kinds of contrastive pairs.
         steps: of each stage, in place of the minutes; 0 goes by these.
@@ -76,7 +77,8 @@ class Settings:
     batch_size: int = 256
     stage0_batch_size: int = 128
     stage0_share: float = 0.5
-    apart: bool = False
+    apart: int = 0
+    contrastive_rate: float = 1.0
     learning_rate: float = 3e-3
     muon_rate: float = 0.05
     tower_rate: float = 1.0
@@ -97,6 +99,10 @@ class Settings:
             max_images=1,
             max_text_tokens=64,
         )
+
+    def slowed(self, share: float) -> Settings:
+        """The same with a share of the learning rates."""
+        return replace(self, learning_rate=share * self.learning_rate, muon_rate=share * self.muon_rate)
 
     def run(self, kind: type[Any], seed: int, batch_size: int, **more: Any) -> Any:
         """The configuration of a stage."""
@@ -130,7 +136,7 @@ PRETRAINED = Settings(
 SETTINGS: dict[str, Settings] = {
     "titles": Settings(),
     "titles-pretrained": PRETRAINED,
-    "attributes": Settings(apart=True),
+    "attributes": Settings(apart=2),
     "cnn": Settings(),
 }
 STAGE0_FIELDS = {"titles": (TITLE,), "titles-pretrained": (TITLE,), "attributes": FIELDS}
@@ -188,7 +194,7 @@ def train_variant(task: Task, variant: str) -> tuple[dict[str, tuple[Floats, Flo
     described = descriptions(task.catalogue, task.parts.pool, task.pixels, STAGE0_FIELDS[variant])
     contrasted = pairs(task.catalogue, task.parts.pool, task.pixels, task.settings.mix)
     torch.manual_seed(task.seed)
-    make = partial(new_encoder, task.settings.encoder, [", ".join(said) for said in described.parts])
+    make = partial(new_encoder, task.settings.encoder, described.texts)
     encoder = make()
     vectors = {"raw pixels": pixel_baseline(task), "untrained": encoder_vectors(encoder, task)}
     encoder.train()
@@ -202,7 +208,7 @@ def train_variant(task: Task, variant: str) -> tuple[dict[str, tuple[Floats, Flo
         (
             "contrastive",
             1 - task.settings.stage0_share,
-            task.settings.run(
+            task.settings.slowed(task.settings.contrastive_rate).run(
                 TrainingConfig, task.seed, task.settings.batch_size, temperature=task.settings.temperature
             ),
             lambda one: lambda config, report: train_encoder.fit(one, contrasted, config, report),  # type: ignore[arg-type]

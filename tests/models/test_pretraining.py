@@ -46,14 +46,11 @@ def change(lake: Lake, product_id: str, at: datetime, **changes: object) -> None
 
 
 def test_a_description_says_the_fields_that_it_is_told() -> None:
-    attributes = {"material": "oak", "colour": "brown", "empty": ""}
-    assert describe("Chair", attributes, "chairs", ("title", "attributes", "category")) == (
-        "Chair",
-        "colour: brown",
-        "material: oak",
-        "category: chairs",
-    )
-    assert describe("Chair", attributes, "chairs", ("title",)) == ("Chair",)
+    said = ("Chair", {"material": "oak", "colour": "brown", "empty": ""}, "chairs")
+    parts = describe(*said, ("title", "attributes", "category"))
+    assert [str(part) for part in parts] == ["Chair", "colour: brown", "material: oak", "category: chairs"]
+    assert [part.given for part in parts] == ["", "colour:", "material:", "category:"]
+    assert describe(*said, ("title",)) == (("", "Chair"),)
     assert describe(None, {}, None, ("title", "attributes", "category")) == ()
     with pytest.raises(ValueError, match="expected some of title, attributes, category"):
         PretrainingConfig(fields=("colour",))
@@ -65,18 +62,18 @@ def test_products_are_read_as_of_the_moment_and_only_with_a_picture_and_words(st
     change(stocked, "blue", DAY0 + timedelta(days=4), image_ids=[])
     change(stocked, "yellow", DAY0 + timedelta(days=20), title="from the future")
     found = read_descriptions(stocked, BEFORE, TINY.image_size, ("title", "category"))
-    assert found.parts == [("crimson shirt", "category: shirts"), ("yellow shirt", "category: shirts")]
+    assert found.texts == ["crimson shirt, category: shirts", "yellow shirt, category: shirts"]
     assert found.trained_until == DAY0 + timedelta(days=3)
     assert found.pictures.counts.tolist() == [2, 2]
     earlier = read_descriptions(stocked, DAY0 + timedelta(days=1), TINY.image_size, ("title",))
-    assert [parts[0] for parts in earlier.parts] == ["blue shirt", "green shirt", "red shirt", "yellow shirt"]
+    assert earlier.texts == ["blue shirt", "green shirt", "red shirt", "yellow shirt"]
     assert earlier.fingerprint != found.fingerprint
 
 
 def test_the_encoder_learns_to_tell_products_from_their_pictures(stocked: Lake) -> None:
     found = read_descriptions(stocked, BEFORE, TINY.image_size)
     torch.manual_seed(0)
-    encoder = new_encoder(TINY, [", ".join(parts) for parts in found.parts])
+    encoder = new_encoder(TINY, found.texts)
     losses: list[float] = []
     fit(encoder, found, replace(CONFIG, steps=60, augment=False, tower_rate=1.0), lambda at: losses.append(at.loss))
     assert np.mean(losses[-5:]) < 0.3 * losses[0]
@@ -87,7 +84,7 @@ def test_chunks_and_plain_batches_have_the_same_gradient(stocked: Lake) -> None:
     gradients = []
     for chunk in (0, 1, 3):
         torch.manual_seed(0)
-        encoder = new_encoder(TINY, [", ".join(parts) for parts in found.parts])
+        encoder = new_encoder(TINY, found.texts)
         lesson = DescriptionLesson(encoder, found, replace(CONFIG, chunk=chunk, batch_norm="frozen"))
         loss = lesson.backward(lesson.prepare(1))
         gradients.append([one.grad.clone() for one in encoder.parameters() if one.grad is not None] + [loss])
@@ -125,13 +122,13 @@ def test_pretraining_without_products_says_so(lake: Lake, tmp_path: Path) -> Non
 
 def test_the_order_of_the_fields_is_drawn_for_each_step(stocked: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     found = read_descriptions(stocked, BEFORE, TINY.image_size)
-    encoder = new_encoder(TINY, [", ".join(parts) for parts in found.parts])
+    encoder = new_encoder(TINY, found.texts)
     said: list[str] = []
     original: Callable[..., object] = encoder.description_batch
 
-    def heard(texts: Sequence[str], images: Sequence[np.ndarray]) -> object:
+    def heard(texts: Sequence[str], *others: object) -> object:
         said.extend(texts)
-        return original(texts, images)
+        return original(texts, *others)
 
     monkeypatch.setattr(encoder, "description_batch", heard)
     lesson = DescriptionLesson(encoder, found, CONFIG)
@@ -142,24 +139,41 @@ def test_the_order_of_the_fields_is_drawn_for_each_step(stocked: Lake, monkeypat
     assert all(sorted(text.split("; ")) == sorted(set(text.split("; "))) and "; " in text for text in said)
 
 
-def test_parts_told_apart_are_each_told_from_the_images_of_their_product(stocked: Lake) -> None:
+@pytest.mark.parametrize("apart", [1, 9])
+def test_parts_told_apart_are_each_told_from_the_images_of_their_product(stocked: Lake, apart: int) -> None:
     found = read_descriptions(stocked, BEFORE, TINY.image_size)
     torch.manual_seed(0)
-    encoder = new_encoder(TINY, [", ".join(parts) for parts in found.parts])
-    lesson = DescriptionLesson(encoder, found, replace(CONFIG, apart=True, augment=False, batch_norm="frozen"))
+    encoder = new_encoder(TINY, found.texts)
+    lesson = DescriptionLesson(encoder, found, replace(CONFIG, apart=apart, augment=False, batch_norm="frozen"))
     [batch] = lesson.prepare(1)
     images = iter(batch.images[batch.shown])
-    losses, tokens = [], 0
+    losses, tokens, told = [], 0, []
     for ids, labels, count in zip(batch.batch.input_ids, batch.labels, batch.batch.image_counts.tolist(), strict=True):
-        text = encoder.backbone.tokenizer.decode(ids[labels != NOT_SCORED][:-1]).strip()
+        value = encoder.backbone.tokenizer.decode(ids[labels != NOT_SCORED][:-1]).strip()
         own = torch.stack([next(images) for _ in range(count)])
-        [product] = [at for at, parts in enumerate(found.parts) if text in parts and _are_of(own, found, at)]
-        alone, scored = encoder.description_batch([text], [count])
+        [product] = [at for at in range(len(found)) if _are_of(own, found, at)]
+        [part] = [part for part in found.parts[product] if part.value == value]
+        alone, scored = encoder.description_batch([str(part)], [count], [part.given])
         losses.append(float(encoder.language_loss((alone, scored), own).detach()) * int((scored != NOT_SCORED).sum()))
         tokens += int((scored != NOT_SCORED).sum())
-        assert product in lesson.batches.of(1)
-    assert len(losses) == sum(len(found.parts[product]) for product in lesson.batches.of(1))
+        told.append((product, part))
+    wanted = {product: min(apart, len(found.parts[product])) for product in lesson.batches.of(1)}
+    assert {product: len({part for at, part in told if at == product}) for product in wanted} == wanted
+    assert len(told) == sum(wanted.values())
     assert float(lesson.backward([batch])) == pytest.approx(sum(losses) / tokens, rel=1e-4)
+
+
+def test_which_parts_are_told_apart_is_drawn_for_each_step(stocked: Lake) -> None:
+    found = read_descriptions(stocked, BEFORE, TINY.image_size)
+    lesson = DescriptionLesson(new_encoder(TINY, found.texts), found, replace(CONFIG, apart=1))
+    rows = [lesson.prepare(step)[0].batch.input_ids for step in (*range(1, 30), 1)]
+    assert torch.equal(rows[0], rows[-1])
+    assert len({tuple(row.tolist()) for ids in rows for row in ids}) > len(found)
+
+
+def test_a_number_of_parts_below_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="apart -1: expected a number of parts"):
+        PretrainingConfig(apart=-1)
 
 
 def _are_of(images: torch.Tensor, found: Descriptions, product: int) -> bool:

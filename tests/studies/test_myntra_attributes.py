@@ -107,8 +107,8 @@ def test_twins_never_repel_each_other(catalogue: Catalogue) -> None:
 def test_the_article_type_is_told_in_the_supervised_variant_only(catalogue: Catalogue) -> None:
     pixels = catalogue.pixels((80, 60))
     plain, told = (descriptions(catalogue, np.arange(3), pixels, fields) for fields in ((TITLE,), FIELDS))
-    assert plain.parts == [(title,) for title in catalogue.titles[:3]]
-    assert all(f"articleType: {label}" in said for label, said in zip(catalogue.labels, told.parts, strict=False))
+    assert plain.texts == list(catalogue.titles[:3])
+    assert all(f"articleType: {label}" in said for label, said in zip(catalogue.labels, told.texts, strict=False))
 
 
 def test_precision_of_vectors_that_are_the_labels_is_one(catalogue: Catalogue) -> None:
