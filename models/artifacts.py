@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
@@ -92,23 +89,6 @@ def read_artifact(folder: Path, kind: str) -> Artifact:
         if not file.is_file() or _file_hash(file) != expected:
             raise InputError(f"{file} is missing or was changed after {path.name} was written: train again")
     return artifact
-
-
-@contextmanager
-def publishing(folder: Path) -> Iterator[Path]:
-    """An empty folder to fill, which takes the place of `folder` at the end; after an error nothing has changed."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        yield staging
-        staging.chmod(0o755)
-        old = staging.with_name(f"{staging.name}-old")
-        if folder.exists():
-            folder.rename(old)
-        staging.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def config_from(kind: type[Config], values: Mapping[str, Any], *, where: str) -> Config:

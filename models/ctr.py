@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from models.artifacts import publishing, read_artifact, write_artifact
+from models.artifacts import read_artifact, write_artifact
 from models.calibrators import Calibrator, read_calibrator, write_calibrator
 from models.ctr_config import CtrConfig, saved_ctr_config
 from models.ctr_features import EncodedRows, FeatureEncoder, column_reader
@@ -21,6 +21,7 @@ from models.ctr_network import CtrNetwork
 from models.ctr_trees import TreeColumns, Trees
 from moonlake.contents import stable_hash
 from moonlake.errors import InputError, SpaceMismatch
+from moonlake.publishing import publishing
 from moonlake.snapshots import Control, Snapshot
 
 KIND = "ctr"

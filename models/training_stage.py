@@ -10,13 +10,14 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import torch
 
-from models.artifacts import Artifact, config_from, publishing, read_artifact, write_artifact
+from models.artifacts import Artifact, config_from, read_artifact, write_artifact
 from models.encoder import Encoder, load_encoder, new_encoder
 from models.encoder_config import ENCODER, EncoderConfig, read_encoder_artifact
 from models.processes import is_first, wait_for_all
 from models.training_run import Run, RunConfig
 from moonlake.errors import InputError
 from moonlake.lake import Lake
+from moonlake.publishing import publishing
 
 Config = TypeVar("Config", bound=RunConfig)
 

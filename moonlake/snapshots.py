@@ -15,10 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -34,6 +31,7 @@ from moonlake.content_index import ContentIndex, Rows, Words, in_order, words_of
 from moonlake.contents import stable_hash
 from moonlake.errors import ContractError, InputError, NotFound, SpaceMismatch
 from moonlake.lake import Lake
+from moonlake.publishing import publishing
 
 VECTORS, PRODUCTS, MANIFEST = "vectors.arrow", "products.arrow", "manifest.json"
 FORMAT = 1
@@ -208,7 +206,7 @@ def write_snapshot(lake: Lake, space_id: str, folder: Path, *, version: int | No
         raise SpaceMismatch(f"{folder} holds a snapshot of space {present['space_id']}, not {space_id}: name another")
     if present is not None and present["versions"] == versions:
         return Snapshot.open(folder)
-    with _publishing(folder) as building:
+    with publishing(folder) as building:
         contents = _write_vectors(lake, space, versions["embeddings"], building)
         products = _write_products(lake, versions["products"], building)
         until = space["trained_until"]
@@ -249,7 +247,7 @@ def write_vectors(
         )
     where = f"vectors of space {space_id}"
     high, low, order = in_order([words_of(pa.array(content_ids, pa.string()))], where)
-    with _publishing(folder) as building:
+    with publishing(folder) as building:
         _write_index(building, high, low, vectors[order].astype(np.float16))
         _write_ipc(building / PRODUCTS, pa.table({name: pa.array([], pa.string()) for name in PRODUCT_COLUMNS}))
         stated = {"space_id": space_id, "dimension": vectors.shape[1], "storage_type": "float16", "trained_until": None}
@@ -257,19 +255,6 @@ def write_vectors(
             building, {**stated, "versions": {}, "contents": len(high), "products": 0, "labels": list(labels)}
         )
     return Snapshot.open(folder)
-
-
-@contextmanager
-def _publishing(folder: Path) -> Iterator[Path]:
-    """A fresh folder that takes the place of `folder` when the block ends well, and is removed when it does not."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        yield building
-        building.chmod(0o755)
-        _swap(building, folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 def _write_manifest(folder: Path, stated: dict[str, Any]) -> None:
@@ -357,15 +342,6 @@ def _batches(lake: Lake, space_id: str, version: int, columns: list[str]) -> Ite
 def _write_ipc(path: Path, rows: pa.RecordBatch | pa.Table) -> None:
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
         writer.write(rows)
-
-
-def _swap(building: Path, folder: Path) -> None:
-    """Put a finished folder in its place; what was there moves aside, since a rename cannot replace a full folder."""
-    aside = building.with_name(building.name + ".old")
-    if folder.exists():
-        folder.rename(aside)
-    building.rename(folder)
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _manifest(folder: Path) -> dict[str, Any] | None:
