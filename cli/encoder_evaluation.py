@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -98,6 +99,10 @@ def evaluate_encoder(
     """How well a space retrieves: hit rate and precision of what was bought, or of products of the same kind."""
     from models.attribute_retrieval import read_attribute_trials
 
+    of_attributes = {"--test-share": test_share, "--test-products": test_products, "--pictures-only": pictures_only}
+    of_attributes["--fresh-pictures"] = fresh_pictures
+    _refuse(task, {"--segments": segments, "--ceiling": ceiling}, task in TRIALS_OF, "what was bought")
+    _refuse(task, of_attributes, task is Task.ATTRIBUTES, "attributes")
     settings = Settings.from_environment()
     lake = Lake(settings)
     if task is Task.JUDGED:
@@ -115,6 +120,13 @@ def evaluate_encoder(
         found = _bought(settings, _subject(lake, space), window, task, asked)
     if json_file is not None:
         json_file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def _refuse(task: Task, options: Mapping[str, object], fits: bool, belongs_to: str) -> None:
+    """Raises: InputError: options were given that the task does not read."""
+    given = [name for name, value in options.items() if value is not None and value is not False]
+    if given and not fits:
+        raise InputError(f"--task {task} does not read {', '.join(given)}: of {belongs_to} alone")
 
 
 def _judged(lake: Lake, space: str, at: datetime, prefix: int | None) -> dict[str, Any]:

@@ -133,6 +133,19 @@ def test_attributes_split_by_share_or_by_a_file(tmp_path: Path) -> None:
         evaluate(*words, "--test-products", str(tmp_path / "none"))
 
 
+@pytest.mark.parametrize(
+    ("task", "options", "wanted"),
+    [
+        ("judged", ("--segments", "--ceiling", "x"), "does not read --segments, --ceiling: of what was bought alone"),
+        ("attributes", ("--segments",), "does not read --segments"),
+        ("image_search", ("--test-share", "0"), "does not read --test-share: of attributes alone"),
+    ],
+)
+def test_options_that_a_task_does_not_read_are_refused(task: str, options: tuple[str, ...], wanted: str) -> None:
+    with pytest.raises(InputError, match=wanted):
+        evaluate("encoder", *WINDOW, "--task", task, *options)
+
+
 def test_behaviour_needs_a_start_that_training_did_not_see() -> None:
     with pytest.raises(InputError, match="expected --start"):
         evaluate("encoder", "--end", WINDOW[3])
