@@ -131,12 +131,12 @@ PRETRAINED = Settings(
     frozen_tower=0.5,
     batch_size=128,
     stage0_batch_size=64,
-    mix={"text": 1, "image": 0, "product": 0, "title": 0},
+    mix={"text": 1},
 )
 SETTINGS: dict[str, Settings] = {
-    "titles": Settings(),
+    "titles": Settings(stage0_share=0.6),
     "titles-pretrained": PRETRAINED,
-    "attributes": Settings(apart=2),
+    "attributes": Settings(stage0_share=0.85, apart=1, contrastive_rate=0.3, mix={"text": 1}),
     "cnn": Settings(),
 }
 STAGE0_FIELDS = {"titles": (TITLE,), "titles-pretrained": (TITLE,), "attributes": FIELDS}
