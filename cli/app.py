@@ -46,7 +46,8 @@ COMMANDS = {
     "exchange-rate": Entry(
         "cli.exchange_rate:exchange_rate", "Say how much AUC a gain in an intermediate metric buys, space by space."
     ),
-    "release": Entry("cli.releases:release", "Switch CTR ranking to a click model and its embedding space."),
+    "spaces": Entry("cli.spaces:spaces_app", "List, show, compare and retire embedding spaces."),
+    "release": Entry("cli.releases:release_app", "Switch a use to a click model and its embedding space, and back."),
     "job": Entry("cli.jobs:job", "Run a job of spark_jobs by name.", hands_on=True),
     "airflow": Entry("cli.airflow:airflow", "Run Airflow with moonlake's DAGs.", hands_on=True),
 }

@@ -1,4 +1,4 @@
-"""`moonlake release`: what CTR ranking runs on, switched and looked back on."""
+"""`moonlake release`: what each use runs on, switched, switched back, and looked back on."""
 
 from __future__ import annotations
 
@@ -14,42 +14,59 @@ if TYPE_CHECKING:
     from moonlake.lake import Lake
     from moonlake.spaces import Release
 
+release_app = typer.Typer(no_args_is_help=True, help="What each use runs on.")
+
 USE = "ctr_ranking"
 SERVICE = "ctr_ranking_v1"
 
+Use = Annotated[str, typer.Option(help="ctr_ranking or similar_products.")]
 
-def release(
-    model: Annotated[str | None, typer.Argument(help="Click model, by name or id; none: list the releases.")] = None,
-    service: Annotated[str, typer.Option(help="Feature service that the model reads.")] = SERVICE,
-) -> None:
-    """Switch CTR ranking to a click model and the embedding space that it reads, in one commit.
 
-    A roll-back is a switch to the earlier model.
-    """
+@release_app.command()
+def show(use: Use = USE) -> None:
+    """Every release of a use, the latest last: it runs on that one now."""
     from moonlake import spaces
     from moonlake.lake import Lake
-    from moonlake.snapshots import write_snapshot
+
+    lake = Lake(Settings.from_environment())
+    past = spaces.history(lake, use)
+    for one in past:
+        typer.echo(_line(lake, one))
+    if not past:
+        typer.echo(f"nothing was released for {use}")
+
+
+@release_app.command()
+def promote(
+    name: Annotated[str, typer.Argument(help="Click model by name or id; for similar_products, the space.")],
+    use: Use = USE,
+    service: Annotated[str, typer.Option(help="Feature service that the click model reads.")] = SERVICE,
+) -> None:
+    """Switch a use to a click model and the embedding space that it reads, or to a space, in one commit."""
+    from moonlake import spaces
+    from moonlake.lake import Lake
 
     settings = Settings.from_environment()
     lake = Lake(settings)
-    if model is not None:
-        chosen = find_model(lake, model)
-        if chosen["space_id"] is None:
-            raise SpaceMismatch(
-                f"CTR model {chosen['name']} reads IDs only: a release names the space that its model reads"
-            )
-        folder = settings.snapshots / chosen["space_id"]
-        spaces.release(
-            lake,
-            USE,
-            chosen["space_id"],
-            model_id=chosen["model_id"],
-            feature_service=service,
-            snapshot=str(write_snapshot(lake, chosen["space_id"], folder).folder),
-            written_at=datetime.now(UTC),
-        )
-    for one in spaces.history(lake, USE):
-        typer.echo(_line(lake, one))
+    if use != USE:
+        _switch(settings, lake, use, spaces.find(lake, name).space_id)
+        return
+    model = find_model(lake, name)
+    if model["space_id"] is None:
+        raise SpaceMismatch(f"CTR model {model['name']} reads IDs only: a release names the space that its model reads")
+    _switch(settings, lake, use, model["space_id"], model["model_id"], service)
+
+
+@release_app.command()
+def rollback(use: Use = USE) -> None:
+    """Switch a use back to what it ran on before, in one commit; given again, one release further back."""
+    from moonlake import spaces
+    from moonlake.lake import Lake
+
+    settings = Settings.from_environment()
+    lake = Lake(settings)
+    earlier = spaces.before_current(lake, use)
+    _switch(settings, lake, use, earlier.space_id, earlier.model_id, earlier.feature_service)
 
 
 def find_model(lake: Lake, name_or_id: str) -> dict[str, Any]:
@@ -60,6 +77,23 @@ def find_model(lake: Lake, name_or_id: str) -> dict[str, Any]:
         names = ", ".join(sorted({row["name"] for row in rows})) or "none: train and evaluate one"
         raise NotFound(f"no CTR model {name_or_id!r} in model_versions; there are {names}")
     return found[-1]
+
+
+def _switch(
+    settings: Settings,
+    lake: Lake,
+    use: str,
+    space_id: str,
+    model_id: str | None = None,
+    service: str | None = None,
+) -> None:
+    """Write the space's snapshot of now, then make the switch, and say what the use runs on."""
+    from moonlake import spaces
+    from moonlake.snapshots import write_snapshot
+
+    snapshot = write_snapshot(lake, space_id, settings.snapshots / space_id).folder
+    parts = {"model_id": model_id, "feature_service": service, "snapshot": str(snapshot)}
+    typer.echo(_line(lake, spaces.release(lake, use, space_id, **parts, written_at=datetime.now(UTC))))
 
 
 def _line(lake: Lake, one: Release) -> str:

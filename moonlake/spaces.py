@@ -253,7 +253,7 @@ def release(
     elif use == "ctr_ranking":
         raise NotFound(f"embedding space {space}: it cannot be released for {use} without a CTR model that reads it")
     new = Release(use, space.space_id, model_id, feature_service, snapshot, written_at)
-    if past and replace(past[-1], event_timestamp=written_at) == new:
+    if past and _is_of(past[-1], new):
         new = past[-1]
     else:
         new = replace(new, event_timestamp=_after(past[-1].event_timestamp, written_at)) if past else new
@@ -261,6 +261,49 @@ def release(
         lake.append("releases", rows, written_at=written_at)
     _follow_releases(lake, written_at)
     return new
+
+
+def before_current(lake: Lake, use: str) -> Release:
+    """What a roll-back leads back to: what the use ran on before what it runs on now.
+
+    A switch back to what was there before takes a switch away: after releases of A, B and C and a roll-back to B, the
+    next one leads to A.
+
+    Raises: NotFound: nothing was released for the use before.
+    """
+    standing: list[Release] = []
+    for one in history(lake, use):
+        if len(standing) > 1 and _is_of(standing[-2], one):
+            standing.pop()
+        else:
+            standing.append(one)
+    if len(standing) < 2:
+        raise NotFound(f"nothing was released for {use} before {standing[-1].space_id if standing else 'now'}")
+    return standing[-2]
+
+
+def retire(lake: Lake, space_id: str, *, written_at: datetime) -> Space:
+    """The space, retired: no longer offered for a release; its vectors stay in the lake.
+
+    Raises:
+        NotFound: no such space.
+        ContractError: a use runs on it.
+    """
+    space = find(lake, space_id)
+    if uses := [use for use, one in running(lake).items() if one.space_id == space.space_id]:
+        raise ContractError(f"embedding space {space}: {', '.join(uses)} runs on it; release another space there first")
+    return set_status(lake, space.space_id, "retired", written_at=written_at)
+
+
+def running(lake: Lake) -> dict[str, Release]:
+    """What every use runs on now, but for those that nothing was released for."""
+    pasts = {use: history(lake, use) for use in RELEASES["use"].values}
+    return {use: past[-1] for use, past in pasts.items() if past}
+
+
+def _is_of(one: Release, other: Release) -> bool:
+    """Whether two releases are the same but for their time."""
+    return replace(one, event_timestamp=other.event_timestamp) == other
 
 
 def _require_model_of_space(lake: Lake, model_id: str, space: Space) -> None:
@@ -272,8 +315,7 @@ def _require_model_of_space(lake: Lake, model_id: str, space: Space) -> None:
 
 def _follow_releases(lake: Lake, written_at: datetime) -> None:
     """Bring the statuses in line with the releases; also after a process died between the two commits."""
-    pasts = [history(lake, use) for use in RELEASES["use"].values]
-    named = {past[-1].space_id for past in pasts if past}
+    named = {one.space_id for one in running(lake).values()}
     for space in spaces(lake):
         if space.space_id in named:
             set_status(lake, space.space_id, "live", written_at=written_at)

@@ -68,7 +68,7 @@ def test_a_release_names_model_space_snapshot_and_features_at_once(
     settings: Settings, lake: Lake, space: spaces.Space
 ) -> None:
     model_id = record(lake, "monday", space.space_id)
-    assert release(settings, "monday").exit_code == 0
+    assert release(settings, "promote", "monday").exit_code == 0
     current = spaces.current_release(lake, "ctr_ranking")
     assert (current.model_id, current.space_id) == (model_id, space.space_id)
     assert current.feature_service == "ctr_ranking_v1"
@@ -77,19 +77,34 @@ def test_a_release_names_model_space_snapshot_and_features_at_once(
 
 
 def test_a_roll_back_is_a_switch_to_the_earlier_model(settings: Settings, lake: Lake, space: spaces.Space) -> None:
-    first, second = (record(lake, name, space.space_id) for name in ("monday", "tuesday"))
-    for model in ("monday", "tuesday", first):
-        assert release(settings, model).exit_code == 0
-    assert [one.model_id for one in spaces.history(lake, "ctr_ranking")] == [first, second, first]
-    listed = release(settings).stdout.splitlines()
-    assert [line.split()[3] for line in listed] == ["monday", "tuesday", "monday"]
+    names = ("monday", "tuesday", "wednesday")
+    for name in names:
+        record(lake, name, space.space_id)
+        assert release(settings, "promote", name).exit_code == 0
+    for earlier in ("tuesday", "monday"):
+        assert f"{earlier} on space shop" in release(settings, "rollback").stdout
+    listed = release(settings, "show").stdout.splitlines()
+    assert [line.split()[3] for line in listed] == [*names, "tuesday", "monday"]
+    current = spaces.current_release(lake, "ctr_ranking")
+    assert (current.feature_service, current.snapshot) == ("ctr_ranking_v1", str(settings.snapshots / space.space_id))
+    answer = release(settings, "rollback")
+    assert answer.exit_code == 1
+    assert "nothing was released for ctr_ranking before" in answer.stderr
+
+
+def test_similar_products_run_on_a_space_without_a_model(settings: Settings, lake: Lake, space: spaces.Space) -> None:
+    assert "nothing was released" in release(settings, "show", "--use", "similar_products").stdout
+    answer = release(settings, "promote", "shop", "--use", "similar_products")
+    assert "similar_products  no model on space shop" in answer.stdout
+    assert spaces.running(lake)["similar_products"].snapshot == str(settings.snapshots / space.space_id)
+    assert "no use ranking" in release(settings, "promote", "shop", "--use", "ranking").stderr
 
 
 def test_the_same_release_again_writes_nothing(settings: Settings, lake: Lake, space: spaces.Space) -> None:
     record(lake, "monday", space.space_id)
-    release(settings, "monday")
+    release(settings, "promote", "monday")
     version = lake.version("releases")
-    assert release(settings, "monday").exit_code == 0
+    assert release(settings, "promote", "monday").exit_code == 0
     assert lake.version("releases") == version
 
 
@@ -97,7 +112,7 @@ def test_an_unknown_model_is_one_line_with_the_names_that_there_are(
     settings: Settings, lake: Lake, space: spaces.Space
 ) -> None:
     record(lake, "monday", space.space_id)
-    answer = release(settings, "mnoday")
+    answer = release(settings, "promote", "mnoday")
     assert answer.exit_code == 1
     assert answer.stderr == "error: no CTR model 'mnoday' in model_versions; there are monday\n"
     assert not lake.exists("releases")
@@ -105,6 +120,6 @@ def test_an_unknown_model_is_one_line_with_the_names_that_there_are(
 
 def test_a_model_of_ids_alone_is_refused(settings: Settings, lake: Lake, space: spaces.Space) -> None:
     record(lake, "ids", None)
-    answer = release(settings, "ids")
+    answer = release(settings, "promote", "ids")
     assert answer.exit_code == 1
     assert answer.stderr.startswith("error: CTR model ids reads IDs only")

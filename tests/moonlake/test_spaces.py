@@ -153,6 +153,34 @@ def test_a_release_switches_statuses_follow_and_a_roll_back_is_a_release(lake: L
     assert [past.space_id for past in spaces.history(lake, "ctr_ranking")] == [first, second, first]
 
 
+def test_roll_backs_go_back_one_release_each_and_not_to_and_fro(lake: Lake, written_at: datetime) -> None:
+    def switch(minute: int, space_id: str) -> None:
+        spaces.release(lake, "similar_products", space_id, written_at=written_at + timedelta(minutes=minute))
+
+    with pytest.raises(NotFound, match="nothing was released for similar_products before now"):
+        spaces.before_current(lake, "similar_products")
+    definitions = [replace(DEFINITION, weights=str(number)) for number in range(3)]
+    first, second, third = (complete(lake, written_at, one, one.weights) for one in definitions)
+    for minute, space_id in enumerate((first, second, third)):
+        switch(minute, space_id)
+    for minute, wanted in ((3, second), (4, first)):
+        assert spaces.before_current(lake, "similar_products").space_id == wanted
+        switch(minute, wanted)
+    with pytest.raises(NotFound, match=f"before {first}"):
+        spaces.before_current(lake, "similar_products")
+    switch(5, third)
+    assert spaces.before_current(lake, "similar_products").space_id == first
+
+
+def test_a_space_is_retired_once_nothing_runs_on_it(lake: Lake, written_at: datetime) -> None:
+    first, second = complete(lake, written_at), complete(lake, written_at, OTHER, "second")
+    spaces.release(lake, "similar_products", first, written_at=written_at + timedelta(minutes=1))
+    with pytest.raises(ContractError, match="similar_products runs on it; release another space there first"):
+        spaces.retire(lake, "first", written_at=written_at + timedelta(minutes=2))
+    assert spaces.retire(lake, second, written_at=written_at + timedelta(minutes=2)).status == "retired"
+    assert {use: one.space_id for use, one in spaces.running(lake).items()} == {"similar_products": first}
+
+
 def test_a_space_that_another_use_still_runs_on_stays_live(lake: Lake, written_at: datetime) -> None:
     first, second = complete(lake, written_at), complete(lake, written_at, OTHER, "second")
     later = [written_at + timedelta(minutes=minute) for minute in range(1, 4)]
