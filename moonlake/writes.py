@@ -8,10 +8,15 @@ there is no commit. A batch that is refused leaves the table as it was.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from delta.exceptions import (
+    ConcurrentAppendException,
+    ConcurrentDeleteDeleteException,
+    ConcurrentDeleteReadException,
+)
 from delta.tables import DeltaTable
 from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession, Window
@@ -27,6 +32,11 @@ from moonlake.spark import read_table, spark_schema
 from moonlake.tables import REJECTS
 
 MAX_REJECT_VALUE_CHARACTERS = 2_000
+MERGE_TRIES = 5
+"""A merge that another writer's commit crossed is tried again so often in all."""
+
+CROSSED = (ConcurrentAppendException, ConcurrentDeleteReadException, ConcurrentDeleteDeleteException)
+"""What Delta raises then."""
 
 _NEW, _REJECTED, _DUPLICATE, _UNCHANGED = "new", "rejected", "duplicate", "unchanged"
 
@@ -44,18 +54,34 @@ def append(
         SchemaMismatch: a column is missing, unknown or of another type.
         BatchRejected: too large a share of the rows breaks rules.
     """
-    return _write(spark, settings, _writing(name, "append"), frame, source, written_at, _append)
+    table = _writing(name, "append")
+    return _write(spark, settings, table, frame, source, written_at, _append, read_table(spark, settings, name))
 
 
 def merge(
-    spark: SparkSession, settings: Settings, name: str, frame: DataFrame, *, source: str, written_at: datetime
+    spark: SparkSession,
+    settings: Settings,
+    name: str,
+    frame: DataFrame,
+    *,
+    only: Mapping[str, str | int] | None = None,
+    source: str,
+    written_at: datetime,
 ) -> WriteReport:
     """Write one row a key: an absent key is inserted; a present one is updated, or left alone if its contract inserts.
 
-    Arguments and errors as for `append`.
+    Writers may do so at once: a key that two of them bring is written by one.
+
+    Args: only: values that all rows of the frame have in columns of the key: nothing else of the table is looked at.
+
+    Other arguments and errors as for `append`.
     """
     table = _writing(name, "merge", "insert")
-    return _write(spark, settings, table, frame, source, written_at, _append if table.writing == "insert" else _upsert)
+    present = read_table(spark, settings, name)
+    part = _values_sql(table, only or {})
+    for condition in part:
+        present = present.where(condition)
+    return _write(spark, settings, table, frame, source, written_at, _merging(part), present)
 
 
 def replace_window(
@@ -84,10 +110,12 @@ def replace_window(
     if outside := frame.where(~f.coalesce(within, f.lit(False))).count():
         part = f" of {dict(only)}" if only else ""
         raise ContractError(f"table {name}: {outside} rows lie outside the window [{start}, {end}){part}")
-    return _write(spark, settings, table, frame, source, written_at, _replacing(span), within)
+    present = read_table(spark, settings, name).where(within)
+    return _write(spark, settings, table, frame, source, written_at, _replacing(span), present, replaces=True)
 
 
-_Commit = Callable[[SparkSession, Settings, Table, DataFrame], None]
+_Commit = Callable[[SparkSession, Settings, Table, DataFrame], int | None]
+"""Writes rows, and says how many it wrote where another writer may have been first with some."""
 
 
 def _writing(name: str, *kinds: str) -> Table:
@@ -105,12 +133,12 @@ def _write(
     source: str,
     written_at: datetime,
     commit: _Commit,
-    within: Column | None = None,
+    present: DataFrame,
+    *,
+    replaces: bool = False,
 ) -> WriteReport:
+    """Args: present: rows of the table that may be meant.   replaces: whether they go where the frame has them not."""
     lake = Lake(settings)
-    present = read_table(spark, settings, table.name)
-    if within is not None:
-        present = present.where(within)
     rows = _with_fate(table, _fit(table, frame), present).persist(StorageLevel.MEMORY_AND_DISK)
     try:
         counts = {row["_fate"]: row["count"] for row in rows.groupBy("_fate").count().collect()}
@@ -122,11 +150,13 @@ def _write(
             keep_rejects(spark, settings, table.name, refused, source=source, written_at=written_at)
             by_rule = rows_by_rule(refused)
         kept = counts.get(_UNCHANGED, 0)
-        if counts.get(_NEW, 0) or (within is not None and kept != present.count()):
-            stamp = f.coalesce(f.col("_created_at"), f.lit(written_at)) if within is not None else f.lit(written_at)
-            chosen = rows.where(f.col("_fate").isin(_NEW, *([_UNCHANGED] if within is not None else [])))
+        if counts.get(_NEW, 0) or (replaces and kept != present.count()):
+            stamp = f.coalesce(f.col("_created_at"), f.lit(written_at)) if replaces else f.lit(written_at)
+            chosen = rows.where(f.col("_fate").isin(_NEW, *([_UNCHANGED] if replaces else [])))
             fresh = chosen.withColumn("created_at", stamp).select(*table.names)
-            commit(spark, settings, table, fresh)
+            if (done := commit(spark, settings, table, fresh)) is not None:
+                kept += counts[_NEW] - done
+                counts[_NEW] = done
         return WriteReport(
             table=table.name,
             rows_in=total,
@@ -184,15 +214,16 @@ def _with_fate(table: Table, frame: DataFrame, present: DataFrame) -> DataFrame:
     conflict = twin & (f.col("_hash") != f.col("_first"))
     marked = numbered.withColumn("_rule", f.when(conflict, f.lit(CONFLICTING_KEY)).otherwise(f.col("_rule")))
 
+    inserts = table.writing == "insert"  # what a present row says does not matter then, and is not read
     known = (
-        present.withColumn("_hash", _facts_hash(table))
+        present.withColumn("_hash", f.lit(0) if inserts else _facts_hash(table))
         .groupBy(*identity)
         .agg(f.max_by("_hash", "created_at").alias("_known"), f.max("created_at").alias("_created_at"))
         .select(*(f.col(name).alias(f"_key_{name}") for name in identity), "_known", "_created_at")
     )
     same_key = [f.col(name).eqNullSafe(f.col(f"_key_{name}")) for name in identity]
     joined = marked.join(known, on=same_key, how="left")
-    there = f.col("_known").isNotNull() if table.writing == "insert" else f.col("_known") == f.col("_hash")
+    there = f.col("_known").isNotNull() if inserts else f.col("_known") == f.col("_hash")
     fate = (
         f.when(f.col("_rule").isNotNull(), _REJECTED)
         .when(f.col("_place") > 1, _DUPLICATE)
@@ -320,13 +351,26 @@ def _append(spark: SparkSession, settings: Settings, table: Table, fresh: DataFr
     fresh.write.format("delta").mode("append").save(Lake(settings).path(table.name))
 
 
-def _upsert(spark: SparkSession, settings: Settings, table: Table, fresh: DataFrame) -> None:
-    if not Lake(settings).exists(table.name):
-        _append(spark, settings, table, fresh)
-        return
-    same_key = " AND ".join(f"there.`{name}` = new.`{name}`" for name in table.key)
-    target = DeltaTable.forPath(spark, Lake(settings).path(table.name)).alias("there")
-    target.merge(fresh.alias("new"), same_key).whenMatchedUpdateAll().whenNotMatchedInsertAll().execute()
+def _merging(part: Sequence[str]) -> _Commit:
+    """Args: part: conditions that every row of the table meets that may be meant."""
+
+    def commit(spark: SparkSession, settings: Settings, table: Table, fresh: DataFrame) -> int:
+        create_table(spark, settings, table)
+        same_key = [f"there.`{name}` = new.`{name}`" for name in table.key]
+        of_part = [f"there.{condition}" for condition in part]
+        for again in reversed(range(MERGE_TRIES)):
+            target = DeltaTable.forPath(spark, Lake(settings).path(table.name)).alias("there")
+            merging = target.merge(fresh.alias("new"), " AND ".join([*same_key, *of_part])).whenNotMatchedInsertAll()
+            if table.writing != "insert":
+                merging = merging.whenMatchedUpdateAll()
+            try:
+                return int(merging.execute().collect()[0]["num_affected_rows"])
+            except CROSSED:
+                if not again:
+                    raise
+        raise AssertionError("unreachable")
+
+    return commit
 
 
 def _replacing(span: str) -> _Commit:
@@ -342,5 +386,10 @@ def _span_sql(table: Table, start: datetime, end: datetime, only: Mapping[str, s
     """The rows that a window replaces, as a condition in SQL."""
     bounds = (f"TIMESTAMP '{moment.isoformat(sep=' ')}'" for moment in (start, end))
     window = "`{0}` >= {1} AND `{0}` < {2}".format(table.event_time, *bounds)
-    values = {table[name].name: f"'{value}'" if isinstance(value, str) else str(value) for name, value in only.items()}
-    return " AND ".join([window, *(f"`{name}` = {value}" for name, value in values.items())])
+    return " AND ".join([window, *_values_sql(table, only)])
+
+
+def _values_sql(table: Table, values: Mapping[str, str | int]) -> list[str]:
+    """Conditions in SQL: columns have these values."""
+    said = {table[name].name: f"'{value}'" if isinstance(value, str) else str(value) for name, value in values.items()}
+    return [f"`{name}` = {value}" for name, value in said.items()]

@@ -1,19 +1,28 @@
 """Job: vectors for the contents of products and queries that have none in an embedding space.
 
 Idempotent: contents with a vector are left alone, and where nothing is missing no model is loaded and nothing written.
+The lake gets all vectors of a run in one commit; until then they lie in the backfill's folder (`embedding_chunks`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
+import random
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
-from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 from pyspark.sql import types as t
@@ -21,6 +30,7 @@ from pyspark.sql import types as t
 from models.encoder_config import read_encoder_artifact
 from moonlake import writes
 from moonlake.contents import prompt_text
+from moonlake.embedding_chunks import Backfill, Plan
 from moonlake.lake import Lake, WriteReport
 from moonlake.settings import Settings
 from moonlake.spaces import LIVE, Space, find, require_same, set_status
@@ -30,13 +40,14 @@ from moonlake.tables import EMBEDDINGS, TIMELESS
 UNREADABLE = "content_unreadable"
 """The rule that a content breaks which has no text, and no image that can be decoded."""
 
-ROWS_PER_PARTITION = 512
-"""Fewer contents than this are not worth another worker with a model of its own."""
-ROWS_PER_CALL = 512
-"""Among these, an embedder looks for pictures that it has seen; the files of as many are held."""
+PARTITIONS_PER_WORKER = 4
+"""So that a worker with fewer chunks takes over from one with more."""
+SAY_SECONDS = 5.0
+SAMPLE = 256
+"""Contents that a survey embeds to see how fast it goes."""
 READ = ("title", "attributes", "image_ids")
 EMBEDDED = t.StructType(
-    [*spark_schema(EMBEDDINGS, ["content_id", "space_id"]), t.StructField("vector", t.ArrayType(t.FloatType()))]
+    [*spark_schema(EMBEDDINGS, ["content_id"]), t.StructField("vector", t.ArrayType(t.FloatType()))]
 )
 
 ArrowBatches = Iterator[pa.RecordBatch]
@@ -44,15 +55,55 @@ ArrowBatches = Iterator[pa.RecordBatch]
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingReport:
-    """What a run did, and the space as it stands afterwards. `write` is None where nothing was missing."""
+    """What a run did, and the space as it stands afterwards. Without `writes` nothing was missing."""
 
     space: Space
-    write: WriteReport | None
+    writes: tuple[WriteReport, ...]
+
+    @property
+    def written(self) -> int:
+        """Vectors that the lake has now and had not before."""
+        return sum(one.written for one in self.writes)
+
+    @property
+    def rejected(self) -> int:
+        """Contents of which nothing can be read, or whose vector breaks a rule."""
+        return sum(one.rejected for one in self.writes)
 
     def as_json(self) -> str:
         """The report as one line of JSON."""
-        counts = {"written": self.write.written, "rejected": self.write.rejected} if self.write else {"written": 0}
+        counts = {"written": self.written, "rejected": self.rejected}
         return json.dumps({"space": str(self.space), "coverage": self.space.coverage, **counts})
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a run would have to do.
+
+    Attributes:
+        rows: of products (one for each change) and of queries.
+        contents: distinct ones among them.
+        refused: those of which nothing can be read.
+        missing: those that a run would embed.
+        rate: contents a second, measured on some of the missing ones; None where there are none.
+    """
+
+    space: Space
+    rows: int
+    contents: int
+    refused: int
+    missing: int
+    rate: float | None
+
+    @property
+    def seconds(self) -> float:
+        """Estimate for all that is missing."""
+        return self.missing / self.rate if self.rate else 0.0
+
+    @property
+    def vector_bytes(self) -> int:
+        """What the missing vectors take in the lake before compression."""
+        return 4 * self.space.dimension * self.missing
 
 
 def contents(products: DataFrame, queries: DataFrame) -> DataFrame:
@@ -88,38 +139,113 @@ def with_images(wanted: DataFrame, images: DataFrame) -> DataFrame:
     return joined.select("content_id", "title", "attributes", some)
 
 
-def transform(wanted: DataFrame, artifact: str, space_id: str, *, threads: int) -> DataFrame:
-    """content_id, space_id, vector: one row per content; the vector is null where nothing could be read.
+def transform(
+    wanted: DataFrame, backfill: Backfill, plan: Plan, artifact: str, *, workers: int, threads: int
+) -> DataFrame:
+    """rows: of each chunk that is embedded here, how many; their vectors lie in the backfill's folder.
 
     Args:
-        wanted: as `with_images` gives it; each partition is one worker's, which loads the model once.
+        wanted: as `with_images` gives it.
         artifact: folder that every worker can read.
+        workers: how many compute at once. Those of another run take the chunks in another order, and leave out what is
+            done already.
         threads: CPU threads of one worker, so that workers * threads is at most the number of cores.
     """
-    return wanted.mapInArrow(_embed_with(artifact, space_id, threads), EMBEDDED)
+    chunked = wanted.withColumn("chunk", f.expr(plan.chunk_sql))
+    spread = chunked.repartition(min(plan.chunks, PARTITIONS_PER_WORKER * workers), "chunk")
+    order = f.xxhash64("chunk", f.lit(random.getrandbits(32)))
+    ordered = spread.sortWithinPartitions(order, "chunk", "content_id")
+    return ordered.mapInArrow(_embed_with(backfill, plan, artifact, threads), "rows long")
 
 
-def run(spark: SparkSession, settings: Settings, space: str, *, written_at: datetime) -> EmbeddingReport:
+def run(
+    spark: SparkSession,
+    settings: Settings,
+    space: str,
+    *,
+    written_at: datetime,
+    say: Callable[[str], None] = lambda _: None,
+) -> EmbeddingReport:
     """Embed what is missing in a space, given by name, id or "live"; a complete `building` space becomes `candidate`.
+
+    Several runs may be at work at once. After a run that was killed the next one goes on, chunk by chunk.
+
+    Args:
+        written_at: moment at which the run began; what it writes later is stamped later.
+        say: called now and then with a line on how far it is.
 
     Raises:
         NotFound: no such space.
         SpaceMismatch: the artifact of the space makes vectors of another one.
     """
-    lake = Lake(settings)
-    found = find(lake, space)
+    began = time.monotonic()
+    found = find(Lake(settings), space)
+    backfill = Backfill(settings.home, found.space_id)
     everything = contents(read_table(spark, settings, "products"), read_table(spark, settings, "queries"))
-    wanted = _missing_now(spark, settings, everything, found).persist()
-    try:
-        count = wanted.count()
-        report = _embed(spark, settings, found, wanted, count, written_at) if count else None
-    finally:
-        wanted.unpersist()
+    reports: list[WriteReport] = []
+    last = -1
+    while True:  # more than once where contents came in behind a plan
+        wanted = _missing_now(spark, settings, everything, found).persist()
+        try:
+            count = wanted.count()
+            if count in (0, last):  # all is embedded, or what is left breaks rules
+                break
+            plan = _embed(spark, settings, found, wanted, backfill, count, say)
+        finally:
+            wanted.unpersist()
+        last = count
+        with backfill.alone():
+            if backfill.current() == plan:  # or another run has written it
+                now = written_at + timedelta(seconds=time.monotonic() - began)
+                reports.append(_write(spark, settings, found, backfill.kept(plan), now))
+                backfill.finish()
     if found.status == "building" and (total := everything.count()):
-        coverage = 1 - _missing_now(spark, settings, everything, found).count() / total
-        status = "candidate" if coverage == 1.0 else "building"
-        found = set_status(lake, found.space_id, status, coverage=coverage, written_at=written_at)
-    return EmbeddingReport(found, report)
+        status = "building" if count else "candidate"
+        now = written_at + timedelta(seconds=time.monotonic() - began)
+        found = set_status(Lake(settings), found.space_id, status, coverage=1 - count / total, written_at=now)
+    return EmbeddingReport(found, tuple(reports))
+
+
+def survey(spark: SparkSession, settings: Settings, space: str) -> Survey:
+    """What `run` would do now, counted; nothing is written.
+
+    Raises: NotFound, SpaceMismatch: as `run`.
+    """
+    found = find(Lake(settings), space)
+    products, queries = read_table(spark, settings, "products"), read_table(spark, settings, "queries")
+    everything = contents(products, queries).persist()
+    try:
+        wanted = _missing_now(spark, settings, everything, found)
+        count, missing_count = everything.count(), wanted.count()
+        embedded = read_table(spark, settings, "embeddings").where(f.col("space_id") == found.space_id)
+        with_vector = everything.join(embedded.select("content_id"), on="content_id", how="left_semi").count()
+        rate = _rate(spark, settings, found, wanted) if missing_count else None
+    finally:
+        everything.unpersist()
+    rows = products.count() + queries.count()
+    return Survey(found, rows, count, count - with_vector - missing_count, missing_count, rate)
+
+
+def _rate(spark: SparkSession, settings: Settings, space: Space, wanted: DataFrame) -> float:
+    """Contents a second of the second half of a few, on all threads of this process."""
+    from models.inference import shared_embedder
+
+    _require_artifact_of(space)
+    some = with_images(wanted.limit(SAMPLE), read_table(spark, settings, "product_images")).toArrow().to_pylist()
+    embedder = shared_embedder(space.artifact, settings.workers)
+    half = len(some) // 2
+    began = 0.0
+    for part in (some[:half], some[half:]):  # the first calls of a model are slower
+        began = time.monotonic()
+        texts = [prompt_text(row["title"], dict(row["attributes"])) for row in part]
+        embedder.embed_readable(texts, [row["images"] for row in part])
+    return (len(some) - half) / (time.monotonic() - began)
+
+
+def _require_artifact_of(space: Space) -> None:
+    """Raises SpaceMismatch when the artifact of a space makes vectors of another one."""
+    made_by = read_encoder_artifact(space.artifact).space
+    require_same(space.space_id, made_by.space_id, what=f"encoder artifact {space.artifact}")
 
 
 def _missing_now(spark: SparkSession, settings: Settings, everything: DataFrame, space: Space) -> DataFrame:
@@ -128,49 +254,92 @@ def _missing_now(spark: SparkSession, settings: Settings, everything: DataFrame,
 
 
 def _embed(
-    spark: SparkSession, settings: Settings, space: Space, wanted: DataFrame, count: int, written_at: datetime
-) -> WriteReport:
-    made_by = read_encoder_artifact(space.artifact).space
-    require_same(space.space_id, made_by.space_id, what=f"encoder artifact {space.artifact}")
-    workers = min(spark.sparkContext.defaultParallelism, math.ceil(count / ROWS_PER_PARTITION))
+    spark: SparkSession,
+    settings: Settings,
+    space: Space,
+    wanted: DataFrame,
+    backfill: Backfill,
+    count: int,
+    say: Callable[[str], None],
+) -> Plan:
+    """Embed all chunks of a plan that nobody has embedded yet; the plan."""
+    _require_artifact_of(space)
+    plan = backfill.plan(count)
+    workers = min(spark.sparkContext.defaultParallelism, plan.chunks)
     threads = max(1, settings.workers // workers) if settings.spark_master.startswith("local") else 1
-    images = read_table(spark, settings, "product_images")
-    spread = with_images(wanted, images).repartition(workers)
-    made = transform(spread, space.artifact, space.space_id, threads=threads).persist(StorageLevel.MEMORY_AND_DISK)
-    try:
-        good = made.where("vector IS NOT NULL").withColumn("event_timestamp", f.lit(TIMELESS))
-        source = "embed_contents"
-        report = writes.merge(
-            spark, settings, "embeddings", good.select(*EMBEDDINGS.facts), source=source, written_at=written_at
-        )
-        refused = made.where("vector IS NULL").select("content_id", "space_id", f.lit(UNREADABLE).alias("_rule"))
-        return writes.with_refused(spark, settings, report, refused, source=source, written_at=written_at)
-    finally:
-        made.unpersist()
+    shown = with_images(wanted, read_table(spark, settings, "product_images"))
+    with _told(backfill, plan, say):
+        transform(shown, backfill, plan, space.artifact, workers=workers, threads=threads).agg(f.sum("rows")).collect()
+    return plan
 
 
-def _embed_with(artifact: str, space_id: str, threads: int) -> Callable[[ArrowBatches], ArrowBatches]:
+def _write(
+    spark: SparkSession, settings: Settings, space: Space, files: Sequence[Path], written_at: datetime
+) -> WriteReport:
+    """Bring the chunks that were kept into the lake, in one commit."""
+    made = spark.read.schema(EMBEDDED).parquet(*map(str, files)).withColumn("space_id", f.lit(space.space_id))
+    good = made.where("vector IS NOT NULL").withColumn("event_timestamp", f.lit(TIMELESS))
+    refused = made.where("vector IS NULL").select("content_id", "space_id", f.lit(UNREADABLE).alias("_rule"))
+    books: dict[str, Any] = {"source": "embed_contents", "written_at": written_at}
+    only = {"space_id": space.space_id}
+    report = writes.merge(spark, settings, "embeddings", good.select(*EMBEDDINGS.facts), only=only, **books)
+    return writes.with_refused(spark, settings, report, refused, **books)
+
+
+def _embed_with(backfill: Backfill, plan: Plan, artifact: str, threads: int) -> Callable[[ArrowBatches], ArrowBatches]:
     def embed(batches: ArrowBatches) -> ArrowBatches:
         from models.inference import shared_embedder
 
-        embedder = shared_embedder(artifact, threads)
-        for whole in batches:
-            for at in range(0, whole.num_rows, ROWS_PER_CALL):
-                batch = whole.slice(at, ROWS_PER_CALL)
-                texts = [
-                    prompt_text(title, dict(attributes))
-                    for title, attributes in zip(
-                        batch["title"].to_pylist(), batch["attributes"].to_pylist(), strict=True
-                    )
-                ]
-                vectors, readable = embedder.embed_readable(texts, batch["images"].to_pylist())
-                rows = [vector if good else None for vector, good in zip(vectors, readable, strict=True)]
-                yield pa.record_batch(
-                    [batch["content_id"], pa.repeat(space_id, len(rows)), pa.array(rows, pa.list_(pa.float32()))],
-                    names=EMBEDDED.names,
-                )
+        for chunk, rows in _by_chunk(batches):
+            if backfill.is_done(plan, chunk):
+                continue
+            texts = [
+                prompt_text(title, dict(attributes))
+                for title, attributes in zip(rows["title"].to_pylist(), rows["attributes"].to_pylist(), strict=True)
+            ]
+            embedder = shared_embedder(artifact, threads)
+            vectors, readable = embedder.embed_readable(texts, rows["images"].to_pylist())
+            found = [vector if good else None for vector, good in zip(vectors, readable, strict=True)]
+            columns = {"content_id": rows["content_id"], "vector": pa.array(found, pa.list_(pa.float32()))}
+            backfill.keep(plan, chunk, pa.table(columns))
+            yield pa.record_batch([[rows.num_rows]], names=["rows"])
 
     return embed
+
+
+def _by_chunk(batches: ArrowBatches) -> Iterator[tuple[int, pa.Table]]:
+    """Rows that stand together and are of one chunk, with its number."""
+    held: list[pa.RecordBatch] = []
+    number = -1
+    for batch in batches:
+        numbers = batch["chunk"].to_numpy()
+        edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)] if len(numbers) else []
+        for start, stop in pairwise(edges):
+            if held and numbers[start] != number:
+                yield number, pa.Table.from_batches(held)
+                held = []
+            number = int(numbers[start])
+            held.append(batch.slice(start, stop - start))
+    if held:
+        yield number, pa.Table.from_batches(held)
+
+
+@contextmanager
+def _told(backfill: Backfill, plan: Plan, say: Callable[[str], None]) -> Iterator[None]:
+    """A block of which is said now and then how far it is."""
+    over = threading.Event()
+
+    def tell() -> None:
+        while not over.wait(SAY_SECONDS):
+            say(str(backfill.progress(plan)))
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -180,7 +349,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     settings = Settings.from_environment()
     spark = spark_session(settings, "embed_contents")
-    print(run(spark, settings, options.space, written_at=datetime.now(UTC)).as_json())
+    say = partial(print, file=sys.stderr, flush=True)
+    print(run(spark, settings, options.space, written_at=datetime.now(UTC), say=say).as_json())
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,10 +9,19 @@ from pyspark.sql import DataFrame, SparkSession
 
 from moonlake import writes
 from moonlake.errors import BatchRejected, ContractError, SchemaMismatch
-from moonlake.lake import Lake
+from moonlake.lake import Lake, WriteReport
 from moonlake.settings import Settings
 from moonlake.spark import spark_schema
-from moonlake.tables import BEHAVIOR_SEQUENCES, CUBE_FEATURES, PRODUCT_IMAGES, PRODUCTS, TABLES, USERS
+from moonlake.tables import (
+    BEHAVIOR_SEQUENCES,
+    CUBE_FEATURES,
+    EMBEDDINGS,
+    PRODUCT_IMAGES,
+    PRODUCTS,
+    TABLES,
+    TIMELESS,
+    USERS,
+)
 
 pytestmark = pytest.mark.spark
 
@@ -148,6 +158,40 @@ def test_insert_leaves_a_present_key_alone(spark: SparkSession, settings: Settin
     put_image("first", written_at)
     assert put_image("second", LATER).unchanged == 1
     assert Lake(settings).read(PRODUCT_IMAGES.name)["source"].to_pylist() == ["first"]
+
+
+def vector(content: int, space: int) -> dict[str, Any]:
+    ids = {"content_id": f"{content:032x}", "space_id": f"{space:032x}"}
+    return ids | {"vector": [0.6, 0.8], "event_timestamp": TIMELESS}
+
+
+def test_writers_at_once_insert_a_key_once(spark: SparkSession, settings: Settings, written_at: datetime) -> None:
+    def put_vectors(first: int) -> WriteReport:
+        rows = frame(spark, EMBEDDINGS.name, [vector(content, 1) for content in range(first, first + 20)])
+        only = {"space_id": f"{1:032x}"}
+        at = written_at + timedelta(seconds=first)
+        return writes.merge(spark, settings, EMBEDDINGS.name, rows, only=only, source="test", written_at=at)
+
+    put_vectors(100)
+    with ThreadPoolExecutor(3) as pool:
+        reports = list(pool.map(put_vectors, (0, 10, 20)))
+    assert sum(report.written for report in reports) == 40
+    assert sum(report.unchanged for report in reports) == 20
+    ids = Lake(settings).read(EMBEDDINGS.name)["content_id"].to_pylist()
+    assert sorted(ids) == [f"{content:032x}" for content in [*range(40), *range(100, 120)]]
+
+
+def test_a_merge_of_one_value_sees_no_rows_of_another(
+    spark: SparkSession, settings: Settings, written_at: datetime
+) -> None:
+    for space in (1, 2):
+        rows, only = frame(spark, EMBEDDINGS.name, [vector(7, space)]), {"space_id": f"{space:032x}"}
+        for wanted in (1, 0):
+            report = writes.merge(
+                spark, settings, EMBEDDINGS.name, rows, only=only, source="test", written_at=written_at
+            )
+            assert (report.written, report.unchanged) == (wanted, 1 - wanted)
+    assert len(Lake(settings).read(EMBEDDINGS.name)) == 2
 
 
 def cube(impression: str, day: int, mean: float = 0.5) -> dict[str, Any]:

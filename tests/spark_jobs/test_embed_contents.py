@@ -1,9 +1,15 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,8 +116,7 @@ def test_what_is_missing_is_embedded_as_the_embedder_does_and_the_space_becomes_
     from spark_jobs import embed_contents
 
     report = embed_contents.run(spark, settings, "first", written_at=written_at)
-    assert report.write is not None
-    assert (report.write.written, report.write.rejected) == (4, 1)
+    assert (report.written, report.rejected) == (4, 1)
     assert (report.space.status, report.space.coverage) == ("candidate", 1.0)
     rows = {row["content_id"]: row for row in stocked.read("embeddings").to_pylist()}
     assert {row["event_timestamp"] for row in rows.values()} == {TIMELESS}
@@ -151,7 +156,7 @@ def test_a_second_run_loads_no_model_and_commits_nothing(
         report = embed_contents.run(spark, settings, "first", written_at=written_at)
     finally:
         shutil.move(moved, space.artifact)
-    assert report.write is None
+    assert report.writes == ()
     assert [stocked.version(name) for name in tables] == versions
 
 
@@ -164,8 +169,7 @@ def test_a_new_product_alone_is_embedded_afterwards(
     before = stocked.read("embeddings")
     write(stocked, "products", [product("new", "green lamp", [])])
     report = embed_contents.run(spark, settings, "first", written_at=written_at)
-    assert report.write is not None
-    assert report.write.rows_in == report.write.written == 1
+    assert [(one.rows_in, one.written) for one in report.writes] == [(1, 1)]
     after = stocked.read("embeddings")
     kept = after.filter(pc.is_in(after["content_id"], before["content_id"])).sort_by("content_id")
     assert kept.equals(before.sort_by("content_id"))
@@ -185,3 +189,109 @@ def test_an_artifact_of_another_space_is_refused_before_anything_is_written(
     with pytest.raises(SpaceMismatch, match=other.space_id):
         embed_contents.run(spark, settings, "other", written_at=written_at)
     assert not stocked.exists("embeddings")
+
+
+MANY = [query(f"a thing of kind {number}") for number in range(2_000)]
+"""Four chunks and more."""
+
+
+def rows_of(lake: Lake) -> pa.Table:
+    return lake.read("embeddings").select(["content_id", "vector"]).sort_by("content_id")
+
+
+def test_a_run_that_was_killed_goes_on_with_the_chunks_that_it_had_and_ends_as_an_unbroken_one(
+    spark: SparkSession,
+    settings: Settings,
+    stocked: Lake,
+    artifact: Path,
+    written_at: datetime,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from moonlake.embedding_chunks import Backfill
+    from spark_jobs import embed_contents
+
+    write(stocked, "queries", MANY)
+    unbroken = settings.model_copy(update={"home": tmp_path / "unbroken"})
+    shutil.copytree(settings.home, unbroken.home)
+    space_id = embed_contents.run(spark, unbroken, "first", written_at=written_at).space.space_id
+
+    backfill = Backfill(settings.home, space_id)
+    command = [sys.executable, "-m", "spark_jobs.embed_contents", "--space", "first"]
+    killed = subprocess.Popen(command, env={**os.environ, **settings.environment()}, start_new_session=True)
+    while (plan := backfill.current()) is None or not backfill.kept(plan):
+        assert killed.poll() is None, "it ended before its first chunk was kept"
+        time.sleep(0.01)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    before = {file.name: file.stat().st_mtime_ns for file in backfill.kept(plan)}
+    assert not stocked.exists("embeddings")
+    assert before
+
+    after: dict[str, int] = {}
+    finish = Backfill.finish
+
+    def finishing(this: Backfill) -> None:
+        after.update({file.name: file.stat().st_mtime_ns for file in this.kept(plan)})
+        finish(this)
+
+    monkeypatch.setattr(Backfill, "finish", finishing)
+    report = embed_contents.run(spark, settings, "first", written_at=written_at)
+    assert {name: after[name] for name in before} == before  # nothing was embedded twice
+    assert report.written == len(MANY) + 4
+    assert (report.space.status, report.space.coverage) == ("candidate", 1.0)
+    assert rows_of(stocked).equals(rows_of(Lake(unbroken)))
+
+
+def test_contents_that_come_in_behind_a_plan_are_embedded_by_the_next(
+    spark: SparkSession, settings: Settings, stocked: Lake, artifact: Path, written_at: datetime
+) -> None:
+    from moonlake.embedding_chunks import Backfill
+    from spark_jobs import embed_contents
+
+    space = spaces.find(stocked, "first")
+    backfill = Backfill(settings.home, space.space_id)
+    plan = backfill.plan(1)  # of a run that was killed when it had embedded its only chunk
+    kept = query("a shirt")["content_id"]
+    unit = np.eye(16)[0].astype(np.float32)
+    vector = pa.array([unit], pa.list_(pa.float32()))
+    backfill.keep(plan, 0, pa.table({"content_id": [kept], "vector": vector}))
+    report = embed_contents.run(spark, settings, "first", written_at=written_at)
+    assert [one.written for one in report.writes] == [1, 3]
+    assert report.space.status == "candidate"
+    rows = {row["content_id"]: row["vector"] for row in stocked.read("embeddings").to_pylist()}
+    assert rows[kept] == unit.tolist()
+
+
+def test_two_runs_at_once_write_every_content_once(
+    spark: SparkSession, settings: Settings, stocked: Lake, written_at: datetime
+) -> None:
+    from spark_jobs import embed_contents
+
+    write(stocked, "queries", MANY)
+    with ThreadPoolExecutor(2) as pool:
+        runs = [
+            pool.submit(embed_contents.run, spark, settings, "first", written_at=written_at + timedelta(seconds=number))
+            for number in range(2)
+        ]
+        reports = [run.result() for run in runs]
+    assert sum(report.written for report in reports) == len(MANY) + 4
+    rows = stocked.read("embeddings")
+    assert len(rows) == len(set(rows["content_id"].to_pylist())) == len(MANY) + 4
+    assert {report.space.status for report in reports} == {"candidate"}
+
+
+def test_a_survey_counts_what_a_run_would_do_and_writes_nothing(
+    spark: SparkSession, settings: Settings, stocked: Lake, written_at: datetime
+) -> None:
+    from spark_jobs import embed_contents
+
+    before = embed_contents.survey(spark, settings, "first")
+    assert (before.rows, before.contents, before.missing, before.refused) == (6, 5, 5, 0)
+    assert before.rate is not None
+    assert before.seconds == pytest.approx(5 / before.rate)
+    assert before.vector_bytes == 5 * 16 * 4
+    assert not stocked.exists("embeddings")
+    embed_contents.run(spark, settings, "first", written_at=written_at)
+    after = embed_contents.survey(spark, settings, "first")
+    assert (after.contents, after.missing, after.refused, after.rate) == (5, 0, 1, None)
