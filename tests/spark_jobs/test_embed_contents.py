@@ -19,7 +19,9 @@ import pyarrow.compute as pc
 import pytest
 from deltalake import write_deltalake
 from PIL import Image
+from typer.testing import CliRunner
 
+from cli.app import app
 from moonlake import spaces
 from moonlake.contents import content_of, prompt_text, stable_hash
 from moonlake.errors import SpaceMismatch
@@ -295,3 +297,25 @@ def test_a_survey_counts_what_a_run_would_do_and_writes_nothing(
     embed_contents.run(spark, settings, "first", written_at=written_at)
     after = embed_contents.survey(spark, settings, "first")
     assert (after.contents, after.missing, after.refused, after.rate) == (5, 0, 1, None)
+
+
+def test_the_commands_say_what_is_to_be_done_do_it_and_say_how_far_it_is(
+    spark: SparkSession, settings: Settings, stocked: Lake
+) -> None:
+    from moonlake.embedding_chunks import Backfill
+
+    def ask(*arguments: str) -> str:
+        answer = CliRunner().invoke(app, ["backfill", *arguments], env=settings.environment())
+        assert answer.exit_code == 0, answer.output
+        return answer.stdout
+
+    planned = ask("plan", "first", "--hour-price", "3600")
+    for line in ("5 distinct contents in 6 rows", "5 without a vector", "0 refused before", "at 3600 an hour"):
+        assert line in planned
+    assert "no backfill is under way" in ask("status", "first")
+    backfill = Backfill(settings.home, spaces.find(stocked, "first").space_id)
+    backfill.plan(5)
+    assert "about 0 of 5 contents embedded" in ask("status", "first")
+    assert "4 vectors written, 1 contents refused; first" in ask("run", "first")
+    assert "coverage 100.00%" in ask("status", "first")
+    assert "nothing is to be done" in ask("plan", "first")
