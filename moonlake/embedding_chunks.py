@@ -25,6 +25,8 @@ PLAN_FILE = "plan.json"
 ROWS_PER_CHUNK = 512
 """About as many contents; an embedder looks among them for pictures that it has seen."""
 MOST_BITS = 24
+RATE_SECONDS = 120.0
+"""How fast it goes is told of so much of the past, so that a pause does not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +62,22 @@ class Progress:
 
     Attributes:
         done: chunks that are embedded.
-        first, last: when the first and the last of them were, in seconds since the epoch.
+        last: when the last of them was, in seconds since the epoch.
+        recent: how many of them were within RATE_SECONDS before that one.
+        first: when the first of these was.
     """
 
     plan: Plan
     done: int
-    first: float
     last: float
+    recent: int
+    first: float
 
     @property
     def rate(self) -> float:
-        """Contents a second, over all runs that are at work; 0 before the second chunk."""
+        """Contents a second of late, over all runs that are at work; 0 before the second chunk."""
         seconds = self.last - self.first
-        return (self.done - 1) / self.plan.chunks * self.plan.contents / seconds if seconds > 0 else 0.0
+        return (self.recent - 1) / self.plan.chunks * self.plan.contents / seconds if seconds > 0 else 0.0
 
     def __str__(self) -> str:
         contents = round(self.done / self.plan.chunks * self.plan.contents)
@@ -136,8 +141,9 @@ class Backfill:
         for file in self.kept(plan):
             with suppress(FileNotFoundError):  # another run has just brought it into the lake
                 times.append(file.stat().st_mtime)
-        times.sort()
-        return Progress(plan, len(times), times[0] if times else plan.began, times[-1] if times else plan.began)
+        last = max(times, default=plan.began)
+        recent = [at for at in times if at >= last - RATE_SECONDS]
+        return Progress(plan, len(times), last, len(recent), min(recent, default=plan.began))
 
     def finish(self) -> None:
         """Forget the plan: the lake has what was kept."""

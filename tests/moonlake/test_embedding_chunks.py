@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -62,9 +63,19 @@ def test_progress_counts_what_is_kept_and_how_fast_it_came(backfill: Backfill) -
     assert str(backfill.progress(plan)) == "about 0 of 4,096 contents embedded"
     backfill.keep(plan, 0, ROWS)
     assert str(backfill.progress(plan)) == "about 512 of 4,096 contents embedded"
-    half = Progress(plan, done=4, first=100.0, last=130.0)
+    half = Progress(plan, done=4, last=130.0, recent=4, first=100.0)
     assert half.rate == pytest.approx(3 * 512 / 30)
     assert str(half) == "about 2,048 of 4,096 contents embedded, 51/s, 40 s left"
+
+
+def test_a_pause_does_not_count_in_how_fast_it_goes(backfill: Backfill) -> None:
+    plan = backfill.plan(8 * ROWS_PER_CHUNK)
+    for chunk, at in enumerate((10_000, 20_000, 20_010, 20_020)):  # killed after the first
+        backfill.keep(plan, chunk, ROWS)
+        os.utime(backfill.kept(plan)[chunk], (at, at))
+    found = backfill.progress(plan)
+    assert (found.done, found.last, found.recent) == (4, 20_020, 3)
+    assert found.rate == pytest.approx(512 / 10)
 
 
 def _hold(home: Path, inside: Event) -> None:
