@@ -31,8 +31,10 @@ STEP = 0.01
 """Rates and slopes are given for this gain of the intermediate metric."""
 FEWEST_SPACES = 3
 """A line and a rank correlation need so many."""
-IMAGE_RECALL = "image_search_hit_"
-"""How the names of image-based search recall begin."""
+IMAGE_SEARCH = "image_search_"
+"""How the names of all metrics of image search begin."""
+IMAGE_RECALL = f"{IMAGE_SEARCH}hit_"
+"""How those of its recall begin."""
 
 
 class Candidate(NamedTuple):
@@ -256,6 +258,8 @@ def _verdict(target: Target, spaces: Sequence[Measured], predictors: Sequence[Pr
         )
     else:
         found += _best_predictor(name, lines)
+        if (rank := lines[0].spearman.value) < 1:
+            found.append(f"{lines[0].metric} does not order the spaces as {name} does: Spearman {rank:+.2f}")
         found.append(
             f"{len(spaces)} spaces: one in {math.factorial(len(spaces))} metrics that have nothing to do with {name} "
             "would order them without a mistake"
@@ -270,8 +274,8 @@ def _verdict(target: Target, spaces: Sequence[Measured], predictors: Sequence[Pr
 def _best_predictor(name: str, lines: Sequence[Predictor]) -> list[str]:
     best = lines[0]
     images = [one for one in lines if one.metric.startswith(IMAGE_RECALL)]
-    if images == lines:
-        return [f"of image-based search recall {best.metric} goes with {name} best; nothing else was compared with it"]
+    if all(one.metric.startswith(IMAGE_SEARCH) for one in lines):
+        return [f"of image-based search {best.metric} goes with {name} best; nothing else was compared with it"]
     share = f"best in {best.best_in:.0%} of the draws"
     found = f"of {len(lines)} metrics {best.metric} predicts {name} best (correlation {best.pearson:+.3f}, {share})"
     if best in images:

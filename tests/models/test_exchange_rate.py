@@ -85,6 +85,18 @@ def test_a_known_slope_is_found_and_the_metric_that_predicts_comes_first(measure
     assert second.pearson < 0.6
     assert any("image-based search recall is the best predictor" in line for line in found.verdict)
     assert any("one in 24 metrics" in line for line in found.verdict)
+    assert not any("does not order" in line for line in found.verdict)
+
+
+def test_the_text_says_so_where_the_best_predictor_orders_the_spaces_otherwise(measured: Known) -> None:
+    image, _, impressions = measured
+    first, second, third, fourth = (image.numerators[:, place] for place in range(4))
+    close = image._replace(numerators=np.stack([first, second, fourth, third], axis=1))
+    found = exchange_rates(NAMES, [close, close._replace(name="image_search_mrr")], impressions)
+    assert any("nothing else was compared" in line for line in found.verdict)
+    [said] = [line for line in found.verdict if "does not order the spaces as AUC does" in line]
+    assert said.endswith(f"Spearman {found.predictors[0].spearman.value:+.2f}")
+    assert found.predictors[0].spearman.value < 1
 
 
 def test_the_text_says_so_where_image_recall_is_not_the_best_predictor(measured: Known) -> None:
