@@ -231,14 +231,13 @@ def _rate(spark: SparkSession, settings: Settings, space: Space, wanted: DataFra
     from models.inference import shared_embedder
 
     _require_artifact_of(space)
-    some = with_images(wanted.limit(SAMPLE), read_table(spark, settings, "product_images")).toArrow().to_pylist()
+    some = with_images(wanted.limit(SAMPLE), read_table(spark, settings, "product_images")).toArrow()
     embedder = shared_embedder(space.artifact, settings.workers)
     half = len(some) // 2
     began = 0.0
     for part in (some[:half], some[half:]):  # the first calls of a model are slower
         began = time.monotonic()
-        texts = [prompt_text(row["title"], dict(row["attributes"])) for row in part]
-        embedder.embed_readable(texts, [row["images"] for row in part])
+        embedder.embed_readable(_texts(part), part["images"].to_pylist())
     return (len(some) - half) / (time.monotonic() - began)
 
 
@@ -293,18 +292,20 @@ def _embed_with(backfill: Backfill, plan: Plan, artifact: str, threads: int) -> 
         for chunk, rows in _by_chunk(batches):
             if backfill.is_done(plan, chunk):
                 continue
-            texts = [
-                prompt_text(title, dict(attributes))
-                for title, attributes in zip(rows["title"].to_pylist(), rows["attributes"].to_pylist(), strict=True)
-            ]
             embedder = shared_embedder(artifact, threads)
-            vectors, readable = embedder.embed_readable(texts, rows["images"].to_pylist())
+            vectors, readable = embedder.embed_readable(_texts(rows), rows["images"].to_pylist())
             found = [vector if good else None for vector, good in zip(vectors, readable, strict=True)]
             columns = {"content_id": rows["content_id"], "vector": pa.array(found, pa.list_(pa.float32()))}
             backfill.keep(plan, chunk, pa.table(columns))
             yield pa.record_batch([[rows.num_rows]], names=["rows"])
 
     return embed
+
+
+def _texts(rows: pa.Table) -> list[str | None]:
+    """What the encoder reads of titles and attributes."""
+    pairs = zip(rows["title"].to_pylist(), rows["attributes"].to_pylist(), strict=True)
+    return [prompt_text(title, dict(attributes)) for title, attributes in pairs]
 
 
 def _by_chunk(batches: ArrowBatches) -> Iterator[tuple[int, pa.Table]]:

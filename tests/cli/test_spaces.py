@@ -13,17 +13,7 @@ from moonlake.lake import Lake
 from moonlake.settings import Settings
 
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
-DEFINITION = spaces.SpaceDefinition(
-    weights="w",
-    tokenizer="t",
-    preprocessing="none",
-    prompt="text",
-    content_fields=("title",),
-    pooling="mean",
-    normalisation="l2",
-    storage_type="float16",
-    dimension=2,
-)
+DEFINITION = spaces.SpaceDefinition("w", "t", "none", "text", ("title",), "mean", "l2", "float16", 2)
 
 
 @pytest.fixture(autouse=True)
