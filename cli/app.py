@@ -46,6 +46,9 @@ COMMANDS = {
     "exchange-rate": Entry(
         "cli.exchange_rate:exchange_rate", "Say how much AUC a gain in an intermediate metric buys, space by space."
     ),
+    "products": Entry(
+        "cli.products:products_app", "Hand in new products; take them in at once; see how long it takes."
+    ),
     "spaces": Entry("cli.spaces:spaces_app", "List, show, compare and retire embedding spaces."),
     "backfill": Entry("cli.backfill:backfill_app", "Embed what has no vector in a space; plan it, see how far it is."),
     "release": Entry("cli.releases:release_app", "Switch a use to a click model and its embedding space, and back."),

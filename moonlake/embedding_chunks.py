@@ -6,20 +6,20 @@ on how often it was interrupted: a content is always embedded with the same othe
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from moonlake.locks import alone
 
 PLAN_FILE = "plan.json"
 ROWS_PER_CHUNK = 512
@@ -151,13 +151,9 @@ class Backfill:
         self.folder.rename(gone)
         shutil.rmtree(gone)
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """A block that one worker of this folder at a time is in; a worker that dies leaves it."""
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with self.folder.with_suffix(".lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def alone(self) -> AbstractContextManager[None]:
+        """A block that one worker of this folder at a time is in."""
+        return alone(self.folder.with_suffix(".lock"))
 
     def _file(self, plan: Plan, chunk: int) -> Path:
         return self.folder / f"{plan.plan_id}-{chunk:06x}.parquet"

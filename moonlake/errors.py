@@ -10,6 +10,7 @@ MoonlakeError
 |-- NotFound                 a table, version, view, column, space, model or artifact that does not exist
 |-- PointInTimeError         a feature would know its future, or time columns cannot be compared
 |-- SpaceMismatch            vectors of two embedding spaces would meet
+|-- RecordRefused            a record that an outside writer handed in cannot be read
 `-- ImageRefused             a file is not an image that we are willing to decode
 """
 
@@ -54,6 +55,18 @@ class PointInTimeError(MoonlakeError):
 
 class SpaceMismatch(MoonlakeError):
     """Vectors of two embedding spaces would meet. The message names both."""
+
+
+class RecordRefused(MoonlakeError):
+    """A record that an outside writer handed in cannot be read.
+
+    Attributes:
+        rule: name of the rule that the record broke, as it stands in `rejects`.
+    """
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(message)
+        self.rule = rule
 
 
 class ImageRefused(MoonlakeError):

@@ -5,8 +5,9 @@ Spark writes the rest (`moonlake.writes`). Both sides derive their schema from t
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -22,7 +23,7 @@ from moonlake.contracts import ColumnType, Table
 from moonlake.errors import BatchRejected, NotFound, SchemaMismatch
 from moonlake.quality import broken_rules
 from moonlake.settings import Settings
-from moonlake.tables import TABLES
+from moonlake.tables import REJECTS, TABLES
 
 ARROW_TYPES: dict[ColumnType, pa.DataType] = {
     "string": pa.string(),
@@ -38,6 +39,8 @@ ARROW_TYPES: dict[ColumnType, pa.DataType] = {
     "list<float32>": pa.list_(pa.float32()),
     "map<string,string>": pa.map_(pa.string(), pa.string()),
 }
+
+MAX_REJECT_VALUE_CHARACTERS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +167,31 @@ class Lake:
         refused = [rule for rule in broken if rule is not None]
         if refused:
             raise BatchRejected(f"table {name}: {len(refused)} of {len(rows)} rows break rules, first {refused[0]}")
-        fresh = _left_out(rows, self.read(name, table.facts), table.facts)
+        same_key = pc.field(table.key[0]).isin(rows[table.key[0]].combine_chunks())
+        fresh = _left_out(rows, self.read(name, table.facts, where=same_key), table.facts)
         if len(fresh):
             properties = {"delta.enableChangeDataFeed": "true"}
             write_deltalake(self.path(name), fresh, mode="append", configuration=properties, description=table.grain)
         return WriteReport(name, len(rows), len(fresh), 0, 0, len(rows) - len(fresh), self.version(name))
+
+    def keep_rejects(
+        self, name: str, refused: Iterable[tuple[str, Mapping[str, Any]]], *, source: str, written_at: datetime
+    ) -> None:
+        """Write refused records to `rejects`, each once however often it is handed in.
+
+        Args:
+            name: table that the records were meant for.
+            refused: of each record the rule that it broke, and the record.
+        """
+        found: dict[str, dict[str, str]] = {}
+        for rule, record in refused:
+            value = json.dumps(record, default=str)[:MAX_REJECT_VALUE_CHARACTERS]
+            identity = "\0".join([name, rule, value, source]).encode("utf-8", "replace")
+            reject_id = hashlib.md5(identity, usedforsecurity=False).hexdigest()
+            found[reject_id] = {"reject_id": reject_id, "table": name, "rule": rule, "value": value, "source": source}
+        if found:
+            rows = pa.Table.from_pylist(list(found.values()), arrow_schema(REJECTS, REJECTS.facts))
+            self.append(REJECTS.name, rows, written_at=written_at)
 
     def _conform(self, table: Table, rows: pa.Table, written_at: datetime) -> pa.Table:
         schema = arrow_schema(table)

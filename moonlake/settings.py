@@ -68,6 +68,11 @@ class Settings(BaseSettings):
         return self.home / "staging"
 
     @property
+    def incoming(self) -> Path:
+        """Where writers drop files of products that are to be taken in at once."""
+        return self.home / "incoming"
+
+    @property
     def truth(self) -> Path:
         """Hidden truth of simulations; read by studies and tests only."""
         return self.home / "truth"

@@ -16,6 +16,7 @@ TIMELESS = datetime(1970, 1, 1, tzinfo=UTC)
 ACTIONS = ("search", "click", "cart", "purchase", "favorite")
 MODALITIES = ("text", "image", "product")
 PAIR_TYPES = tuple(f"{query}_query_to_{item}" for query in MODALITIES for item in ("image", "text", "product"))
+ARRIVAL_OUTCOMES = ("servable", "unchanged", "without_vector", "refused")
 SPACE_STATUSES = ("building", "candidate", "live", "retired")
 
 MAX_TITLE_CHARACTERS = 1_000
@@ -67,9 +68,27 @@ PRODUCT_EVENTS = Table(
         _id("event_id", "the writer's own id of this record"),
         _id("product_id", "product that the record speaks of"),
         Column("kind", "string", "what the record asks for", values=("upsert", "delete")),
-        _json("payload", "the product as JSON, in the form of the own-files contract (docs/own_files.md)"),
+        _json("payload", "the product as JSON (docs/new_products.md); anything for a delete"),
         SOURCE,
         EVENT_TIMESTAMP,
+        CREATED_AT,
+    ),
+)
+
+PRODUCT_ARRIVALS = Table(
+    name="product_arrivals",
+    grain="One row per record of product_events that was taken in: what became of it, and when.",
+    key=("event_id",),
+    writer="stream_products",
+    writing="insert",
+    columns=(
+        _id("event_id", "the writer's own id of the record"),
+        _hash("record_hash", "hash of everything that the record says: another record of the same id is refused"),
+        _id("product_id", "product that the record speaks of"),
+        _hash("content_id", "content of the product then; null when the record was refused", nullable=True),
+        Column("outcome", "string", "what became of the record", values=ARRIVAL_OUTCOMES),
+        Column("handed_in_at", "timestamp", "when the record was written to product_events"),
+        Column("event_timestamp", "timestamp", "when the outcome stood: a servable product could be read online"),
         CREATED_AT,
     ),
 )
@@ -544,6 +563,7 @@ TABLES: dict[str, Table] = {
     table.name: table
     for table in (
         PRODUCT_EVENTS,
+        PRODUCT_ARRIVALS,
         PRODUCTS,
         PRODUCT_IMAGES,
         USERS,

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 
 from delta.exceptions import (
     ConcurrentAppendException,
@@ -25,13 +26,13 @@ from pyspark.sql import types as t
 
 from moonlake.contracts import Table
 from moonlake.errors import BatchRejected, ContractError, SchemaMismatch
-from moonlake.lake import Lake, WriteReport, contract
+from moonlake.lake import MAX_REJECT_VALUE_CHARACTERS, Lake, WriteReport, contract
+from moonlake.locks import alone
 from moonlake.quality import CONFLICTING_KEY, first_broken_rule_sql
 from moonlake.settings import Settings
 from moonlake.spark import read_table, spark_schema
 from moonlake.tables import REJECTS
 
-MAX_REJECT_VALUE_CHARACTERS = 2_000
 MERGE_TRIES = 5
 """A merge that another writer's commit crossed is tried again so often in all."""
 
@@ -346,6 +347,15 @@ def create_table(spark: SparkSession, settings: Settings, table: Table) -> None:
     builder.execute()
 
 
+def lock_of(settings: Settings, table: Table) -> Path:
+    """The file that writers hold which look what a table has and then append what it has not.
+
+    Two merges that cross are told apart by Delta. An append in small writes reads nothing that Delta knows of, so that
+    only this keeps a key from being written by both.
+    """
+    return settings.home / "locks" / f"{table.name}.lock"
+
+
 def _append(spark: SparkSession, settings: Settings, table: Table, fresh: DataFrame) -> None:
     create_table(spark, settings, table)
     fresh.write.format("delta").mode("append").save(Lake(settings).path(table.name))
@@ -364,7 +374,8 @@ def _merging(part: Sequence[str]) -> _Commit:
             if table.writing != "insert":
                 merging = merging.whenMatchedUpdateAll()
             try:
-                return int(merging.execute().collect()[0]["num_affected_rows"])
+                with alone(lock_of(settings, table)):
+                    return int(merging.execute().collect()[0]["num_affected_rows"])
             except CROSSED:
                 if not again:
                     raise

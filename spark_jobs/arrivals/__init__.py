@@ -1,0 +1,1 @@
+"""What the stream of new and changed products is made of."""

@@ -1,0 +1,154 @@
+"""Job: records of `product_events` into the lake as they come: checked, written, embedded, and served online.
+
+Exactly once in effect: a batch that was cut off comes again whole, and every step leaves out what it finds done. A
+record that cannot be read goes to `rejects` and stops nothing. Files dropped in `<home>/incoming` become records.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.streaming.query import StreamingQuery
+
+from moonlake.contents import stable_hash
+from moonlake.errors import ContractError
+from moonlake.feast_delta.store import apply
+from moonlake.lake import Lake
+from moonlake.product_events import ProductEvent, hand_in
+from moonlake.settings import Settings
+from moonlake.spark import spark_session
+from moonlake.tables import PRODUCT_EVENTS
+from moonlake.writes import create_table
+from spark_jobs.arrivals.intake import Intake
+from spark_jobs.arrivals.metrics import Metrics
+
+DROPPED = "incoming"
+"""Source of records that came as files."""
+POLL = "200 milliseconds"
+FILES_PER_BATCH = 100
+BYTES_PER_BATCH = "64m"
+"""A batch passes through the memory of this process."""
+
+Clock = Callable[[], datetime]
+Say = Callable[[str], None]
+
+
+def run(
+    spark: SparkSession, settings: Settings, *, clock: Clock, once: bool = False, say: Say = lambda _: None
+) -> None:
+    """Take records in until the process is stopped, or once all that there are.
+
+    Args:
+        clock: says what time it is.
+        say: called with a line when the stream listens.
+
+    Raises: ContractError: another stream of this home is at work.
+    """
+    folder = settings.home / "streams"
+    with _only_one(folder):
+        create_table(spark, settings, PRODUCT_EVENTS)
+        settings.incoming.mkdir(parents=True, exist_ok=True)
+        intake = Intake(spark, settings, apply(settings), clock, Metrics(settings.home / "metrics" / "products.prom"))
+        intake.warm_up()
+        start_files = _start(_dropped(spark, settings), folder / "incoming", once, _hand_in(settings, clock))
+        start_records = _start(
+            _records(spark, settings), folder / "product_events", once, lambda rows: intake.take(rows.toArrow())
+        )
+        if once:  # what the files hold is handed in before the records are looked at
+            for start in (start_files, start_records):
+                start().awaitTermination()
+            return
+        queries = [start_files(), start_records()]
+        say(f"listening to product_events, and to files in {settings.incoming}")
+        try:
+            spark.streams.awaitAnyTermination()
+        finally:
+            for query in queries:
+                query.stop()
+
+
+def _start(
+    rows: DataFrame, checkpoint: Path, once: bool, take: Callable[[DataFrame], None]
+) -> Callable[[], StreamingQuery]:
+    trigger = {"availableNow": True} if once else {"processingTime": POLL}
+    writer = rows.writeStream.option("checkpointLocation", str(checkpoint)).trigger(**trigger)
+    return writer.foreachBatch(lambda batch, _: take(batch)).start
+
+
+def _records(spark: SparkSession, settings: Settings) -> DataFrame:
+    reader = spark.readStream.format("delta").option("maxBytesPerTrigger", BYTES_PER_BATCH)
+    # Erasure rewrites files of the table: what stays in them was taken in before.
+    return reader.option("skipChangeCommits", "true").load(Lake(settings).path(PRODUCT_EVENTS.name))
+
+
+def _dropped(spark: SparkSession, settings: Settings) -> DataFrame:
+    """Lines of the files in the folder, with the name of each file and when it was last changed."""
+    reader = spark.readStream.format("text").option("pathGlobFilter", "*.jsonl")
+    lines = reader.option("maxFilesPerTrigger", FILES_PER_BATCH).load(str(settings.incoming))
+    return lines.selectExpr("value", "_metadata.file_name AS file", "_metadata.file_modification_time AS changed_at")
+
+
+def _hand_in(settings: Settings, clock: Clock) -> Callable[[DataFrame], None]:
+    """Lines to records: each holds a product in the form of a payload, with its product_id."""
+
+    def take(lines: DataFrame) -> None:
+        lake, now = Lake(settings), clock()
+        events: list[ProductEvent] = []
+        refused: list[tuple[str, dict[str, str]]] = []
+        for line, file, changed_at in zip(*lines.toArrow().to_pydict().values(), strict=True):
+            if not line.strip():
+                continue
+            product_id = _product_id(line)
+            if product_id is None:
+                refused.append(("payload_unreadable", {"file": file, "line": line}))
+                continue
+            event_id = stable_hash(f"{file}\0{line}")
+            events.append(ProductEvent(event_id, product_id, "upsert", line, DROPPED, changed_at))
+        hand_in(lake, events, written_at=now)
+        lake.keep_rejects(PRODUCT_EVENTS.name, refused, source=DROPPED, written_at=now)
+
+    return take
+
+
+def _product_id(line: str) -> str | None:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    named = found.get("product_id") if isinstance(found, dict) else None
+    return str(named).strip() if isinstance(named, str | int) else None
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """A block that one stream of a home is in. Raises ContractError where another is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "products.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ContractError(
+                f"another stream takes in the product events of {folder.parent}: stop it first"
+            ) from None
+        yield
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Take in product events until stopped, or what there is."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--once", action="store_true", help="take in what there is, and end")
+    arguments = parser.parse_args(argv)
+    settings = Settings.from_environment()
+    spark = spark_session(settings, "stream_products")
+    run(spark, settings, clock=lambda: datetime.now(UTC), once=arguments.once, say=print)
+
+
+if __name__ == "__main__":
+    main()
