@@ -56,7 +56,8 @@ def run(
         create_table(spark, settings, PRODUCT_EVENTS)
         settings.incoming.mkdir(parents=True, exist_ok=True)
         intake = Intake(spark, settings, apply(settings), clock, Metrics(settings.home / "metrics" / "products.prom"))
-        intake.warm_up()
+        if not once:
+            intake.warm_up()
         start_files = _start(_dropped(spark, settings), folder / "incoming", once, _hand_in(settings, clock))
         start_records = _start(
             _records(spark, settings), folder / "product_events", once, lambda rows: intake.take(rows.toArrow())

@@ -7,6 +7,8 @@ import io
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -31,6 +33,8 @@ from spark_jobs.embed_contents import UNREADABLE
 SOURCE = "stream_products"
 VIEWS = ("product_profile_v1", "content_embedding_v1")
 """Feature views that are brought up to date after each batch."""
+WRITES_TO_A_CHECKPOINT = 11
+"""Delta writes a checkpoint every ten commits, and takes seconds for the first in a process."""
 
 
 class Intake:
@@ -49,10 +53,18 @@ class Intake:
         self.lake = Lake(settings)
 
     def warm_up(self) -> None:
-        """Load what a first product would wait for: the encoders of the live spaces, and what is not served yet."""
+        """Have done what the first products would wait for: encoders loaded, all served that is not, and Spark warm."""
         for space in self._live_spaces():
             shared_embedder(space.artifact, self.settings.workers).embed_readable(["warm"], [[]])
         self._serve()
+        now = self.clock()
+        with TemporaryDirectory() as home:
+            scratch = self.settings.model_copy(update={"home": Path(home), "lake_uri": None})
+            for name in range(WRITES_TO_A_CHECKPOINT):
+                event = ProductEvent(str(name), str(name), "upsert", '{"title": "warm"}', SOURCE, now)
+                rows = take_in([Record.read(event, now)], Known()).states()
+                judge(self.spark, PRODUCTS.name, rows)
+                append_few(self.spark, scratch, PRODUCTS.name, rows, written_at=now)
 
     def take(self, rows: pa.Table) -> None:
         """Rows of `product_events` into the lake and online, in the order in which they were handed in."""
