@@ -9,9 +9,12 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
@@ -19,19 +22,24 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from moonlake.contents import stable_hash
 from moonlake.errors import ContractError
-from moonlake.feast_delta.store import apply
+from moonlake.feast_delta.materialization import serve_changes
+from moonlake.feast_delta.store import feature_store
 from moonlake.lake import Lake
 from moonlake.product_events import ProductEvent, hand_in
 from moonlake.settings import Settings
 from moonlake.spark import spark_session
 from moonlake.tables import PRODUCT_EVENTS
 from moonlake.writes import create_table
+from spark_jobs import materialize_features
 from spark_jobs.arrivals.intake import Intake
 from spark_jobs.arrivals.metrics import Metrics
 
 DROPPED = "incoming"
 """Source of records that came as files."""
+VIEWS = ("product_profile_v1", "content_embedding_v1")
+"""Feature views that are brought up to date after each batch."""
 POLL = "200 milliseconds"
+LOOK_SECONDS = 0.5
 FILES_PER_BATCH = 100
 BYTES_PER_BATCH = "64m"
 """A batch passes through the memory of this process."""
@@ -55,7 +63,9 @@ def run(
     with _only_one(folder):
         create_table(spark, settings, PRODUCT_EVENTS)
         settings.incoming.mkdir(parents=True, exist_ok=True)
-        intake = Intake(spark, settings, apply(settings), clock, Metrics(settings.home / "metrics" / "products.prom"))
+        materialize_features.run(settings, clock(), VIEWS)
+        serve = partial(serve_changes, feature_store(settings), VIEWS)
+        intake = Intake(spark, settings, serve, clock, Metrics(settings.home / "metrics" / "products.prom"))
         if not once:
             intake.warm_up()
         start_files = _start(_dropped(spark, settings), folder / "incoming", once, _hand_in(settings, clock))
@@ -68,11 +78,14 @@ def run(
             return
         queries = [start_files(), start_records()]
         say(f"listening to product_events, and to files in {settings.incoming}")
-        try:
-            spark.streams.awaitAnyTermination()
-        finally:
-            for query in queries:
-                query.stop()
+        with _told_to_stop() as stop:
+            while all(query.isActive for query in queries) and not stop.wait(LOOK_SECONDS):
+                pass
+        for query in queries:
+            if (error := query.exception()) is not None:
+                raise error
+            query.stop()
+        say("stopped; what came in meanwhile is taken in by the next start")
 
 
 def _start(
@@ -125,6 +138,19 @@ def _product_id(line: str) -> str | None:
         return None
     named = found.get("product_id") if isinstance(found, dict) else None
     return str(named).strip() if isinstance(named, str | int) else None
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[threading.Event]:
+    """A block in which an interrupt from the keyboard or a scheduler sets the event, and does nothing else."""
+    stop = threading.Event()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(one, lambda *_: stop.set()) for one in signals]
+    try:
+        yield stop
+    finally:
+        for one, handler in zip(signals, before, strict=True):
+            signal.signal(one, handler)
 
 
 @contextmanager

@@ -208,6 +208,20 @@ class DeltaChangeEngine(LocalComputeEngine):
         return replace(join, view=view.name, keys=keys, features=features)
 
 
+def serve_changes(store: FeatureStore, views: Sequence[str], end: datetime) -> list[ViewServed]:
+    """What was done to bring views up to a moment, from where they were last served.
+
+    For a stream: Feast's own command takes a view out of service meanwhile, and adds to the registry, for every reader
+    to load, a line each time it is given. A view must have been materialised by that command once.
+    """
+    provider = store._get_provider()
+    for name in views:
+        provider.materialize_single_feature_view(
+            store.config, store.get_feature_view(name), end, end, store.registry, store.project, lambda _: None
+        )
+    return [reports_of(store)[name] for name in views]
+
+
 def reports_of(store: FeatureStore) -> dict[str, ViewServed]:
     """What the last materialisation of each view did, by the name of the view."""
     engine = getattr(store._get_provider(), "batch_engine", None)

@@ -65,7 +65,11 @@ def feature_store(
     }
     config = RepoConfig(**stated)
     config.repo_path = repo.absolute()
-    return FeatureStore(config=config)
+    store = FeatureStore(config=config)
+    # Else every reader is refused while a view is materialised, and for as long after that as it caches the registry.
+    # Stated in the file, Feast warns that it does nothing with a registry such as ours, which is not so.
+    store.registry.serve_features_while_materializing = True
+    return store
 
 
 def apply(settings: Settings, repo: Path = FEATURE_REPO) -> FeatureStore:

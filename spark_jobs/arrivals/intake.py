@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -13,7 +11,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from feast import FeatureStore
 from pyspark.sql import SparkSession
 
 from models.inference import shared_embedder
@@ -31,8 +28,6 @@ from spark_jobs.arrivals.records import Arrival, Batch, Known, Record, Refused, 
 from spark_jobs.embed_contents import UNREADABLE
 
 SOURCE = "stream_products"
-VIEWS = ("product_profile_v1", "content_embedding_v1")
-"""Feature views that are brought up to date after each batch."""
 WRITES_TO_A_CHECKPOINT = 11
 """Delta writes a checkpoint every ten commits, and takes seconds for the first in a process."""
 
@@ -44,19 +39,18 @@ class Intake:
         self,
         spark: SparkSession,
         settings: Settings,
-        store: FeatureStore,
+        serve: Callable[[datetime], object],
         clock: Callable[[], datetime],
         metrics: Metrics,
     ) -> None:
-        """Args: store: with the definitions of the feature repository applied."""
-        self.spark, self.settings, self.store, self.clock, self.metrics = spark, settings, store, clock, metrics
+        """Args: serve: brings the online store up to a moment."""
+        self.spark, self.settings, self.serve, self.clock, self.metrics = spark, settings, serve, clock, metrics
         self.lake = Lake(settings)
 
     def warm_up(self) -> None:
-        """Have done what the first products would wait for: encoders loaded, all served that is not, and Spark warm."""
+        """Have done what the first products would wait for: encoders loaded, and Spark warm."""
         for space in self._live_spaces():
             shared_embedder(space.artifact, self.settings.workers).embed_readable(["warm"], [[]])
-        self._serve()
         now = self.clock()
         with TemporaryDirectory() as home:
             scratch = self.settings.model_copy(update={"home": Path(home), "lake_uri": None})
@@ -82,7 +76,7 @@ class Intake:
                 writing.result()
         new = iter(self._append(PRODUCTS.name, batch.states(), began))
         changed = {id(arrival): next(new) for arrival in batch.arrivals if arrival.state is not None}
-        self._serve()
+        self.serve(self.clock())
         self._keep_rejects([*refused, *batch.refused], unreadable, began)
         self._settle(batch, changed)
 
@@ -152,11 +146,6 @@ class Intake:
         wanted = pa.array(sorted(content_ids), pa.string())
         where = (pc.field("space_id") == space_id) & pc.field("content_id").isin(wanted)
         return set(self.lake.read(EMBEDDINGS.name, ["content_id"], where=where)["content_id"].to_pylist())
-
-    def _serve(self) -> None:
-        """Bring the online store up to now, by Delta's change feed."""
-        with contextlib.redirect_stdout(io.StringIO()):  # Feast reports by printing
-            self.store.materialize_incremental(self.clock(), feature_views=list(VIEWS))
 
     def _keep_rejects(
         self, refused: Iterable[Refused], unreadable: Iterable[Mapping[str, str]], written_at: datetime

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from feast import FeatureStore
+from feast.feature_view import FeatureViewState
 
 from moonlake.errors import NotFound
 from moonlake.feast_delta.store import (
@@ -290,3 +291,13 @@ def test_feasts_own_command_meets_the_api_in_one_registry(settings: Settings, wr
     assert {view.name for view in service_views(store, "ctr_ranking_v1")} >= {"user_profile_v1", "product_stats_v1"}
     online = store.get_online_features(["user_profile_v1:segment"], [{"user_id": "u"}]).to_dict()
     assert online["segment"] == ["loyal"]
+
+
+def test_readers_are_served_while_a_view_is_materialised(settings: Settings, write_rows: Write) -> None:
+    write_rows(settings, "products", [{"product_id": "p", "price_cents": 5}])
+    materialize_features.run(settings, END, ["product_profile_v1"])
+    store = feature_store(settings)
+    store.set_feature_view_state("product_profile_v1", FeatureViewState.MATERIALIZING)
+    store.refresh_registry()  # type: ignore[no-untyped-call]
+    found = store.get_online_features(["product_profile_v1:price_cents"], [{"product_id": "p"}]).to_dict()
+    assert found["price_cents"] == [5]

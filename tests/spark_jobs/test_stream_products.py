@@ -154,11 +154,8 @@ class Cut(Exception):
     """The process died here."""
 
 
-class DyingStore:
-    """A feature store that dies when something is to be served."""
-
-    def materialize_incremental(self, *_: Any, **__: Any) -> None:
-        raise Cut
+def dying(_: datetime) -> None:
+    raise Cut
 
 
 class DyingMetrics:
@@ -173,19 +170,18 @@ class DyingMetrics:
 def test_a_batch_that_was_cut_off_and_comes_again_ends_as_an_unbroken_one(
     spark: SparkSession, settings: Settings, lake: Lake, live: spaces.Space, tmp_path: Path
 ) -> None:
-    from moonlake.feast_delta.store import apply
     from spark_jobs.arrivals.intake import Intake
     from spark_jobs.arrivals.metrics import Metrics
 
     hand_in(lake, EVENTS, written_at=DAY + timedelta(hours=3))
     records = lake.read("product_events")
-    store, metrics = apply(settings), Metrics(tmp_path / "products.prom")
+    metrics = Metrics(tmp_path / "products.prom")
 
-    def take(rows: pa.Table, store_: Any = store, metrics_: Any = metrics) -> None:
-        Intake(spark, settings, store_, clock, metrics_).take(rows)
+    def take(rows: pa.Table, serve: Any = lambda _: None, metrics_: Any = metrics) -> None:
+        Intake(spark, settings, serve, clock, metrics_).take(rows)
 
     with pytest.raises(Cut):
-        take(records, store_=DyingStore())
+        take(records, serve=dying)
     assert not lake.exists("product_arrivals")
     assert len(lake.read("products")) == 5
     take(records)

@@ -14,7 +14,7 @@ from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.types import Array, Int64, String
 
-from moonlake.feast_delta.materialization import ViewServed, reports_of
+from moonlake.feast_delta.materialization import ViewServed, reports_of, serve_changes
 from moonlake.feast_delta.sources import BehaviorSequenceSource, DeltaSource
 
 MOMENT = pa.timestamp("us", tz="UTC")
@@ -285,6 +285,21 @@ def test_feasts_incremental_command_serves_late_rows(market: Shop) -> None:
     market.prices.write(("s", "a", 11, 2, 6), ("s", "d", 40, -4000, 6))
     market.store.materialize_incremental(at(6), ["prices"])
     assert market.online("a", "b", "d") == [11, 20, 40]
+
+
+def test_changes_are_served_without_a_word_to_the_registry(market: Shop, tmp_path: Path) -> None:
+    market.store.materialize_incremental(at(5), ["prices"])
+    registry = (tmp_path / "registry.db").read_bytes()
+    market.prices.write(("s", "a", 11, 2, 6), ("s", "d", 40, 6, 6), ("s", "e", 50, 8, 8))
+    (report,) = serve_changes(market.store, ["prices"], at(7))
+    assert (report.written, report.why) == (2, "changed keys")
+    assert market.online("a", "d", "e") == [11, 40, None]
+    serve_changes(market.store, ["prices"], at(9))
+    assert market.online("e") == [50]
+    assert (tmp_path / "registry.db").read_bytes() == registry
+    market.prices.write(("s", "f", 60, 3, 9))
+    market.store.materialize_incremental(at(9), ["prices"])
+    assert market.online("f") == [60]
 
 
 def test_a_view_without_entities_is_served(tmp_path: Path, online: dict[str, Any], prices: Prices) -> None:
