@@ -35,7 +35,7 @@ DAGS_MAY_IMPORT = {"moonlake.tables", "moonlake.contracts", "moonlake.settings"}
 MODELS_NEVER_IMPORT = {"pyspark", "delta", "airflow", "feast"}
 
 HEAVY = ("torch", "pyspark", "feast")
-NEEDS_SPARK_OR_FEAST = ("moonlake.spark", "moonlake.writes", "moonlake.feast_delta")
+NEEDS_SPARK_OR_FEAST = ("moonlake.small_writes", "moonlake.spark", "moonlake.writes", "moonlake.feast_delta")
 
 
 def files(room: str) -> list[Path]:

@@ -5,7 +5,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 ROOMS = (
     "benchmarks", "cli", "dags", "feature_repo", "models", "moonlake", "moonlake/feast_delta", "serving", "sources",
-    "spark_jobs", "spark_jobs/pairs", "studies",
+    "spark_jobs", "spark_jobs/arrivals", "spark_jobs/pairs", "studies",
 )  # fmt: skip
 
 
