@@ -58,9 +58,9 @@ class Stream:
             if not line:
                 raise SystemExit(f"the stream ended with status {self.process.wait()}")
 
-    def end(self, how: int) -> None:
-        """Send the whole process group a signal, and wait for its end."""
-        os.killpg(self.process.pid, how)
+    def kill(self) -> None:
+        """Kill the stream and its JVM."""
+        os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
@@ -154,7 +154,7 @@ def main() -> None:
 
         def kill() -> None:
             time.sleep(draw.uniform(0, given.gap))
-            stream.end(signal.SIGKILL)
+            stream.kill()
             print("killed and started again", flush=True)
             threading.Thread(target=stream.start).start()
 
@@ -168,7 +168,8 @@ def main() -> None:
         while len(watcher.seconds) < given.products and time.monotonic() < until:
             time.sleep(LOOK_SECONDS)
         time.sleep(5)  # the last record settles
-        stream.end(signal.SIGTERM)
+        stream.process.terminate()
+        stream.process.wait()
         check(lake, given.products, poisoned, before)
         times = np.array(list(watcher.seconds.values()))
         said = ", ".join(

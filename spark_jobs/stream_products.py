@@ -12,11 +12,13 @@ import json
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
@@ -81,10 +83,12 @@ def run(
         with _told_to_stop() as stop:
             while all(query.isActive for query in queries) and not stop.wait(LOOK_SECONDS):
                 pass
+        errors = [] if stop.is_set() else [error for query in queries if (error := query.exception()) is not None]
         for query in queries:
-            if (error := query.exception()) is not None:
-                raise error
-            query.stop()
+            with suppress(Py4JError, PySparkException):  # a signal to the whole group has ended the JVM too
+                query.stop()
+        if errors:
+            raise errors[0]
         say("stopped; what came in meanwhile is taken in by the next start")
 
 
