@@ -22,6 +22,7 @@ SPACE_STATUSES = ("building", "candidate", "live", "retired")
 MAX_TITLE_CHARACTERS = 1_000
 MAX_IMAGES_PER_PRODUCT = 16
 MAX_IMAGE_BYTES = 10_000_000
+MAX_IMAGE_SIDE_PIXELS = 20_000
 
 
 def _id(name: str, meaning: str, *, nullable: bool = False) -> Column:
@@ -148,8 +149,10 @@ PRODUCT_IMAGES = Table(
         Column(
             "format", "string", "file format found by decoding, never by name", values=("JPEG", "PNG", "WEBP", "GIF")
         ),
-        Column("width", "int32", "after EXIF rotation", unit="pixels", minimum=1, maximum=20_000),
-        Column("height", "int32", "after EXIF rotation", unit="pixels", minimum=1, maximum=20_000),
+        *(
+            Column(side, "int32", "after EXIF rotation", unit="pixels", minimum=1, maximum=MAX_IMAGE_SIDE_PIXELS)
+            for side in ("width", "height")
+        ),
         Column("perceptual_hash", "string", "64-bit difference hash of the picture", pattern="[0-9a-f]{16}"),
         SOURCE,
         CREATED_AT,
