@@ -19,6 +19,8 @@ from moonlake.lake import ARROW_TYPES
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TRUE, FALSE = frozenset({"true", "t", "yes", "y", "1"}), frozenset({"false", "f", "no", "n", "0"})
+NOT_UTF8 = "not UTF-8: \udcff"
+"""Stands for a list or a map of which a text is not UTF-8; no reader takes a lone surrogate."""
 EPOCH_UNITS_US = ((1e11, 1_000_000), (1e14, 1_000), (1e17, 1))
 """A whole number is a time in seconds below 1e11, in milliseconds below 1e14, in microseconds below 1e17."""
 
@@ -30,17 +32,26 @@ def convert(cells: pa.Array | Sequence[object], to: ColumnType) -> tuple[pa.Arra
         whole = _cast_whole(cells, target)
         if whole is not None:
             return whole, []
-        cells = cells.to_pylist()
+        cells = _plain_cells(cells)
     read = READERS[to]
     values: list[object] = []
     unreadable: list[int] = []
     for row, cell in enumerate(cells):
         try:
             values.append(None if _is_absent(cell) else read(cell))
-        except (ValueError, TypeError, OverflowError):
+        except (ValueError, TypeError, OverflowError, RecursionError):
             values.append(None)
             unreadable.append(row)
     return pa.array(values, target), unreadable
+
+
+def plain(cell: pa.Scalar) -> object:
+    """The cell as Python has it; a byte that is not UTF-8 is a lone surrogate, as it is in a text file."""
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        found = cell.value if isinstance(cell, pa.DictionaryScalar) else cell
+        return found.as_buffer().to_pybytes().decode(errors="surrogateescape") if _is_text(found.type) else NOT_UTF8
 
 
 def is_readable_as(found: pa.DataType, to: ColumnType) -> bool:
@@ -64,22 +75,45 @@ def _cast_whole(cells: pa.Array, target: pa.DataType) -> pa.Array | None:
     if pa.types.is_timestamp(target) and pa.types.is_timestamp(found):
         return cells.cast(target, safe=False)  # from nanoseconds; a time without a zone is UTC
     if pa.types.is_string(target) and _is_text(found):
-        text = pc.utf8_trim_whitespace(cells.cast(pa.string()))
-        if pc.any(pc.match_substring(text, "\0")).as_py():
+        cells = cells.cast(pa.string())
+        if not _is_clean(cells):
             return None
+        text = pc.utf8_trim_whitespace(cells)
         return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
     if pa.types.is_floating(found) and (pa.types.is_integer(target) or pa.types.is_floating(target)):
         cells = pc.if_else(pc.is_nan(cells), pa.scalar(None, found), cells)
     if pa.types.is_floating(target) and pa.types.is_floating(found) and pc.any(pc.is_inf(cells)).as_py():
         return None
     if found == target:
-        return cells
+        return cells if _is_clean(cells) else None
     if pa.types.is_integer(target) and (pa.types.is_integer(found) or pa.types.is_floating(found)):
         try:
             return cells.cast(target)
         except pa.ArrowInvalid:  # a fraction or too large a number: the cells say which row
             return None
     return None
+
+
+def _is_clean(cells: pa.Array) -> bool:
+    """False when a text, or one in a list or map, is not UTF-8 or holds a NUL."""
+    if pa.types.is_map(cells.type):
+        return _is_clean(cells.keys) and _is_clean(cells.items)
+    if pa.types.is_list(cells.type):
+        return _is_clean(cells.flatten())
+    if not _is_text(cells.type):
+        return True
+    try:
+        cells.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return not pc.any(pc.match_substring(cells, "\0")).as_py()
+
+
+def _plain_cells(cells: pa.Array) -> list[object]:
+    try:
+        return list(cells.to_pylist())
+    except UnicodeDecodeError:
+        return [plain(cell) for cell in cells]
 
 
 def _is_text(found: pa.DataType) -> bool:

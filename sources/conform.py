@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from moonlake.contents import stable_hash
 from moonlake.lake import ARROW_TYPES
 from moonlake.tables import TIMELESS
-from sources.cells import convert
+from sources.cells import convert, plain
 from sources.form import Kind
 from sources.tabular import Batch
 
@@ -38,15 +38,17 @@ def conform(kind: Kind, batch: Batch) -> tuple[pa.Table, dict[int, str]]:
     rows = pa.table(columns, schema=kind.schema())
     single = [name for name in batch.columns if name.startswith(ATTRIBUTE_PREFIX)]
     if "attributes" in kind.names and single:
-        rows = _with_attributes(rows, batch, single)
+        rows = _with_attributes(rows, batch, single, unreadable)
     return rows, unreadable
 
 
-def _with_attributes(rows: pa.Table, batch: Batch, columns: Sequence[str]) -> pa.Table:
-    """Columns `attributes.<name>` added to the map of attributes."""
+def _with_attributes(rows: pa.Table, batch: Batch, columns: Sequence[str], unreadable: dict[int, str]) -> pa.Table:
+    """Columns `attributes.<name>` added to the map of attributes; `unreadable` takes in the rows that have none."""
     maps = [dict(pairs or ()) for pairs in rows["attributes"].to_pylist()]
     for column in columns:
-        values, _ = convert(batch.columns[column], "string")
+        values, bad = convert(batch.columns[column], "string")
+        for row in bad:
+            unreadable.setdefault(row, "attributes_unreadable")
         for attributes, value in zip(maps, values.to_pylist(), strict=True):
             if value is not None:
                 attributes[column.removeprefix(ATTRIBUTE_PREFIX)] = value
@@ -70,8 +72,8 @@ def repeated_names(names: pa.ChunkedArray, unreadable: dict[int, str], seen: set
 def raw_record(kind: Kind, batch: Batch, row: int) -> dict[str, object]:
     """A raw row for `rejects`, without its bytes."""
     values = {name: cells[row] for name, cells in batch.columns.items() if has_place(kind, name)}
-    plain = {name: value.as_py() if isinstance(value, pa.Scalar) else value for name, value in values.items()}
-    return {name: f"{len(value)} bytes" if isinstance(value, bytes) else value for name, value in plain.items()}
+    cells = {name: plain(value) if isinstance(value, pa.Scalar) else value for name, value in values.items()}
+    return {name: f"{len(value)} bytes" if isinstance(value, bytes) else value for name, value in cells.items()}
 
 
 def fill(kind: Kind, rows: pa.Table) -> pa.Table:

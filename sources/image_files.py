@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -15,6 +17,9 @@ MAX_UNPACKED_RATIO = 20
 """A zip that unpacks to more than this many times its size (and to more than UNPACKED_FLOOR_BYTES) is a bomb, for
 image files hardly compress."""
 UNPACKED_FLOOR_BYTES = 100_000_000
+
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, RuntimeError, ValueError, EOFError, OSError)
+"""What reading a zip raises that is damaged, encrypted, or packed in an unknown way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,8 @@ def _folder(root: Path, names: frozenset[str] | None) -> Iterator[ImageFile]:
             continue
         if not file.resolve().is_relative_to(root.resolve()) or not file.is_file():
             yield ImageFile(name, refused="image_outside_folder")
+        elif not _is_utf8(name):
+            yield ImageFile(name, refused="name_unreadable")
         elif file.stat().st_size > MAX_IMAGE_BYTES:
             yield ImageFile(name, refused="image_too_large")
         else:
@@ -84,21 +91,30 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Ima
     try:
         with archive.open(member) as stream:
             image_bytes = stream.read(MAX_IMAGE_BYTES + 1)
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError, OSError):
-        return ImageFile(name, refused="image_unreadable")  # damaged, encrypted, or packed in an unknown way
+    except _DAMAGED:
+        return ImageFile(name, refused="image_unreadable")
     return ImageFile(name, image_bytes)
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
+    except _DAMAGED as error:
         raise InputError(f"{path}: not a readable zip file: {error}") from None
     unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > max(UNPACKED_FLOOR_BYTES, MAX_UNPACKED_RATIO * path.stat().st_size):
         archive.close()
         raise InputError(f"{path}: would unpack to {unpacked:,} bytes, too much for images; refused as a zip bomb")
     return archive
+
+
+def _is_utf8(name: str) -> bool:
+    """False for a name of other bytes, which Python spells with lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _inner_name(name: str) -> str:

@@ -195,7 +195,8 @@ def fingerprint_of(paths: Sequence[Path], stated: str) -> str:
     for path in paths:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():
-                digest.update(f"{path.name}/{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
+                said = f"{path.name}/{file.relative_to(path)}\0{file.stat().st_size}\0"
+                digest.update(said.encode(errors="surrogateescape"))
                 with file.open("rb") as stream:
                     digest.update(hashlib.file_digest(stream, "blake2b").digest())
     return digest.hexdigest()

@@ -83,7 +83,9 @@ class SourceInfo:
         for name in ("t1", "t2"):
             values[name] = values[name] and values[name].isoformat()
         values["window"] = self.window and [moment.isoformat() for moment in self.window]
-        (folder / SOURCE_FILE).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+        # A file name that is not UTF-8 has lone surrogates, which JSON can hold as escapes.
+        (folder / SOURCE_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def silent(step: str, done: int, total: int) -> None:

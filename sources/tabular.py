@@ -151,7 +151,7 @@ def _json_lines(path: Path) -> Iterator[Batch]:
 def _json_row(line: str) -> dict[str, object] | None:
     try:
         row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # not JSON, a number of thousands of digits, or nested without end
         return None
     return row if isinstance(row, dict) else None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import struct
 import zipfile
 
 import pytest
@@ -72,6 +74,43 @@ def test_a_damaged_member_is_refused_and_the_others_stay(tmp_path):
     data[60] ^= 0xFF  # inside the compressed bytes of a.jpg
     packed.write_bytes(data)
     assert found(packed) == {"a.jpg": "image_unreadable", "b.jpg": b"fine"}
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_member_is_refused_wherever_its_bytes_are_damaged(tmp_path, packing):
+    with zipfile.ZipFile(tmp_path / "images.zip", "w", packing) as target:
+        target.writestr("a.jpg", bytes(range(256)) * 8)
+        start_of_b = target.fp.tell()
+        target.writestr("b.jpg", b"fine")
+    whole = (tmp_path / "images.zip").read_bytes()
+    for at in range(0, start_of_b, 3):
+        data = bytearray(whole)
+        data[at] ^= 0xFF
+        (tmp_path / "images.zip").write_bytes(data)
+        seen = found(tmp_path / "images.zip")
+        assert seen["b.jpg"] == b"fine"
+        assert seen["a.jpg"] in ("image_unreadable", bytes(range(256)) * 8)
+
+
+def test_a_member_that_says_a_smaller_size_than_it_has_is_refused(tmp_path):
+    packed = archive(tmp_path / "images.zip", {"a.jpg": b"\0" * 50_000_000, "b.jpg": b"fine"})
+    packed.write_bytes(packed.read_bytes().replace(struct.pack("<I", 50_000_000), struct.pack("<I", 100)))
+    assert found(packed) == {"a.jpg": "image_unreadable", "b.jpg": b"fine"}
+
+
+def test_a_file_whose_name_is_not_utf_8_is_refused(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "b.jpg").write_bytes(b"fine")
+    (folder / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"one")
+    assert found(folder) == {"b.jpg": b"fine", "caf\udce9.jpg": "name_unreadable"}
+
+
+def test_a_zip_whose_names_are_not_what_it_says_is_one_clear_line(tmp_path):
+    packed = archive(tmp_path / "images.zip", {"caf\u00e9.jpg": b"one"})
+    packed.write_bytes(packed.read_bytes().replace("caf\u00e9".encode(), b"caf\xff\xff"))
+    with pytest.raises(InputError, match=r"images\.zip: not a readable zip file"):
+        found(packed)
 
 
 def test_a_file_that_is_no_zip_is_one_clear_line(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -145,6 +146,38 @@ def test_attributes_come_as_json_or_as_columns_of_their_own(folder, settings):
     assert staged(folder, settings)[0]["attributes"] == [("material", "oak"), ("colour", "red")]
 
 
+def test_an_attribute_column_that_cannot_be_read_refuses_its_row(folder, settings):
+    rows = [{"product_id": name, "attributes.material": "oak"} for name in ("a", "b", "c")]
+    rows[1]["attributes.material"] = "o\0ak"
+    write_csv(folder / "products.csv", rows)
+    assert [row["product_id"] for row in staged(folder, settings)] == ["a", "c"]
+    (refused,) = pq.read_table(settings.staging / "shop" / "refused").to_pylist()
+    assert refused["rule"] == "attributes_unreadable"
+
+
+def test_a_parquet_file_of_texts_that_are_not_utf_8_loses_these_rows_alone(folder, settings):
+    titles = pa.array([b"fine", b"latin \xe9", b"fine"]).view(pa.string())
+    names = pa.ListArray.from_arrays([0, 0, 0, 1], pa.array([b"\xff.jpg"]).view(pa.string()))
+    rows = pa.table({"product_id": ["a", "b", "c"], "title": titles, "image_names": names})
+    pq.write_table(pa.concat_tables([rows, rows.slice(0, 1)]), folder / "products.parquet")
+    assert [row["product_id"] for row in staged(folder, settings)] == ["a", "a"]
+    refused = pq.read_table(settings.staging / "shop" / "refused").to_pylist()
+    assert [row["rule"] for row in refused] == ["title_unreadable", "image_names_unreadable"]
+    assert "latin" in refused[0]["value"]
+
+
+def test_files_whose_names_are_not_utf_8_stop_nothing(folder, settings):
+    write_csv(folder / "products.csv", [{"product_id": "a"}])
+    (folder / "images").mkdir()
+    (folder / "images" / "a.jpg").write_bytes(b"one")
+    for strange in (folder / "images" / os.fsdecode(b"\xe9.jpg"), folder / os.fsdecode(b"\xe9.csv")):
+        strange.write_bytes(b"two")
+    assert [row["name"] for row in staged(folder, settings, "images")] == ["a.jpg"]
+    (refused,) = pq.read_table(settings.staging / "shop" / "refused").to_pylist()
+    assert (refused["rule"], refused["value"]) == ("name_unreadable", '{"name": "\\udce9.jpg"}')
+    assert info(folder, settings).ignored == {"files": ["\udce9.csv"]}
+
+
 def test_dirty_rows_are_refused_by_name_and_the_counts_add_up(folder, settings):
     lines = [
         "product_id,title,price_cents,listed_at",
@@ -183,11 +216,12 @@ def test_dirty_rows_are_refused_by_name_and_the_counts_add_up(folder, settings):
 
 def test_a_broken_line_of_json_is_refused(folder, settings):
     (folder / "products.jsonl").write_text(
-        '{"product_id": "1"}\nnot json\n\n[1]\n{"product_id": 2}\n{"product_id": 3}\n'
+        '{"product_id": "1"}\nnot json\n\n[1]\n{"product_id": 2}\n{"product_id": 3}\n{"product_id": 4}\n'
+        f'{{"product_id": 5, "price_cents": {"9" * 5_000}}}\n'
     )
     found = info(folder, settings)
-    assert (found.staged["products"], found.refused["products"]) == (3, 2)
-    assert [row["product_id"] for row in staged(folder, settings)] == ["1", "2", "3"]
+    assert (found.staged["products"], found.refused["products"]) == (4, 3)
+    assert [row["product_id"] for row in staged(folder, settings)] == ["1", "2", "3", "4"]
 
 
 def test_rows_of_all_batches_arrive(folder, settings):
