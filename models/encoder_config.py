@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from models.artifacts import Artifact, config_from, read_artifact
-from moonlake.contents import PROMPT_ATTRIBUTES
 from moonlake.spaces import SpaceDefinition, StorageType
+from moonlake.tables import PROMPT_ATTRIBUTES
 
 Attention = Literal["causal", "bidirectional"]
 Architecture = Literal["generative", "dual_flow"]

@@ -14,9 +14,7 @@ import pyarrow.compute as pc
 
 from moonlake.errors import NotFound
 from moonlake.lake import Lake
-
-PROMPT_ATTRIBUTES = ("material",)
-"""Attributes that enter the prompt behind the title, in this order. Part of the definition of every space."""
+from moonlake.tables import PROMPT_ATTRIBUTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,16 @@ PAIR_TYPES = tuple(f"{query}_query_to_{item}" for query in MODALITIES for item i
 ARRIVAL_OUTCOMES = ("servable", "unchanged", "without_vector", "refused")
 SPACE_STATUSES = ("building", "candidate", "live", "retired")
 
+PROMPT_ATTRIBUTES = ("material",)
+"""Attributes that enter the prompt behind the title, in this order. Part of the definition of every space."""
+
 MAX_TITLE_CHARACTERS = 1_000
 MAX_IMAGES_PER_PRODUCT = 16
 MAX_IMAGE_BYTES = 10_000_000
 MAX_IMAGE_SIDE_PIXELS = 20_000
+TEXT = "[^\x00-\x08\x0b\x0c\x0e-\x1f]*"
+"""What a text may be: no control characters but tab and line ends, as in XML. They stand in the pattern as they are, for
+Spark, Arrow and Python share no escape."""
 
 
 def _id(name: str, meaning: str, *, nullable: bool = False) -> Column:
@@ -35,6 +41,11 @@ def _hash(name: str, meaning: str, *, nullable: bool = False) -> Column:
 
 def _text(name: str, meaning: str, *, nullable: bool = True, max_length: int = MAX_TITLE_CHARACTERS) -> Column:
     return Column(name, "string", meaning, nullable=nullable, max_length=max_length)
+
+
+def _read_text(name: str, meaning: str) -> Column:
+    """A text that encoders read."""
+    return Column(name, "string", meaning, nullable=True, max_length=MAX_TITLE_CHARACTERS, pattern=TEXT)
 
 
 def _count(name: str, meaning: str) -> Column:
@@ -107,7 +118,7 @@ PRODUCTS = Table(
         _id("merchant_id", "who sells it", nullable=True),
         _text("category", "leaf category of the catalogue", max_length=256),
         _text("brand", "brand as the catalogue writes it", max_length=256),
-        _text("title", "title as the merchant wrote it; may be incomplete, null when there was none"),
+        _read_text("title", "title as the merchant wrote it; may be incomplete, null when there was none"),
         Column("attributes", "map<string,string>", "further attributes by name", max_length=100),
         Column("price_cents", "int64", "price", nullable=True, unit="cents", minimum=0),
         Column(
@@ -130,6 +141,15 @@ PRODUCTS = Table(
             "title IS NOT NULL OR cardinality(image_ids) > 0 OR category IS NOT NULL OR brand IS NOT NULL"
             " OR price_cents IS NOT NULL",
             "something is known of the product; without title and images no encoder reads it",
+        ),
+        *(
+            RowRule(
+                f"{name}_unusable",
+                f"char_length(attributes['{name}']) <= {MAX_TITLE_CHARACTERS}"
+                f" AND attributes['{name}'] RLIKE '^{TEXT}$'",
+                "encoders read it behind the title, so that it is held to the same bounds",
+            )
+            for name in PROMPT_ATTRIBUTES
         ),
         RowRule("listed_before_change", "listed_at <= event_timestamp", "a product changes after it is listed"),
     ),
@@ -199,7 +219,7 @@ QUERIES = Table(
     columns=(
         _id("query_id", "one distinct query"),
         Column("modality", "string", "what the user searched with", values=MODALITIES),
-        _text("text", "text of the query, null when there was none"),
+        _read_text("text", "text of the query, null when there was none"),
         Column(
             "image_ids",
             "list<string>",

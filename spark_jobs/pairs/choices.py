@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
-from moonlake.contents import PROMPT_ATTRIBUTES
 from moonlake.errors import InputError
 from moonlake.spark import current_rows
-from moonlake.tables import BEHAVIORS, CONTRASTIVE_PAIRS, MODALITIES, PAIR_TYPES
+from moonlake.tables import BEHAVIORS, CONTRASTIVE_PAIRS, MODALITIES, PAIR_TYPES, PROMPT_ATTRIBUTES
 
 CHOICES = ("click", "cart", "purchase")
 FORMS = ("product", "image", "text")

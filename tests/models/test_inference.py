@@ -166,3 +166,20 @@ def test_blocks_hold_every_row_once_within_the_limits(counts: list[int], rows: i
         held = counts[block]
         assert 0 < len(held) <= rows
         assert len(held) == 1 or sum(held) <= images
+
+
+@pytest.mark.parametrize("text", ["\U0001f469\u200d\U0001f680" * 333, "\ufdfa" * 1_000, "\u202e" * 1_000, "x" * 1_000])
+def test_of_a_long_text_the_first_tokens_are_read_however_many_it_has(encoder: Encoder, text: str) -> None:
+    (words,) = encoder.words([text])
+    assert len(words) <= CONFIG.max_text_tokens
+    embedder = Embedder.of(encoder)
+    assert np.linalg.norm(embedder.embed([text], [[]])) == pytest.approx(1)
+    assert (embedder.embed([text], [[]]) == embedder.embed([text + text], [[]])).all()
+
+
+@pytest.mark.parametrize("size", [(20_000, 1), (1, 20_000), (1, 1)])
+def test_a_picture_of_any_proportions_is_read(encoder: Encoder, size: tuple[int, int]) -> None:
+    out = io.BytesIO()
+    Image.new("L", size, 100).save(out, "PNG")
+    assert (to_pixels(out.getvalue(), CONFIG.image_size) == 100).all()
+    assert np.linalg.norm(Embedder.of(encoder).embed([None], [[out.getvalue()]])) == pytest.approx(1)

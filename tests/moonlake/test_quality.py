@@ -9,7 +9,7 @@ import pytest
 from moonlake.contracts import Column, Table
 from moonlake.lake import arrow_schema
 from moonlake.quality import broken_rules, column_rules, expectation_suite
-from moonlake.tables import REJECTS, TABLES
+from moonlake.tables import REJECTS, TABLES, TEXT
 
 EVERYTHING = Table(
     name="everything",
@@ -25,6 +25,7 @@ EVERYTHING = Table(
         Column("vector", "list<float32>", "numbers", nullable=True, min_length=2, max_length=3),
         Column("facts", "map<string,string>", "a map", nullable=True, max_length=1),
         Column("blob", "binary", "bytes", nullable=True, min_length=1, max_length=3),
+        Column("text", "string", "a text", nullable=True, pattern=TEXT),
     ),
 )
 GOOD: dict[str, Any] = {
@@ -44,9 +45,24 @@ BROKEN = {
     "facts_long": {"facts": [("k", "v"), ("l", "w")]},
     "blob_short": {"blob": b""},
     "blob_long": {"blob": b"abcd"},
+    "text_wrong_form": {"text": "red\x1b[31m shoe"},
 }
-ROWS = [GOOD, *(GOOD | change for change in BROKEN.values()), {"name": "ab"}]
-EXPECTED = [None, *BROKEN, None]
+CONTROLS = [chr(code) for code in range(32) if chr(code) not in "\t\n\r"]
+TEXTS = [
+    "",
+    "two\tcells\r\n and a line\n",
+    "\u0643\u0631\u0633\u064a",
+    "\u202egnp.exe",
+    "men\x92s\x7f shoe\u200b\U0001f45f",
+]
+ROWS = [
+    GOOD,
+    *(GOOD | change for change in BROKEN.values()),
+    {"name": "ab"},
+    *(GOOD | {"text": text} for text in TEXTS),
+    *(GOOD | {"text": text} for mark in CONTROLS for text in (mark, f"a{mark}b\n", f"\n{mark}")),
+]
+EXPECTED = [None, *BROKEN, None, *[None] * len(TEXTS), *["text_wrong_form"] * 3 * len(CONTROLS)]
 
 
 def test_every_bound_is_a_rule_and_an_absent_value_breaks_none_but_missing() -> None:
