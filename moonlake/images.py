@@ -21,7 +21,7 @@ MAX_SCANS = 100
 """A JPEG paints over its whole picture with every scan, and one of a hundred bytes will do: a file of the largest size
 would take minutes. Cameras and editors make about ten."""
 BAND_PIXELS = 1_000_000
-"""Transparency is laid on white so many pixels at a time: whole, the largest picture would take twice the memory."""
+"""Transparency is laid on white so many pixels at a time: at once, the largest picture takes over twice the memory."""
 HASH_SIDE = 8
 
 ORIENTATION = 0x0112

@@ -29,13 +29,15 @@ from numpy.typing import NDArray
 
 from moonlake.content_index import ContentIndex, Rows, Words, in_order, words_of
 from moonlake.contents import stable_hash
-from moonlake.errors import ContractError, InputError, NotFound, SpaceMismatch
+from moonlake.errors import ContractError, InputError, MoonlakeError, NotFound, SpaceMismatch
 from moonlake.lake import Lake
 from moonlake.publishing import publishing
 
 VECTORS, PRODUCTS, MANIFEST = "vectors.arrow", "products.arrow", "manifest.json"
 FORMAT = 1
 BATCH_ROWS = 16_384
+OPEN_TRIES = 10
+"""A snapshot that is replaced while it is being opened is opened again so often in all."""
 PRODUCT_COLUMNS = ["product_id", "content_id"]
 STORAGE_TYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype(np.float16), "float32": np.dtype(np.float32)}
 
@@ -72,18 +74,33 @@ class Snapshot:
     trained_until: datetime | None
     versions: dict[str, int]
     _index: ContentIndex
+    _on_sale: pa.Table
     labels: tuple[str, ...] = ()
     control: Control | None = None
     _order: Rows | None = None
 
     @classmethod
     def open(cls, folder: Path) -> Snapshot:
-        """The snapshot in a folder, its vectors mapped and not read.
+        """The snapshot in a folder, its vectors mapped and not read; all of one writing, whoever replaces it meanwhile.
 
         Raises:
             NotFound: there is no snapshot in the folder.
             InputError: a file has another size than its manifest says; `verify` also reads what is in them.
         """
+        for _ in range(OPEN_TRIES):
+            before = _writing(folder)
+            try:
+                found = cls._open(folder)
+            except (MoonlakeError, OSError, ValueError):  # pyarrow's errors are of these
+                if _writing(folder) == before:
+                    raise
+                continue
+            if _writing(folder) == before:
+                return found
+        raise InputError(f"{folder} was replaced {OPEN_TRIES} times while it was opened; who writes it all the time?")
+
+    @classmethod
+    def _open(cls, folder: Path) -> Snapshot:
         manifest = _manifest(folder)
         if manifest is None:
             raise NotFound(f"no snapshot at {folder}: {MANIFEST} is missing; write one with write_snapshot")
@@ -94,6 +111,7 @@ class Snapshot:
         batch = pa.ipc.open_file(pa.memory_map(str(folder / VECTORS))).get_batch(0)
         vector = batch.column("vector")
         values = vector.flatten().to_numpy(zero_copy_only=True)
+        on_sale = pa.ipc.open_file(pa.memory_map(str(folder / PRODUCTS))).read_all()
         until = manifest["trained_until"]
         return cls(
             folder=folder,
@@ -105,6 +123,7 @@ class Snapshot:
                 batch.column("id_high").to_numpy(zero_copy_only=True),
                 batch.column("id_low").to_numpy(zero_copy_only=True),
             ),
+            _on_sale=on_sale,
             labels=tuple(manifest.get("labels", ())),
         )
 
@@ -136,7 +155,7 @@ class Snapshot:
     @cached_property
     def products(self) -> dict[str, str]:
         """product_id -> content_id of every product that is on sale at this version of the lake."""
-        rows = pa.ipc.open_file(pa.memory_map(str(self.folder / PRODUCTS))).read_all()
+        rows = self._on_sale
         return dict(zip(rows["product_id"].to_pylist(), rows["content_id"].to_pylist(), strict=True))
 
     def require_space(self, space_id: str | None, reader: str) -> None:
@@ -342,6 +361,15 @@ def _batches(lake: Lake, space_id: str, version: int, columns: list[str]) -> Ite
 def _write_ipc(path: Path, rows: pa.RecordBatch | pa.Table) -> None:
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
         writer.write(rows)
+
+
+def _writing(folder: Path) -> tuple[int, int] | None:
+    """What tells one writing of a folder from the next; None where there is no folder."""
+    try:
+        found = folder.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _manifest(folder: Path) -> dict[str, Any] | None:

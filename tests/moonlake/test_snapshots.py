@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -153,6 +154,34 @@ def test_a_grown_lake_replaces_the_snapshot_and_open_readers_keep_theirs(embedde
     new = write_snapshot(embedded, SPACE, tmp_path / "snapshot")
     assert (len(old), len(new)) == (200, 201)
     np.testing.assert_array_equal(old.vectors, kept)
+
+
+def test_products_belong_to_the_vectors_that_were_opened_with_them(embedded: Lake, tmp_path: Path) -> None:
+    before = write_snapshot(embedded, SPACE, tmp_path / "s")
+    list_products(embedded, [("new", IDS[7], 9, False)])
+    after = write_snapshot(embedded, SPACE, tmp_path / "s")
+    assert before.products.keys() == after.products.keys() - {"new"} == {"a", "b"}
+
+
+def test_a_snapshot_that_is_replaced_all_the_time_is_opened_whole_every_time(embedded: Lake, tmp_path: Path) -> None:
+    embed(embedded, [stable_hash(f"new {number}") for number in range(50)], unit_rows(50, seed=2))
+    sizes = {version: len(write_snapshot(embedded, SPACE, tmp_path / "s", version=version)) for version in (3, 5)}
+    assert set(sizes.values()) == {200, 250}
+
+    def replace() -> None:
+        for number in range(60):
+            write_snapshot(embedded, SPACE, tmp_path / "s", version=(3, 5)[number % 2])
+
+    with ThreadPoolExecutor(2) as pool:
+        writers = [pool.submit(replace) for _ in range(2)]
+        seen = []
+        while not all(writer.done() for writer in writers):
+            found = Snapshot.open(tmp_path / "s")
+            seen.append((found.versions["embeddings"], len(found), found.rows_of(pa.array(IDS)).min()))
+        for writer in writers:
+            writer.result()
+    assert set(seen) == {(3, 200, 0), (5, 250, 0)}
+    assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["s"]
 
 
 def test_an_older_version_can_be_asked_for(embedded: Lake, tmp_path: Path) -> None:
