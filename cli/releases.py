@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import typer
 
 from moonlake.errors import NotFound, SpaceMismatch
@@ -12,7 +16,7 @@ from moonlake.settings import Settings
 
 if TYPE_CHECKING:
     from moonlake.lake import Lake
-    from moonlake.spaces import Release
+    from moonlake.spaces import Release, Space
 
 release_app = typer.Typer(no_args_is_help=True, help="What each use runs on.")
 
@@ -67,6 +71,7 @@ def rollback(use: Use = USE) -> None:
     lake = Lake(settings)
     earlier = spaces.before_current(lake, use)
     _switch(settings, lake, use, earlier.space_id, earlier.model_id, earlier.feature_service)
+    _echo_missing(settings, lake, spaces.find(lake, earlier.space_id))
 
 
 def find_model(lake: Lake, name_or_id: str) -> dict[str, Any]:
@@ -94,6 +99,24 @@ def _switch(
     snapshot = write_snapshot(lake, space_id, settings.snapshots / space_id).folder
     parts = {"model_id": model_id, "feature_service": service, "snapshot": str(snapshot)}
     typer.echo(_line(lake, spaces.release(lake, use, space_id, **parts, written_at=datetime.now(UTC))))
+
+
+def _echo_missing(settings: Settings, lake: Lake, space: Space) -> None:
+    """Say which products came in since a space was filled last, but for those of which nothing can be read."""
+    from moonlake.contents import CONTENT_UNREADABLE
+    from moonlake.snapshots import Snapshot
+
+    snapshot = Snapshot.open(settings.snapshots / space.space_id)
+    content_ids = np.array(list(snapshot.products.values()), str)
+    missing = content_ids[snapshot.rows_of(pa.array(content_ids, pa.string())) < 0]
+    of_space = (pc.field("table") == "embeddings") & (pc.field("rule") == CONTENT_UNREADABLE)
+    refused = [json.loads(row) for row in lake.read("rejects", ["value"], where=of_space)["value"].to_pylist()]
+    unreadable = [row["content_id"] for row in refused if row["space_id"] == space.space_id]
+    if count := int((~np.isin(missing, unreadable)).sum()):
+        typer.echo(
+            f"{count:,} of {len(content_ids):,} products on sale have no vector in the space {space.name}: "
+            f"moonlake backfill run {space.name} embeds them"
+        )
 
 
 def _line(lake: Lake, one: Release) -> str:

@@ -1,7 +1,8 @@
 """Embedding spaces and releases: what makes two vectors comparable, and which space a use runs on.
 
 A space lives through `building` (backfill under way) -> `candidate` (every content has a vector) -> `live` (a release
-names it) -> `retired` (no release names it any more; a roll-back makes it live again).
+names it) -> `retired` (no release names it any more; a roll-back makes it live again). A space that was retired before it
+was complete is `building` again once a backfill goes on with it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ NEXT_STATUSES: Mapping[str, tuple[str, ...]] = {
     "building": ("candidate", "retired"),
     "candidate": ("live", "retired"),
     "live": ("retired",),
-    "retired": ("live",),
+    "retired": ("building", "live"),
 }
 
 
@@ -242,11 +243,11 @@ def release(
     Raises:
         NotFound: no such space, model or use; or CTR ranking without a model.
         SpaceMismatch: the model reads another space.
-        ContractError: the space is still building.
+        ContractError: the space is not complete.
     """
     space = find(lake, space_id)
     past = history(lake, use)
-    if space.status == "building":
+    if space.status == "building" or space.coverage < 1.0:
         raise ContractError(f"embedding space {space} covers {space.coverage:.2%} of the contents: run embed_contents")
     if model_id is not None:
         _require_model_of_space(lake, model_id, space)

@@ -29,6 +29,7 @@ from pyspark.sql import types as t
 
 from models.encoder_config import read_encoder_artifact
 from moonlake import writes
+from moonlake.contents import CONTENT_UNREADABLE as UNREADABLE
 from moonlake.contents import prompt_text
 from moonlake.embedding_chunks import Backfill, Plan
 from moonlake.lake import Lake, WriteReport
@@ -36,9 +37,6 @@ from moonlake.settings import Settings
 from moonlake.spaces import LIVE, Space, find, require_same, set_status
 from moonlake.spark import read_table, spark_schema, spark_session
 from moonlake.tables import EMBEDDINGS, TIMELESS
-
-UNREADABLE = "content_unreadable"
-"""The rule that a content breaks which has no text, and no image that can be decoded."""
 
 PARTITIONS_PER_WORKER = 4
 """So that a worker with fewer chunks takes over from one with more."""
@@ -168,7 +166,7 @@ def run(
 ) -> EmbeddingReport:
     """Embed what is missing in a space, given by name, id or "live"; a complete `building` space becomes `candidate`.
 
-    Several runs may be at work at once. After a run that was killed the next one goes on, chunk by chunk.
+    A retired space that was never complete is building again. Several runs may be at work at once. After a run that was killed the next one goes on, chunk by chunk.
 
     Args:
         written_at: moment at which the run began; what it writes later is stamped later.
@@ -180,6 +178,8 @@ def run(
     """
     began = time.monotonic()
     found = find(Lake(settings), space)
+    if found.status == "retired" and found.coverage < 1.0:
+        found = set_status(Lake(settings), found.space_id, "building", written_at=written_at)
     backfill = Backfill(settings.home, found.space_id)
     everything = contents(read_table(spark, settings, "products"), read_table(spark, settings, "queries"))
     reports: list[WriteReport] = []

@@ -181,6 +181,19 @@ def test_a_space_is_retired_once_nothing_runs_on_it(lake: Lake, written_at: date
     assert {use: one.space_id for use, one in spaces.running(lake).items()} == {"similar_products": first}
 
 
+def test_a_retired_space_that_was_never_complete_is_not_released_and_can_be_filled_again(
+    lake: Lake, written_at: datetime
+) -> None:
+    space = enter(lake, written_at)
+    spaces.retire(lake, "first", written_at=written_at + timedelta(minutes=1))
+    with pytest.raises(ContractError, match="run embed_contents"):
+        spaces.release(lake, "similar_products", space.space_id, written_at=written_at + timedelta(minutes=2))
+    assert not lake.exists("releases")
+    for minute, (status, coverage) in enumerate([("building", 0.5), ("candidate", 1.0), ("live", 1.0)], 3):
+        later = written_at + timedelta(minutes=minute)
+        assert spaces.set_status(lake, space.space_id, status, coverage=coverage, written_at=later).status == status
+
+
 def test_a_space_that_another_use_still_runs_on_stays_live(lake: Lake, written_at: datetime) -> None:
     first, second = complete(lake, written_at), complete(lake, written_at, OTHER, "second")
     later = [written_at + timedelta(minutes=minute) for minute in range(1, 4)]
