@@ -16,7 +16,6 @@ from moonlake.errors import NotFound
 from moonlake.lake import Lake
 from moonlake.tables import PROMPT_ATTRIBUTES
 
-
 CONTENT_UNREADABLE = "content_unreadable"
 """The rule that a content breaks which has no text, and no image that can be decoded."""
 

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from moonlake.errors import InputError, RecordRefused
-from sources.cells import convert
+from sources.cells import convert, plain
 from sources.conform import conform, has_place
 from sources.form import KINDS
 from sources.image_files import find_image_files, read_image_files
@@ -86,7 +88,7 @@ def read_products(folder: Path) -> Iterator[tuple[str, str] | RecordRefused]:
 
 def _row(batch: Batch, number: int) -> dict[str, Any]:
     values = {name: cells[number] for name, cells in batch.columns.items() if has_place(PRODUCTS, name)}
-    return {name: value.as_py() if hasattr(value, "as_py") else value for name, value in values.items()}
+    return {name: plain(value) if isinstance(value, pa.Scalar) else value for name, value in values.items()}
 
 
 def _with_files(rows: list[dict[str, Any]], where: Path | None) -> Iterator[tuple[str, str] | RecordRefused]:

@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 
 from models.inference import shared_embedder
 from moonlake import spaces
-from moonlake.contents import Content, read_images
+from moonlake.contents import CONTENT_UNREADABLE, Content, read_images
 from moonlake.lake import Lake, arrow_schema
 from moonlake.product_events import ProductEvent, record_of
 from moonlake.quality import broken_rules
@@ -25,7 +25,6 @@ from moonlake.spaces import Space
 from moonlake.tables import EMBEDDINGS, PRODUCT_ARRIVALS, PRODUCT_EVENTS, PRODUCT_IMAGES, PRODUCTS, TIMELESS
 from spark_jobs.arrivals.metrics import Metrics
 from spark_jobs.arrivals.records import Arrival, Batch, Known, Record, Refused, take_in
-from spark_jobs.embed_contents import UNREADABLE
 
 SOURCE = "stream_products"
 WRITES_TO_A_CHECKPOINT = 11
@@ -152,7 +151,7 @@ class Intake:
     ) -> None:
         for table, rule, record in refused:
             self.lake.keep_rejects(table, [(rule, record)], source=SOURCE, written_at=written_at)
-        named = [(UNREADABLE, identity) for identity in unreadable]
+        named = [(CONTENT_UNREADABLE, identity) for identity in unreadable]
         self.lake.keep_rejects(EMBEDDINGS.name, named, source="embed_contents", written_at=written_at)
 
     def _settle(self, batch: Batch, changed: Mapping[int, bool]) -> None:

@@ -15,7 +15,6 @@ from moonlake.errors import ImageRefused, RecordRefused
 from moonlake.images import inspect
 from moonlake.lake import arrow_schema
 from moonlake.product_events import ProductEvent, record_of
-from moonlake.quality import broken_rules
 from moonlake.tables import PRODUCT_IMAGES, PRODUCTS
 from sources.product_payload import Payload, read_payload
 
@@ -227,11 +226,9 @@ def _images(event: ProductEvent, payload: Payload, image_ids: frozenset[str], ba
 def _image(event: ProductEvent, image_bytes: bytes | None, batch: Batch) -> str:
     if image_bytes is None:
         raise ImageRefused("image_unreadable", "not base64")
-    row = {**asdict(inspect(image_bytes)), "image_bytes": image_bytes, "source": event.source}
-    if rule := broken_rules(PRODUCT_IMAGES, pa.Table.from_pylist([row], _nullable(PRODUCT_IMAGES)))[0]:
-        raise ImageRefused(rule, f"{row['width']} x {row['height']} pixels")
-    batch.images.setdefault(row["image_id"], row)
-    return str(row["image_id"])
+    facts = inspect(image_bytes)
+    batch.images.setdefault(facts.image_id, {**asdict(facts), "image_bytes": image_bytes, "source": event.source})
+    return facts.image_id
 
 
 def _nullable(table: Table) -> pa.Schema:

@@ -109,7 +109,7 @@ def test_a_product_is_taken_in_without_the_images_that_cannot_be_read() -> None:
     batch = taken(event("e", "p", {"title": "x", "images": files}))
     assert states(batch)[0]["image_ids"] == [stable_hash(picture(9))]
     assert rules(batch) == [
-        "image_unreadable", "image_empty", "image_unreadable", "image_unreadable", "width_above_maximum"
+        "image_unreadable", "image_empty", "image_unreadable", "image_unreadable", "image_too_long"
     ]  # fmt: skip
 
 
