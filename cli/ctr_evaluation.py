@@ -36,6 +36,7 @@ class Measured:
     """A model with its scores and metrics on the test rows."""
 
     model: CtrModel
+    folder: Path
     scored: pa.Table
     metrics: ClickMetrics
 
@@ -70,6 +71,7 @@ def evaluate_ctr(
     for name, one in measured.items():
         _echo_metrics(name, one)
     gains = {} if against is None else _gains(measured, against)
+    _record(lake, measured, gains, against)
     for name, of_metric in gains.items():
         typer.echo(f"{name} over {against}, intervals over users:")
         for metric, title in GAINS.items():
@@ -94,9 +96,9 @@ def evaluate_ctr(
 def _measure(
     settings: Settings, lake: Lake, rows: Any, names: Sequence[str], start: str | None, end: str | None
 ) -> dict[str, Measured]:
-    """Every model on the same rows, recorded in the lake."""
+    """Every model on the same rows."""
     from models.ctr import CtrModel
-    from models.train_ctr import evaluate, record_model, score
+    from models.train_ctr import evaluate, score
 
     folders = {name: model_folder(settings, name) for name in names}
     models = {name: CtrModel.open(folder) for name, folder in folders.items()}
@@ -107,9 +109,25 @@ def _measure(
         of = model.lineage.true_space_id
         snapshot = snapshot_of(lake, settings, of, model.lineage.control) if of else None
         scored = score(model, rows, snapshot, start=first, end=last)
-        found[name] = Measured(model, scored, evaluate(scored))
-        record_model(lake, model, found[name].metrics, name=name, artifact=folders[name], written_at=datetime.now(UTC))
+        found[name] = Measured(model, folders[name], scored, evaluate(scored))
     return found
+
+
+def _record(
+    lake: Lake,
+    measured: Mapping[str, Measured],
+    gains: Mapping[str, Mapping[Metric, Estimate]],
+    against: str | None,
+) -> None:
+    """Enter every model in the lake, with what it gains over the one that it is compared with."""
+    from models.train_ctr import gain_over, record_model
+
+    for name, one in measured.items():
+        gained = None
+        if against is not None and name != against:
+            gained = gain_over(measured[against].model, against, gains[name], len(one.scored))
+        facts: dict[str, Any] = {"name": name, "artifact": one.folder, "written_at": datetime.now(UTC)}
+        record_model(lake, one.model, one.metrics, gain=gained, **facts)
 
 
 def _window(scored: pa.Table) -> tuple[datetime, datetime] | None:

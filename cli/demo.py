@@ -276,7 +276,8 @@ class Demo:
         plain, content = CtrConfig(), CtrConfig(model="cube")
 
         def work() -> Found:
-            from models.train_ctr import evaluate, record_model, score, train_ctr
+            from models.intervals import Estimate
+            from models.train_ctr import evaluate, gain_over, record_model, score, train_ctr
             from moonlake.snapshots import write_snapshot
 
             _, t1, t2, _ = self.window
@@ -286,18 +287,25 @@ class Demo:
                 WITH_CONTENT: (content, snapshot),
                 SHUFFLED: (content, snapshot.shuffled(SHUFFLE_SEED)),
             }
-            scored, found = {}, {}
+            scored, metrics, found, models = {}, {}, {}, {}
             for name, (config, vectors) in runs.items():
                 with training_bar(f"training {name}") as report:
                     model = train_ctr(train, vectors, config, window=(t1, t2), report=report)
                 folder = self.settings.artifacts / f"ctr-{name.replace(' ', '-').lower()}"
-                model = model.save(folder)
+                models[name] = model = model.save(folder)
                 scored[name] = score(model, test, vectors, start=t2)
-                metrics = evaluate(scored[name])
-                if name != SHUFFLED:  # a control is no model to release
-                    record_model(self.lake, model, metrics, name=name, artifact=folder, written_at=self.now)
-                found[name] = metrics.as_json() | {"folder": str(folder), "model_id": model.model_id}
-            return {"models": found, "gains": _gains(scored), "snapshot": str(snapshot.folder)}
+                metrics[name] = evaluate(scored[name])
+                found[name] = metrics[name].as_json() | {"folder": str(folder), "model_id": model.model_id}
+            gains = _gains(scored)
+            for name in (IDS_ONLY, WITH_CONTENT):  # a control is no model to release
+                one, folder, gained = models[name], Path(found[name]["folder"]), None
+                if name != IDS_ONLY:
+                    estimates = {metric: Estimate(*gains[name][metric]) for metric in METRICS}
+                    gained = gain_over(models[IDS_ONLY], IDS_ONLY, estimates, metrics[name].impressions)
+                record_model(
+                    self.lake, one, metrics[name], name=name, artifact=folder, written_at=self.now, gain=gained
+                )
+            return {"models": found, "gains": gains, "snapshot": str(snapshot.folder)}
 
         ids = [part.manifest.training_set_id for part in (train, test)]
         inputs = [ids, space_id, asdict(plain), asdict(content), self.versions("embeddings")]

@@ -45,20 +45,35 @@ def promote(
     name: Annotated[str, typer.Argument(help="Click model by name or id; for similar_products, the space.")],
     use: Use = USE,
     service: Annotated[str, typer.Option(help="Feature service that the click model reads.")] = SERVICE,
+    minimum_gain: Annotated[
+        float | None, typer.Option(help="AUC over IDs alone that the low end of its 95% interval must reach.")
+    ] = None,
 ) -> None:
-    """Switch a use to a click model and the embedding space that it reads, or to a space, in one commit."""
+    """Switch a use to a click model and the embedding space that it reads, or to a space, in one commit.
+
+    The gates come first: where one fails nothing is switched.
+    """
+    from cli.quality import check_space, require_passed
     from moonlake import spaces
     from moonlake.lake import Lake
+    from moonlake.space_gates import GateLimits
 
     settings = Settings.from_environment()
     lake = Lake(settings)
+    limits = GateLimits() if minimum_gain is None else GateLimits(min_ctr_gain_auc=minimum_gain)
     if use != USE:
-        _switch(settings, lake, use, spaces.find(lake, name).space_id)
+        space = spaces.find(lake, name)
+        require_passed(settings, check_space(settings, lake, space, compared_with=use, use=use, limits=limits))
+        _switch(settings, lake, use, space.space_id)
         return
     model = find_model(lake, name)
     if model["space_id"] is None:
         raise SpaceMismatch(f"CTR model {model['name']} reads IDs only: a release names the space that its model reads")
-    _switch(settings, lake, use, model["space_id"], model["model_id"], service)
+    space, model_id = spaces.find(lake, model["space_id"]), model["model_id"]
+    require_passed(
+        settings, check_space(settings, lake, space, compared_with=use, use=use, model_id=model_id, limits=limits)
+    )
+    _switch(settings, lake, use, space.space_id, model_id, service)
 
 
 @release_app.command()
@@ -69,6 +84,7 @@ def rollback(use: Use = USE) -> None:
 
     settings = Settings.from_environment()
     lake = Lake(settings)
+    # No gates: it ran before, and a way back that can be refused is none.
     earlier = spaces.before_current(lake, use)
     _switch(settings, lake, use, earlier.space_id, earlier.model_id, earlier.feature_service)
     _echo_missing(settings, lake, spaces.find(lake, earlier.space_id))

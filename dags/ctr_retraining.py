@@ -41,6 +41,10 @@ with DAG(
         *("--against", IDS_ONLY, "--minimum-gain", "{{ params.minimum_gain }}"),
         writes=["model_versions"],
     )
-    release = command_step("release", "release", "promote", WITH_CONTENT, writes=["releases", "embedding_spaces"])
+    release = command_step(
+        "release",
+        *("release", "promote", WITH_CONTENT, "--minimum-gain", "{{ params.minimum_gain }}"),
+        writes=["gate_results", "releases", "embedding_spaces"],
+    )
 
     chain(pull, train, gate, release)

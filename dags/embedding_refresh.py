@@ -36,8 +36,9 @@ with DAG(
     embed = spark_step("embed_contents", "--space", "{{ params.space }}", writes=["embeddings"])
     # Contents that came in by another door wait for a vector too.
     embed.trigger_rule = TriggerRule.NONE_FAILED
+    gates = command_step("gates", "quality", "space", "{{ params.space }}", writes=["gate_results"])
     serve = command_step(
         "serve_online", "features", "materialize", "product_profile_v1", "content_embedding_v1", "--end", MOMENT
     )
 
-    look >> ingest >> embed >> serve
+    look >> ingest >> embed >> gates >> serve

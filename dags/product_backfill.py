@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, Param
 
-from dags.steps import DEFAULTS, FIRST_DAY, NAME, spark_step
+from dags.steps import DEFAULTS, FIRST_DAY, NAME, command_step, spark_step
 
 with DAG(
     dag_id="product_backfill",
@@ -16,4 +16,7 @@ with DAG(
     params={"space": Param(type="string", pattern=NAME, description="embedding space, by name or id")},
     tags=["embeddings"],
 ) as dag:
-    spark_step("embed_contents", "--space", "{{ params.space }}", writes=["embeddings", "embedding_spaces"])
+    embed = spark_step("embed_contents", "--space", "{{ params.space }}", writes=["embeddings", "embedding_spaces"])
+    gates = command_step("gates", "quality", "space", "{{ params.space }}", writes=["gate_results"])
+
+    embed >> gates

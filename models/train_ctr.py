@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,7 @@ from models.ctr_features import column_reader
 from models.ctr_network import CtrNetwork
 from models.ctr_rows import TrainingRows, missing_share, read_rows
 from models.ctr_trees import Trees, grow_trees
+from models.intervals import Estimate
 from models.metrics import ClickMetrics, Interval, Metric, click_metrics, log_loss, paired_bootstrap
 from models.training_run import Run
 from moonlake.errors import InputError, PointInTimeError
@@ -173,12 +174,32 @@ def gain(scored: pa.Table, baseline: pa.Table, metric: Metric = "auc") -> Interv
     return paired_bootstrap(clicked, first, second, users, metric=metric)
 
 
+def gain_over(baseline: CtrModel, name: str, gains: Mapping[Metric, Estimate], impressions: int) -> dict[str, Any]:
+    """What a model gains over another one, with which that is, as plain values to be recorded.
+
+    Args:
+        name: of the baseline.   gains: by metric.
+        impressions: that both were measured on.
+    """
+    over = {"against": name, "model_id": baseline.model_id, "space_id": baseline.space_id, "impressions": impressions}
+    return over | {metric: found.as_json() for metric, found in gains.items()}
+
+
 def record_model(
-    lake: Lake, model: CtrModel, test: ClickMetrics, *, name: str, artifact: Path, written_at: datetime
+    lake: Lake,
+    model: CtrModel,
+    test: ClickMetrics,
+    *,
+    name: str,
+    artifact: Path,
+    written_at: datetime,
+    gain: Mapping[str, Any] | None = None,
 ) -> WriteReport:
     """Enter a saved model with its test metrics in `model_versions`; recording it again changes nothing.
 
     Its event time is the end of its training window: that is how far it knows the world.
+
+    Args: gain: what `gain_over` gave; the gates of a release read it.
     """
     if model.model_id is None:
         raise InputError(f"CTR model {name} has no id yet: save it first")
@@ -190,6 +211,7 @@ def record_model(
         "artifact": str(artifact),
         "metrics": json.dumps(
             {"test": test.as_json(), "training": dict(model.metrics), "labels": model.lineage.labels}
+            | ({} if gain is None else {"gain": dict(gain)})
         ),
         "event_timestamp": model.lineage.window[1],
     }

@@ -6,7 +6,8 @@ MoonlakeError
 |-- InputError               what a user handed in cannot be read: path, file, format, column
 |-- ContractError            rows or tables do not fit their contract
 |   |-- SchemaMismatch       a column is missing or has another type
-|   `-- BatchRejected        a batch rule failed; the table was left untouched
+|   |-- BatchRejected        a batch rule failed; the table was left untouched
+|   `-- GateFailed           a space or a model did not pass a gate; what runs stays
 |-- NotFound                 a table, version, view, column, space, model or artifact that does not exist
 |-- PointInTimeError         a feature would know its future, or time columns cannot be compared
 |-- SpaceMismatch            vectors of two embedding spaces would meet
@@ -43,6 +44,10 @@ class SchemaMismatch(ContractError):
 
 class BatchRejected(ContractError):
     """A batch rule failed; the table was left untouched."""
+
+
+class GateFailed(ContractError):
+    """A space or a model did not pass a gate; what runs stays."""
 
 
 class NotFound(MoonlakeError):

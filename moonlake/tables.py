@@ -565,6 +565,28 @@ STUDY_RESULTS = Table(
     ),
 )
 
+GATE_RESULTS = Table(
+    name="gate_results",
+    grain="One row per gate of one check of an embedding space.",
+    key=("check_id", "gate"),
+    writer="moonlake.space_gates",
+    writing="append",
+    columns=(
+        _hash("check_id", "one check: hash of the space, what it was checked for and when"),
+        SPACE_ID,
+        _text("use", "what the space was to be released for; null where it was only looked at", nullable=True),
+        _hash("model_id", "CTR model that was to be released with it", nullable=True),
+        _id("gate", "name of the gate"),
+        Column("passed", "bool", "false stops a release; null where the gate does not apply", nullable=True),
+        Column("value", "float64", "what was measured; null where nothing could be", nullable=True),
+        Column("minimum", "float64", "smallest value that passes", nullable=True),
+        Column("maximum", "float64", "largest value that passes", nullable=True),
+        _text("detail", "the figure in words, or why there is none", nullable=False, max_length=10_000),
+        EVENT_TIMESTAMP,
+        CREATED_AT,
+    ),
+)
+
 REJECTS = Table(
     name="rejects",
     grain="One row per record refused.",
@@ -606,6 +628,7 @@ TABLES: dict[str, Table] = {
         TRAINING_SETS,
         MODEL_VERSIONS,
         STUDY_RESULTS,
+        GATE_RESULTS,
         REJECTS,
     )
 }

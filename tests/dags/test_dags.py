@@ -121,7 +121,8 @@ def test_steps_of_embedding_refresh_run_in_order(bag: dict[str, Any]) -> None:
         "look_for_products": [],
         "ingest_catalogue": ["look_for_products"],
         "embed_contents": ["ingest_catalogue"],
-        "serve_online": ["embed_contents"],
+        "gates": ["embed_contents"],
+        "serve_online": ["gates"],
     }
 
 
