@@ -39,7 +39,7 @@ class GateLimits:
 
     min_coverage: float = 0.999
     norm_tolerance: float = 0.002
-    max_duplicate_share: float = 0.05
+    max_duplicate_share: float = 0.1
     overlap_neighbours: int = 10
     overlap_contents: int = 2_000
     overlap_fewest_contents: int = 500

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,39 +14,37 @@ from typer.testing import CliRunner, Result
 
 from cli.app import app
 from moonlake import spaces
-from moonlake.contents import stable_hash
+from moonlake.contents import content_of, stable_hash
 from moonlake.lake import Lake, arrow_schema
 from moonlake.settings import Settings
 from moonlake.snapshots import write_snapshot
 from moonlake.tables import EMBEDDINGS, MODEL_VERSIONS, TIMELESS
 
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
-DEFINITION = spaces.SpaceDefinition(
-    weights=stable_hash("weights"),
-    tokenizer=stable_hash("tokenizer"),
-    preprocessing="none",
-    prompt="text",
-    content_fields=("title",),
-    pooling="mean",
-    normalisation="l2",
-    storage_type="float16",
-    dimension=2,
-)
+GAIN = {"against": "ids", "model_id": stable_hash("ids"), "space_id": None, "impressions": 9, "auc": [0.3, 0.2, 0.4]}
+"""Over a model of IDs alone, as `moonlake evaluate ctr` records it: the gates ask for it."""
 
 
 @pytest.fixture
-def space(lake: Lake) -> spaces.Space:
+def space(settings: Settings, lake: Lake, write_rows: Any, untrained_encoder: Callable[[int], Path]) -> spaces.Space:
     """A space that covers its one content."""
+    from models.inference import Embedder
+
+    embedder = Embedder.open(untrained_encoder(0))
+    content = content_of("red shirt", [])
+    asked = {"query_id": "q", "modality": "text", "text": content.text, "content_id": content.content_id}
+    write_rows(settings, "queries", [asked])
     vector: dict[str, Any] = {
-        "content_id": stable_hash("content"),
-        "space_id": DEFINITION.space_id,
-        "vector": [0.6000976562, 0.7998046875],
+        "content_id": content.content_id,
+        "space_id": embedder.space.space_id,
+        "vector": embedder.embed([content.text], [[]])[0],
         "event_timestamp": TIMELESS,
         "created_at": DAY,
     }
     write_deltalake(lake.path("embeddings"), pa.Table.from_pylist([vector], arrow_schema(EMBEDDINGS)))
-    books: dict[str, Any] = {"artifact": "encoder", "trained_until": None, "metrics": {}, "written_at": DAY}
-    return spaces.register(lake, DEFINITION, name="shop", status="candidate", coverage=1.0, **books)
+    artifact = str(untrained_encoder(0))
+    books: dict[str, Any] = {"artifact": artifact, "trained_until": None, "metrics": {}, "written_at": DAY}
+    return spaces.register(lake, embedder.space, name="shop", status="candidate", coverage=1.0, **books)
 
 
 def record(lake: Lake, name: str, space_id: str | None) -> str:
@@ -56,7 +55,7 @@ def record(lake: Lake, name: str, space_id: str | None) -> str:
         "space_id": space_id,
         "training_set_id": stable_hash("set"),
         "artifact": f"artifacts/{name}",
-        "metrics": "{}",
+        "metrics": json.dumps({"gain": GAIN}),
         "event_timestamp": DAY,
     }
     rows = pa.Table.from_pylist([row], arrow_schema(MODEL_VERSIONS, MODEL_VERSIONS.facts))
