@@ -100,7 +100,7 @@ def check_space(
     figures = read_figures(lake, found, contents, since)
     recent = recent_ids(lake, found, limits.agreement_contents // 2, since)
     again = [*contents.known(recent), *contents.sample(limits.agreement_contents - len(recent), check.check_id)]
-    recall = recall_gate(lake, found, live, limits)
+    recall = recall_gate(lake, found, live, compared_with, limits)
     rows = sample_rows(lake, "embeddings", SAMPLE_ROWS, found.space_id)
     broken = check_rows(settings.home, "embeddings", rows, called=f"embeddings_{found.name}")
     said = ", ".join(f"{rule} ({count})" for rule, count in broken.items()) or "all keep it"

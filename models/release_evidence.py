@@ -73,10 +73,12 @@ def agreement_gate(lake: Lake, space: Space, content_ids: Sequence[str], limits:
     return Gate(name, share, detail, least)
 
 
-def recall_gate(lake: Lake, space: Space, live: Space | None, limits: GateLimits) -> RecallMove:
+def recall_gate(lake: Lake, space: Space, live: Space | None, use: str, limits: GateLimits) -> RecallMove:
     """Hit rate of image search on stored vectors, against that of the live space on the same purchases.
 
     The purchases are later than all that either encoder learnt from. Without a live space chance is what to beat.
+
+    Args: use: what `live` is live for.
     """
     name = "recall"
     if live is not None and live.space_id == space.space_id:
@@ -96,11 +98,14 @@ def recall_gate(lake: Lake, space: Space, live: Space | None, limits: GateLimits
             return RecallMove(not_applicable(name, f"a pool of {len(trials.pool)} products is too small to say"))
         return RecallMove(Gate(name, low.low, detail, least))
     before = _places(lake, live, trials)[:, None] <= CUTOFF
+    share = estimates(ratios(hits * weights, before * weights, trials.query_rows))[0]
     moved = ratios((hits.astype(np.float64) - before) * weights, weights, trials.query_rows)
-    change = estimates(moved)[0]
-    detail = f"high end of the change of hit@{CUTOFF} {_interval(change, '+')} against {live.name}"
-    detail += f" on {len(hits):,} purchases from {trials.start:%Y-%m-%d}"
-    return RecallMove(Gate(name, change.high, detail, limits.min_recall_change), moved[:, 0])
+    detail = f"high end of hit@{CUTOFF} over that of {live.name}, {_interval(share)}; it changes by "
+    detail += f"{_interval(estimates(moved)[0], '+')} on {len(hits):,} purchases from {trials.start:%Y-%m-%d}"
+    if np.isnan(share.high):
+        return RecallMove(not_applicable(name, f"the live space finds nothing; {detail}"), moved[:, 0])
+    least = limits.min_recall_ratio_for_ctr if use == "ctr_ranking" else limits.min_recall_ratio
+    return RecallMove(Gate(name, share.high, detail, least), moved[:, 0])
 
 
 def ctr_gates(lake: Lake, model: ModelToRelease, recall: RecallMove, limits: GateLimits) -> list[Gate]:

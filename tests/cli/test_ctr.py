@@ -92,6 +92,11 @@ def test_models_are_trained_measured_and_recorded(shop: Settings) -> None:
     recorded = {row["name"]: row for row in Lake(shop).read("model_versions").to_pylist()}
     assert recorded["ids"]["space_id"] is None
     assert recorded["content"]["space_id"] == spaces.find(Lake(shop), "encoder").space_id
+    gain = json.loads(recorded["content"]["metrics"])["gain"]
+    assert (gain["against"], gain["model_id"], gain["space_id"]) == ("ids", recorded["ids"]["model_id"], None)
+    value, low, high = gain["auc"]
+    assert f"{value:+.4f}  (95% interval {low:.4f} to {high:.4f})" in output
+    assert "gain" not in json.loads(recorded["ids"]["metrics"])
 
 
 def test_a_control_is_labelled_wherever_its_figures_are(shop: Settings) -> None:
