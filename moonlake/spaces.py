@@ -1,8 +1,8 @@
 """Embedding spaces and releases: what makes two vectors comparable, and which space a use runs on.
 
 A space lives through `building` (backfill under way) -> `candidate` (every content has a vector) -> `live` (a release
-names it) -> `retired` (no release names it any more; a roll-back makes it live again). A space that was retired before it
-was complete is `building` again once a backfill goes on with it.
+names it) -> `retired` (no release names it any more; a roll-back makes it live again). A space that was retired before
+it was complete is `building` again once a backfill goes on with it.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ MAX_IMAGES_PER_PRODUCT = 16
 MAX_IMAGE_BYTES = 10_000_000
 MAX_IMAGE_SIDE_PIXELS = 20_000
 TEXT = "[^\x00-\x08\x0b\x0c\x0e-\x1f]*"
-"""What a text may be: no control characters but tab and line ends, as in XML. They stand in the pattern as they are, for
-Spark, Arrow and Python share no escape."""
+"""What a text may be: no control characters but tab and line ends, as in XML. They stand in the pattern as they are,
+for Spark, Arrow and Python share no escape."""
 
 
 def _id(name: str, meaning: str, *, nullable: bool = False) -> Column:

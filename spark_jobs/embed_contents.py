@@ -166,7 +166,8 @@ def run(
 ) -> EmbeddingReport:
     """Embed what is missing in a space, given by name, id or "live"; a complete `building` space becomes `candidate`.
 
-    A retired space that was never complete is building again. Several runs may be at work at once. After a run that was killed the next one goes on, chunk by chunk.
+    A retired space that was never complete is building again. Several runs may be at work at once. After a run that was
+    killed the next one goes on, chunk by chunk.
 
     Args:
         written_at: moment at which the run began; what it writes later is stamped later.

@@ -98,20 +98,22 @@ def test_a_roll_back_is_a_switch_to_the_earlier_model(settings: Settings, lake: 
 def test_a_roll_back_says_how_many_products_have_no_vector_there_and_what_fills_them(
     settings: Settings, lake: Lake, space: spaces.Space, write_rows: Callable[..., None]
 ) -> None:
-    second = replace(DEFINITION, weights=stable_hash("others"))
+    first = space.definition
+    second = replace(first, weights=stable_hash("others"))
     books: dict[str, Any] = {"artifact": "encoder", "trained_until": None, "metrics": {}, "written_at": DAY}
     spaces.register(lake, second, name="next", status="candidate", coverage=1.0, **books)
-    old, new, unreadable = (stable_hash(name) for name in ("content", "new", "unreadable"))
-    vector = {"vector": [0.6000976562, 0.7998046875], "space_id": second.space_id, "event_timestamp": TIMELESS}
+    old = content_of("red shirt", []).content_id
+    new, unreadable = stable_hash("new"), stable_hash("unreadable")
+    vector = {"vector": [1.0, *[0.0] * 15], "space_id": second.space_id, "event_timestamp": TIMELESS}
     write_rows(settings, "embeddings", [vector | {"content_id": content_id} for content_id in (old, new)])
     contents = {"old": old, "new": new, "twin of new": new, "nothing to read": unreadable}
     products = [{"product_id": name, "content_id": content_id} for name, content_id in contents.items()]
     write_rows(settings, "products", products)
-    refused = [{"content_id": unreadable, "space_id": one.space_id} for one in (DEFINITION, second)]
+    refused = [{"content_id": unreadable, "space_id": one.space_id} for one in (first, second)]
     books = {"table": "embeddings", "rule": "content_unreadable", "source": "embed_contents"}
     rejects = [books | {"reject_id": stable_hash(str(one)), "value": json.dumps(one)} for one in refused]
     write_rows(settings, "rejects", rejects)
-    for minute, one in enumerate((DEFINITION, second)):
+    for minute, one in enumerate((first, second)):
         folder = write_snapshot(lake, one.space_id, settings.snapshots / one.space_id).folder
         later = DAY + timedelta(minutes=minute + 1)
         spaces.release(lake, "similar_products", one.space_id, snapshot=str(folder), written_at=later)
@@ -123,7 +125,7 @@ def test_a_roll_back_says_how_many_products_have_no_vector_there_and_what_fills_
     ]
     assert spaces.live(lake, "similar_products").name == "shop"
     spaces.release(lake, "similar_products", second.space_id, written_at=datetime.now(UTC))
-    write_rows(settings, "embeddings", [vector | {"content_id": new, "space_id": DEFINITION.space_id}])
+    write_rows(settings, "embeddings", [vector | {"content_id": new, "space_id": first.space_id}])
     assert len(release(settings, "rollback", "--use", "similar_products").stdout.splitlines()) == 1
 
 
