@@ -19,9 +19,6 @@ from moonlake.tables import PROMPT_ATTRIBUTES
 CONTENT_UNREADABLE = "content_unreadable"
 """The rule that a content breaks which has no text, and no image that can be decoded."""
 
-CONTENT_UNREADABLE = "content_unreadable"
-"""The rule that a content breaks which has no text, and no image that can be decoded."""
-
 
 @dataclass(frozen=True, slots=True)
 class Content:

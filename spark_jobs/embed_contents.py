@@ -166,8 +166,8 @@ def run(
 ) -> EmbeddingReport:
     """Embed what is missing in a space, given by name, id or "live"; a complete `building` space becomes `candidate`.
 
-    A retired space that was never complete is building again. Several runs may be at work at once. After a run that was
-    killed the next one goes on, chunk by chunk.
+    Several runs may be at work at once. After a run that was killed the next one goes on, chunk by chunk. A space that
+    was retired before it was complete is building again.
 
     Args:
         written_at: moment at which the run began; what it writes later is stamped later.
