@@ -152,6 +152,11 @@ class Snapshot:
         rows = self._index.rows_of(content_ids)
         return rows if self._order is None else np.append(self._order, -1)[rows]
 
+    def contents(self) -> pa.Table:
+        """content_id of each row of `vectors`, in their order."""
+        halves = zip(self._index.high.tolist(), self._index.low.tolist(), strict=True)
+        return pa.table({"content_id": pa.array([f"{high:016x}{low:016x}" for high, low in halves], pa.string())})
+
     @cached_property
     def products(self) -> dict[str, str]:
         """product_id -> content_id of every product that is on sale at this version of the lake."""

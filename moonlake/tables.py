@@ -604,6 +604,23 @@ REJECTS = Table(
     ),
 )
 
+ERASURES = Table(
+    name="erasures",
+    grain="One row per product or user that was erased; it says so without the id.",
+    key=("subject", "subject_hash"),
+    writer="erase_subjects",
+    writing="append",
+    columns=(
+        Column("subject", "string", "what was erased", values=("product", "user")),
+        _hash("subject_hash", "hash of the id: whoever knows the id finds the row, nobody reads the id from it"),
+        _json("removed", "what was removed with the run that it was part of, by store, as JSON"),
+        _count("files_searched", "files that were read after it"),
+        _count("places_found", "files in which the id still stood then"),
+        EVENT_TIMESTAMP,
+        CREATED_AT,
+    ),
+)
+
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
@@ -630,5 +647,6 @@ TABLES: dict[str, Table] = {
         STUDY_RESULTS,
         GATE_RESULTS,
         REJECTS,
+        ERASURES,
     )
 }

@@ -7,11 +7,13 @@ a hash of its own, written when all rows are. Needs the extra `redis`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 from feast import Entity, FeatureView, RepoConfig, utils
+from feast.infra.key_encoding_utils import deserialize_entity_key
 from feast.infra.online_stores.helpers import _mmh3, _redis_key, _redis_key_prefix, compute_versioned_name
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
@@ -23,6 +25,7 @@ from moonlake.feast_delta.online_rows import (
     PUSHED,
     FeastRow,
     FoundRow,
+    NamedKey,
     Now,
     OnlineRow,
     Overtaken,
@@ -35,6 +38,8 @@ from moonlake.feast_delta.online_rows import (
     times_of,
 )
 
+KEYS_PER_SCAN = 1_000
+"""Keys that Redis looks at before it answers a scan."""
 _DIGITS = 20
 """Every part of a stamp is a number of this many digits, so that text compares as numbers do: Lua's are inexact."""
 
@@ -190,6 +195,27 @@ class DeltaRedisOnlineStore(ServedOnlineStore, RedisOnlineStore):
             for key in client.scan_iter(pattern):
                 pipe.hdel(key, *fields)
             pipe.execute()
+
+    def forget(self, config: RepoConfig, views: Sequence[FeatureView], named: NamedKey) -> int:
+        """Keys that were taken away. All keys of the views are scanned for them."""
+        client, project = self._get_client(config.online_store), config.project.encode()
+        keys: set[bytes] = set()
+        for prefix in {bytes(_redis_key_prefix(view.join_keys)) for view in views}:
+            for key in client.scan_iter(_literal(prefix) + b"*" + _literal(project), count=KEYS_PER_SCAN):
+                with suppress(ValueError):  # a key of another project, whose name ends like ours
+                    entity = key.removesuffix(project)
+                    if named(deserialize_entity_key(entity, config.entity_key_serialization_version)):
+                        keys.add(key)
+        return int(client.delete(*keys)) if keys else 0
+
+    def search(self, config: RepoConfig, holds: Callable[[bytes], bool]) -> tuple[int, int]:
+        """Keys of the project, and how many of them hold what is asked, in the key or in a value."""
+        client = self._get_client(config.online_store)
+        rows = hits = 0
+        for key in client.scan_iter(b"*" + _literal(config.project.encode()), count=KEYS_PER_SCAN, _type="HASH"):
+            rows += 1
+            hits += holds(key) or any(map(holds, client.hvals(key)))
+        return rows, hits
 
     def update(
         self,
@@ -360,6 +386,11 @@ def _hash_key(config: RepoConfig, key: EntityKey) -> bytes:
 
 def _name(config: RepoConfig, view: FeatureView) -> str:
     return str(compute_versioned_name(view, config.registry.enable_online_feature_view_versioning))
+
+
+def _literal(part: bytes) -> bytes:
+    """Bytes that a pattern of Redis takes as they are."""
+    return re.sub(rb"([*?\[\]\\])", rb"\\\1", part)
 
 
 def _number(number: int) -> str:

@@ -129,6 +129,18 @@ class ServedOnlineStore(ABC):
         Raises: Overtaken: `opened` may not follow what is stored by now; nothing was written.
         """
 
+    @abstractmethod
+    def forget(self, config: RepoConfig, views: Sequence[FeatureView], named: NamedKey) -> int:
+        """How many keys of the views were taken away with all that stood there, stamps too, leaving no trace."""
+
+    @abstractmethod
+    def search(self, config: RepoConfig, holds: Callable[[bytes], bool]) -> tuple[int, int]:
+        """How many values of the project are online, and how many of them, or of their keys, hold what is asked."""
+
+
+NamedKey: TypeAlias = Callable[[EntityKey], bool]
+"""Whether an entity key is meant."""
+
 
 def moment_of(microseconds: int) -> datetime:
     """The moment in UTC."""

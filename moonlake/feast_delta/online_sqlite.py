@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import Any, Literal
 
 from feast import Entity, FeatureView, RepoConfig
-from feast.infra.key_encoding_utils import serialize_entity_key
+from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_entity_key
 from feast.infra.online_stores.helpers import compute_table_id, extract_text_and_num
 from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStoreConfig
 from feast.infra.supported_async_methods import SupportedAsyncMethods
@@ -25,6 +25,7 @@ from moonlake.feast_delta.online_rows import (
     PUSHED,
     FeastRow,
     FoundRow,
+    NamedKey,
     Now,
     OnlineRow,
     Overtaken,
@@ -162,6 +163,30 @@ class DeltaSqliteOnlineStore(ServedOnlineStore, SqliteOnlineStore):
             with conn:
                 conn.execute(f"DROP TABLE IF EXISTS {_stamps(table)}")
                 conn.execute("DELETE FROM moonlake_served WHERE view = ?", (table,))
+
+    def forget(self, config: RepoConfig, views: Sequence[FeatureView], named: NamedKey) -> int:
+        """Keys that were taken away; the file is written anew, so that their bytes are in no free page either."""
+        conn, version = self._get_conn(config), config.entity_key_serialization_version
+        forgotten: set[bytes] = set()
+        for view in views:
+            table = _table(config, view)
+            conn.execute(_CREATE_STAMPS.format(stamps=_stamps(table)))
+            keys = set[bytes]()
+            for of_rows in (_quoted(table), _stamps(table)):
+                for (key,) in conn.execute(f"SELECT DISTINCT entity_key FROM {of_rows}"):
+                    if named(deserialize_entity_key(key, version)):
+                        keys.add(key)
+            with conn:
+                for of_rows in (_quoted(table), _stamps(table)):
+                    conn.executemany(f"DELETE FROM {of_rows} WHERE entity_key = ?", [(key,) for key in keys])
+            forgotten |= keys
+        conn.execute("VACUUM")
+        conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return len(forgotten)
+
+    def search(self, config: RepoConfig, holds: Callable[[bytes], bool]) -> tuple[int, int]:  # noqa: ARG002
+        """Nothing: the file is searched with the files of the home."""
+        return 0, 0
 
     def _get_conn(self, config: RepoConfig) -> sqlite3.Connection:
         opened = self._conn is not None
