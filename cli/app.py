@@ -53,6 +53,7 @@ COMMANDS = {
     "backfill": Entry("cli.backfill:backfill_app", "Embed what has no vector in a space; plan it, see how far it is."),
     "quality": Entry("cli.quality:quality_app", "Hold tables against contracts, and embedding spaces against gates."),
     "release": Entry("cli.releases:release_app", "Switch a use to a click model and its embedding space, and back."),
+    "lake": Entry("cli.retention:lake_app", "Compact and vacuum the lake; keep what manifests name."),
     "erase": Entry("cli.erase:erase_app", "Erase products or users everywhere, and prove it."),
     "job": Entry("cli.jobs:job", "Run a job of spark_jobs by name.", hands_on=True),
     "airflow": Entry("cli.airflow:airflow", "Run Airflow with moonlake's DAGs.", hands_on=True),

@@ -85,13 +85,28 @@ def show(
     manifest: Annotated[bool, typer.Option("--manifest", help="Print the whole manifest.")] = False,
 ) -> None:
     """Say what a training set was made of."""
+    from moonlake.training_set_checks import reproducible
     from moonlake.training_sets import TrainingSet, describe
 
-    found = TrainingSet.open(Settings.from_environment().training_sets / name).manifest
+    settings = Settings.from_environment()
+    found = TrainingSet.open(settings.training_sets / name).manifest
     if manifest:
         typer.echo(found.as_json(), nl=False)
     else:
-        _echo(describe(found))
+        _echo({**describe(found), "reproducible": reproducible(settings, found.table_versions)})
+
+
+@training_set_app.command("list")
+def list_() -> None:
+    """Every training set of the home: rows, window, and until when it can be built again."""
+    from moonlake.retention import live_training_sets
+    from moonlake.training_set_checks import reproducible
+
+    settings = Settings.from_environment()
+    for folder, found in live_training_sets(settings):
+        window = f"[{found.start.isoformat()}, {found.end.isoformat()})"
+        until = reproducible(settings, found.table_versions)
+        typer.echo(f"{folder.name}: {found.rows:,} rows of {window}, reproducible {until}")
 
 
 @training_set_app.command()

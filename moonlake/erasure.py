@@ -82,6 +82,11 @@ def listed_ids(table: Table, names: Names) -> list[Column]:
     return [column for column in table if column.type == "list<string>" and names.get(kind_of(column.name) or "")]
 
 
+def parallel_lists(table: Table) -> list[str]:
+    """The columns of a table whose lists have an element for each of the same things."""
+    return [column.name for column in table if column.shape == "[L]"]
+
+
 def subject_hash(subject: Subject, subject_id: str) -> str:
     """What the books say of an erased product or user in place of its id."""
     return hashlib.blake2b(f"{subject}\0{subject_id}".encode(), digest_size=16).hexdigest()

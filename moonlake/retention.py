@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -30,6 +30,10 @@ from moonlake.training_sets import Manifest
 LOG = "_delta_log"
 ERASED = "moonlake.erased"
 """Property of a table: when rows were erased from it, with all versions before."""
+KEPT_FOR = timedelta(days=3650)
+"""What the properties of a table say once a manifest names a version of it: as long as the manifest is there."""
+RETENTIONS = ("logRetentionDuration", "deletedFileRetentionDuration")
+"""The properties, behind "delta."."""
 _OF_VERSION = re.compile(r"\.?(\d{20})\.")
 
 
@@ -72,6 +76,12 @@ def live_manifests(settings: Settings) -> list[Live]:
         if release.snapshot and path.is_file():
             found.append(Live(f"snapshot of {use}", dict(json.loads(path.read_text())["versions"])))
     return found
+
+
+def keeps_history(path: str) -> bool:
+    """Whether a table's own properties let no clean-up take versions that manifests name."""
+    stated = DeltaTable(path).metadata().configuration
+    return all(stated.get(f"delta.{name}") == f"interval {KEPT_FOR.days} days" for name in RETENTIONS)
 
 
 def vacuum(path: str, *, keep: Collection[int], feed_from: int | None, before: datetime, dry_run: bool) -> Vacuumed:

@@ -21,6 +21,7 @@ from moonlake.differences import unequal
 from moonlake.errors import MoonlakeError, NotFound
 from moonlake.lake import Lake
 from moonlake.point_in_time import IntArray, encode_keys
+from moonlake.retention import ERASED, keeps_history
 from moonlake.settings import Settings
 from moonlake.spaces import find
 from moonlake.tables import TABLES
@@ -55,21 +56,27 @@ def verify(settings: Settings, folder: Path) -> Verification:
     except MoonlakeError as error:
         return Verification((str(error),), None)
     manifest = found.manifest
-    problems = [*_wrong_files(found), *versions_gone(settings, manifest), *_wrong_space(settings, manifest)]
+    problems = [
+        *_wrong_files(found),
+        *versions_gone(settings, manifest.table_versions),
+        *_wrong_space(settings, manifest),
+    ]
     limits = [] if problems else [_kept_until(settings, *read) for read in manifest.table_versions.items()]
     return Verification(tuple(problems), min((limit for limit in limits if limit), default=None))
 
 
-def versions_gone(settings: Settings, manifest: Manifest) -> list[str]:
-    """One line for each table version of a manifest that can no longer be read."""
+def versions_gone(settings: Settings, versions: Mapping[str, int]) -> list[str]:
+    """One line for each version of a table that can no longer be read, of those that a manifest names."""
     problems = []
-    for subject, version in manifest.table_versions.items():
+    for subject, version in versions.items():
         if version < 0:
             continue
         try:
             table = DeltaTable(_path(settings, subject), version=version)
         except DeltaError as error:
-            problems.append(f"table {subject} has no version {version} any more: {error}")
+            erased = _erased_at(_path(settings, subject))
+            why = f"rows were erased from it at {erased}, which wins over replay" if erased else error
+            problems.append(f"table {subject} has no version {version} any more: {why}")
             continue
         local = [Path(uri) for uri in table.file_uris() if "://" not in uri]
         if gone := sum(not path.exists() for path in local):
@@ -114,13 +121,34 @@ def _wrong_space(settings: Settings, manifest: Manifest) -> Iterator[str]:
         )
 
 
+def reproducible(settings: Settings, versions: Mapping[str, int]) -> str:
+    """Until when something can be made again of the table versions that its manifest names, in words."""
+    if gone := versions_gone(settings, versions):
+        return f"no longer: {gone[0]}"
+    read = {subject: version for subject, version in versions.items() if version >= 0}
+    limits = [_kept_until(settings, *each) for each in read.items()]
+    if until := min((limit for limit in limits if limit), default=None):
+        return f"until {until.isoformat(timespec='seconds')}; `moonlake lake maintain` keeps it for longer"
+    if all(keeps_history(_path(settings, subject)) for subject in read):
+        return "as long as it exists"
+    return "as long as its tables stay as they are; `moonlake lake maintain` keeps it for longer"
+
+
+def _erased_at(path: str) -> str | None:
+    """When rows were erased from a table, if they were."""
+    try:
+        return DeltaTable(path).metadata().configuration.get(ERASED)
+    except DeltaError:
+        return None
+
+
 def _kept_until(settings: Settings, subject: str, version: int) -> datetime | None:
     """How long the version can be read for certain; None while it is the latest, as nothing removes it then."""
     if version < 0:
         return None
     path = _path(settings, subject)
     latest, pinned = DeltaTable(path), DeltaTable(path, version=version)
-    if latest.version() == version:
+    if latest.version() == version or keeps_history(path):
         return None
     commits = {commit["version"]: commit["timestamp"] for commit in latest.history()}
     limits = []

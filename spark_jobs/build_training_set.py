@@ -89,7 +89,7 @@ def replay(settings: Settings, manifest: Manifest, folder: Path, *, written_at: 
         NotFound: a version is no longer there.
     """
     name = manifest.declaration.name
-    if gone := versions_gone(settings, manifest):
+    if gone := versions_gone(settings, manifest.table_versions):
         raise NotFound(f"training set {name} cannot be built again: {'; '.join(gone)}")
     plan = _plan(settings, manifest.declaration, manifest.table_versions)
     if changes := definition_changes(manifest.definitions, plan.inputs.definitions):

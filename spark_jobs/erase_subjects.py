@@ -37,6 +37,7 @@ from moonlake.erasure import (
     listed_ids,
     names_of,
     names_that_go,
+    parallel_lists,
     rows_naming,
     rows_that_name,
     single_ids,
@@ -44,8 +45,8 @@ from moonlake.erasure import (
 )
 from moonlake.erasure_search import Search, Searched, search_folder, search_home
 from moonlake.errors import NotFound
-from moonlake.feast_delta.online_erasure import forget_online, logs_of_services, search_online, serve_again
 from moonlake.feast_delta.store import FEATURE_REPO
+from moonlake.feast_delta.upkeep import forget_online, logs_of_services, search_online, serve_again
 from moonlake.lake import Lake, arrow_schema
 from moonlake.retention import ERASED, drop_history, file_system, live_training_sets
 from moonlake.settings import Settings
@@ -216,11 +217,6 @@ def _delete(spark: SparkSession, lake: Lake, table: Table, column: str, values: 
     gone = spark.createDataFrame([(value,) for value in values], "value string")
     target = DeltaTable.forPath(spark, lake.path(table.name)).alias("there")
     target.merge(gone.alias("gone"), f"there.`{column}` = gone.value").whenMatchedDelete().execute()
-
-
-def parallel_lists(table: Table) -> list[str]:
-    """The columns of a table whose lists have an element for each of the same things."""
-    return [column.name for column in table if column.shape == "[L]"]
 
 
 def without_entries(rows: DataFrame, table: Table, lists: Mapping[str, frozenset[str]]) -> DataFrame:

@@ -21,7 +21,7 @@ from moonlake.tables import TABLES
 
 pytestmark = pytest.mark.airflow
 
-DAG_IDS = ["ctr_retraining", "cube_features", "embedding_refresh", "product_backfill"]
+DAG_IDS = ["ctr_retraining", "cube_features", "embedding_refresh", "lake_maintenance", "product_backfill"]
 
 
 @pytest.fixture(scope="module")

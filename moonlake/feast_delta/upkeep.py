@@ -1,10 +1,12 @@
-"""Products and users out of the online store: their keys at once, and what others' features said of them."""
+"""What erasure and retention ask of the feature store: keys that go, logs of requests, versions that are in use."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from feast import FeatureStore
@@ -13,6 +15,7 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from moonlake.erasure import kind_of
 from moonlake.erasure_search import Search, Searched
 from moonlake.feast_delta.online_rows import NamedKey, ServedOnlineStore, moment_of
+from moonlake.feast_delta.plan import delta_source
 from moonlake.feast_delta.request_log import log_of_service
 from moonlake.feast_delta.store import feature_store
 from moonlake.settings import Settings
@@ -60,6 +63,37 @@ def logs_of_services(settings: Settings, repo: Path) -> list[str]:
         return []
     logs = (log_of_service(settings, store, service.name).path for service in store.list_feature_services())
     return list(dict.fromkeys(logs))
+
+
+@dataclass(frozen=True, slots=True)
+class VersionsServed:
+    """What the feature store needs of the lake's tables.
+
+    Attributes:
+        pinned: (table, version) of every source that reads one version only.
+        feeds: by table the version that each view was last served from: its change feed is read from there on.
+    """
+
+    pinned: tuple[tuple[str, int], ...] = ()
+    feeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+def versions_served(settings: Settings, repo: Path) -> VersionsServed:
+    """The versions that feature sources pin, and those that views were last served from."""
+    store = _registered(settings, repo)
+    if store is None:
+        return VersionsServed()
+    online = store._get_provider().online_store
+    pinned, feeds = [], defaultdict[str, tuple[int, ...]](tuple)
+    for view in store.list_feature_views():
+        source = delta_source(view)
+        if source.version is not None:
+            pinned.append((source.subject, source.version))
+        if isinstance(online, ServedOnlineStore):
+            served = online.served(store.config, view)
+            if served.version is not None and served.version >= 0:
+                feeds[source.subject] += (served.version,)
+    return VersionsServed(tuple(pinned), dict(feeds))
 
 
 def names_a_key(names: Mapping[str, frozenset[str]]) -> NamedKey:
