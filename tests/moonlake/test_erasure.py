@@ -150,6 +150,7 @@ def test_a_leftover_in_sqlite_is_found_also_in_its_free_pages(settings: Settings
     names = names_of("user", ["u77"])
     assert search_home(settings, names)[0].found == {"feast/online.db": 1}
     with closing(sqlite3.connect(path)) as conn, conn:
+        conn.execute("PRAGMA secure_delete = OFF")
         conn.execute("DELETE FROM t")
     assert search_home(settings, names)[0].found == {"feast/online.db": 1}
     with closing(sqlite3.connect(path)) as conn:
