@@ -54,7 +54,8 @@ def feature_store(
     stated: dict[str, Any] = yaml.safe_load(os.path.expandvars(path.read_text()))
     home = settings.feast.absolute()
     stated["registry"]["path"] = str(home / stated["registry"]["path"])
-    stated["online_store"]["path"] = str(home / stated["online_store"]["path"])
+    if "path" in stated["online_store"]:  # a store on a server has none
+        stated["online_store"]["path"] = str(home / stated["online_store"]["path"])
     stated["offline_store"] |= {
         "lake": settings.lake,
         "versions": dict(versions or {}),

@@ -114,5 +114,7 @@ def _store(settings: Settings, repo: Path) -> tuple[FeatureStore, ServedOnlineSt
 
 
 def _registered(settings: Settings, repo: Path) -> FeatureStore | None:
+    """The feature store; None where nothing was ever registered in its file."""
     store = feature_store(settings, repo)
-    return store if Path(store.config.registry.path).exists() else None
+    path = str(store.config.registry.path)
+    return store if "://" in path or Path(path).exists() else None

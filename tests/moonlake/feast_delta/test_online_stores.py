@@ -19,8 +19,11 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Int64, String
 
+from moonlake.erasure import names_of
+from moonlake.erasure_search import Search, search_folder
 from moonlake.feast_delta import home, online_rows, online_sqlite
 from moonlake.feast_delta.online_rows import NEVER_US, FoundRow, OnlineRow, Overtaken, Served, times_of
+from moonlake.feast_delta.upkeep import names_a_key
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -36,6 +39,7 @@ class Online:
     """An online store with one view of one feature, written as a materialisation or as a push writes."""
 
     def __init__(self, folder: Path, online: dict[str, Any], ttl: timedelta = timedelta(0)) -> None:
+        self.folder = folder
         self.config = RepoConfig(
             project="shop",
             provider="local",
@@ -97,6 +101,24 @@ def row(level: int | None, event: datetime, created: datetime | None = None, **m
     values = None if level is None else {"level": Value(int64_val=level)}
     times = (NEVER_US, NEVER_US) if level is None else times_of(event, created)
     return OnlineRow(key("a"), values, times, **more)
+
+
+def test_a_key_that_is_forgotten_leaves_no_trace_and_others_stay(shop: Online) -> None:
+    def holds(content: bytes) -> bool:
+        return Search(names_of("user", ["a"])).in_bytes(content)
+
+    def traces() -> int:
+        (searched,) = search_folder(str(shop.folder), Search(names_of("user", ["a"])), lambda _: "files")
+        return len(searched.found) + shop.store.search(shop.config, holds)[1]
+
+    other = replace(row(2, NOON), key=key("aa"))
+    shop.serve(row(1, NOON), other)
+    assert traces()
+    named = names_a_key(names_of("user", ["a"]))
+    assert [shop.store.forget(shop.config, [shop.view], named) for _ in range(2)] == [1, 0]
+    assert (traces(), shop.read("a"), shop.read("aa")) == (0, None, (2, NOON))
+    shop.serve(row(3, NOON), served=replace(FIRST, version=2))
+    assert shop.read("a") == (3, NOON)
 
 
 @pytest.fixture
