@@ -47,6 +47,7 @@ OTHER_IDS = (
     "model_id",
     "training_set_id",
     "run_id",
+    "check_id",
 )
 """Ends of the names of columns whose ids are of no product, no user and nothing that goes with one."""
 

@@ -109,6 +109,7 @@ def _records(spark: SparkSession, settings: Settings) -> DataFrame:
 def _dropped(spark: SparkSession, settings: Settings) -> DataFrame:
     """Lines of the files in the folder, with the name of each file and when it was last changed."""
     reader = spark.readStream.format("text").option("pathGlobFilter", "*.jsonl")
+    reader = reader.option("cleanSource", "delete")  # what a file held stands in product_events
     lines = reader.option("maxFilesPerTrigger", FILES_PER_BATCH).load(str(settings.incoming))
     return lines.selectExpr("value", "_metadata.file_name AS file", "_metadata.file_modification_time AS changed_at")
 
