@@ -252,7 +252,7 @@ def test_a_user_goes_from_everything_and_the_rows_of_others_stay_as_they_were(sh
     assert shop.served(gone, PRODUCTS[0])["behavior_product_ids"] == []
     assert shop.served(stays, PRODUCTS[0])["behavior_product_ids"] == list(PRODUCTS)
     # What comes later is served from the change feed that begins anew.
-    again = materialize_features.run(settings, END, ["user_profile_v1"])
+    again = materialize_features.run(settings, END, ["user_behavior_sequence_v1"])
     assert again[0].why == "changed keys"
     # Given again, nothing is left to do; and a user who comes back is a new fact.
     assert shop.erase("user", gone).removed == {}

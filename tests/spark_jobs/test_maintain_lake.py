@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,15 +35,16 @@ def test_what_is_named_stays_and_changes_are_still_served(
     spark: SparkSession, settings: Settings, lake: Lake, write_rows: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def add(user: str, clicks: int) -> None:
-        row = (user, 10, clicks, 0, clicks / 10, END)
+        row = (user, 10, clicks, 0, clicks / 10, DAY)
         writes.append(spark, settings, "user_stats", spark.createDataFrame([row], STATS), source="s", written_at=DAY)
 
     def materialise() -> tuple[str, int]:
         (served,) = materialize_features.run(settings, END, ["user_stats_v1"])
         return served.why, served.keys
 
-    def files() -> int:
-        return len(lake.open("user_stats").file_uris())
+    def files() -> tuple[int, int]:
+        """Of the latest version, and in the table's folder."""
+        return len(lake.open("user_stats").file_uris()), len(list(Path(lake.path("user_stats")).glob("*.parquet")))
 
     monkeypatch.setenv("MOONLAKE_HOME", str(settings.home))
     shown = {"impression_id": "i", "user_id": "u1", "product_id": "p", "event_timestamp": DAY, "label_time": DAY}
@@ -56,14 +58,14 @@ def test_what_is_named_stays_and_changes_are_still_served(
     add("u2", 2)
     add("u3", 3)
     (first,) = (done for done in maintain_lake.run(spark, settings, now=LATER) if done.table == "user_stats")
-    assert (first.compacted, first.kept, files()) == (3, (named,), 1)
-    assert first.vacuumed.files == 0  # the two rows that were added are still to be served
+    assert (first.compacted, first.kept) == (3, (named,))
+    assert files() == (1, 4)  # the rows that were added are still to be served
     assert materialise() == ("changed keys", 2)
     again = build_training_set.replay(settings, january.manifest, settings.training_sets / "again", written_at=None)
     assert again.training_set.manifest == january.manifest
     assert reproducible(settings, january.manifest.table_versions) == "as long as it exists"
     (second,) = (done for done in maintain_lake.run(spark, settings, now=LATER) if done.table == "user_stats")
-    assert (second.compacted, second.vacuumed.files) == (0, 2)
+    assert (second.compacted, second.vacuumed.files, files()) == (0, 2, (1, 2))
     assert (
         build_training_set.replay(
             settings, january.manifest, settings.training_sets / "again", written_at=None
