@@ -52,7 +52,7 @@ from moonlake.retention import ERASED, drop_history, file_system, live_training_
 from moonlake.settings import Settings
 from moonlake.snapshots import MANIFEST, Snapshot, write_snapshot, write_vectors
 from moonlake.spark import read_table, spark_session
-from moonlake.tables import ERASURES, TABLES
+from moonlake.tables import ERASURES, PRODUCT_EVENTS, TABLES
 from sources.erasing import erase_chunks, erase_staged, erase_truth
 from sources.staging import SOURCE_FILE
 
@@ -136,6 +136,9 @@ def run(
         if f"lake/{table.name}" in touched:
             _mark(spark, lake.path(table.name), written_at)
             drop_history(lake.path(table.name))
+    # The stream of new products cannot go on from a version that is gone; from the start it finds what it took in.
+    if f"lake/{PRODUCT_EVENTS.name}" in touched:
+        shutil.rmtree(settings.home / "streams" / PRODUCT_EVENTS.name, ignore_errors=True)
     plan_file.unlink()
     found = (*search_home(settings, names), *_search_elsewhere(settings, names, repo))
     erasure = Erasure({store: count for store, count in removed.items() if count}, training_sets, found)

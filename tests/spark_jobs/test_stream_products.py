@@ -193,6 +193,24 @@ def test_a_batch_that_was_cut_off_and_comes_again_ends_as_an_unbroken_one(
     assert [len(once[name]) for name in TABLES] == [5, 1, 2, 7, 4]
 
 
+def test_the_stream_goes_on_after_an_erasure(
+    spark: SparkSession, settings: Settings, lake: Lake, live: spaces.Space
+) -> None:
+    from spark_jobs import erase_subjects, stream_products
+
+    def stream() -> None:
+        stream_products.run(spark, settings, clock=lambda: datetime.now(UTC), once=True)
+
+    hand_in(lake, EVENTS[:2], written_at=DAY)
+    stream()
+    erased = erase_subjects.run(spark, settings, "product", ["twin"], written_at=DAY)
+    assert not erased.left
+    hand_in(lake, [event("cup", payload("cup"))], written_at=DAY)
+    stream()
+    assert sorted(lake.read("products")["product_id"].to_pylist()) == ["cup", "mug"]
+    assert sorted(lake.read("product_arrivals")["event_id"].to_pylist()) == ["cup", "mug"]
+
+
 def test_one_stream_a_home(spark: SparkSession, settings: Settings) -> None:
     from spark_jobs import stream_products
 
