@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Literal, get_args
 
 import pyarrow as pa
@@ -101,21 +102,29 @@ def names_of(subject: Subject, ids: Iterable[str]) -> dict[str, frozenset[str]]:
     return {"product": ids, "unit": frozenset(UNIT_OF_PRODUCT + each for each in ids)}
 
 
-def names_that_go(lake: Lake, subject: Subject, ids: Iterable[str]) -> dict[str, frozenset[str]]:
+def names_that_go(
+    lake: Lake, subject: Subject, ids: Iterable[str], earlier: Names = MappingProxyType({})
+) -> dict[str, frozenset[str]]:
     """The ids of everything that goes with products or users, by kind, as the lake holds them now.
 
     With a product: its impressions and events, and the contents and images that no other product and no query has. With
     a user: their impressions, behaviours and training pairs, and the queries that nobody else's rows name, with the
     contents and images that nothing else has.
+
+    Args: earlier: what a run had found that was killed; what others have got since stays.
     """
     names = names_of(subject, ids)
     key, mine = f"{subject}_id", names[subject]
-    names["impression"] = _ids(lake, "impressions", "impression_id", _among(key, mine))
+
+    def found(kind: str, table: str) -> frozenset[str]:
+        return earlier.get(kind, frozenset()) | _ids(lake, table, f"{kind}_id", _among(key, mine))
+
+    names["impression"] = found("impression", "impressions")
     if subject == "product":
-        names["event"] = _ids(lake, "product_events", "event_id", _among(key, mine))
-        return names | _only_of(lake, "products", key, mine)
-    behaviors = _ids(lake, "behaviors", "behavior_id", _among(key, mine))
-    queries: frozenset[str] = frozenset()
+        names["event"] = found("event", "product_events")
+        return names | _only_of(lake, "products", key, mine, earlier)
+    behaviors = found("behavior", "behaviors")
+    queries = earlier.get("query", frozenset())
     for table in ("impressions", "behaviors"):
         queries |= _ids(lake, table, "query_id", _among(key, mine))
     names["query"] = queries - _queries_of_others(lake, queries, mine)
@@ -123,7 +132,7 @@ def names_that_go(lake: Lake, subject: Subject, ids: Iterable[str]) -> dict[str,
     names["pair"] = frozenset(
         _pair_id(each, stage, kind) for each in behaviors for stage in (1, 2) for kind in PAIR_TYPES
     )
-    return names | _only_of(lake, "queries", "query_id", names["query"])
+    return names | _only_of(lake, "queries", "query_id", names["query"], earlier)
 
 
 def rows_that_name(lake: Lake, table: Table, names: Names) -> int:
@@ -157,12 +166,12 @@ def _among(column: str, ids: Iterable[str]) -> pc.Expression:
     return pc.field(column).isin(pa.array(sorted(ids), pa.string()))
 
 
-def _only_of(lake: Lake, table: str, key: str, ids: frozenset[str]) -> dict[str, frozenset[str]]:
+def _only_of(lake: Lake, table: str, key: str, ids: frozenset[str], earlier: Names) -> dict[str, frozenset[str]]:
     """The contents and images of the rows with these keys that no other product or query has."""
     columns = ("content_id", "image_ids")
     mine = lake.read(table, columns, where=_among(key, ids))
-    contents = frozenset(mine["content_id"].to_pylist())
-    images = frozenset(pc.list_flatten(mine["image_ids"]).to_pylist())
+    contents = earlier.get("content", frozenset()) | frozenset(mine["content_id"].to_pylist())
+    images = earlier.get("image", frozenset()) | frozenset(pc.list_flatten(mine["image_ids"]).to_pylist())
     for other in ("products", "queries"):
         where = ~_among(key, ids) if other == table else None
         rows = lake.read(other, columns, where=where)

@@ -122,6 +122,7 @@ def run(
         if f"lake/{table.name}" in touched:
             removed[f"lake/{table.name}"] += _rows_that_go(lake, table, names)
             _erase_rows(spark, settings, table, names)
+            _mark(spark, lake.path(table.name), written_at)
     training_sets = _erase_training_sets(settings, search)
     removed["training_sets"] += len(training_sets)
     removed["snapshots"] += _write_snapshots_again(settings, search)
@@ -134,7 +135,6 @@ def run(
         removed["request logs"] += _erase_log(log, search)
     for table in TABLES.values():
         if f"lake/{table.name}" in touched:
-            _mark(spark, lake.path(table.name), written_at)
             drop_history(lake.path(table.name))
     # The stream of new products cannot go on from a version that is gone; from the start it finds what it took in.
     if f"lake/{PRODUCT_EVENTS.name}" in touched:
@@ -148,12 +148,9 @@ def run(
 
 def _names(settings: Settings, subject: Subject, ids: Sequence[str]) -> Names:
     """Everything that goes, with what a run that was killed had found already."""
-    names = names_that_go(Lake(settings), subject, ids)
     plan_file = _plan_file(settings, subject, ids)
-    if plan_file.exists():
-        for kind, earlier in json.loads(plan_file.read_text()).items():
-            names[kind] = names.get(kind, frozenset()) | frozenset(earlier)
-    return names
+    earlier = json.loads(plan_file.read_text()) if plan_file.exists() else {}
+    return names_that_go(Lake(settings), subject, ids, {kind: frozenset(found) for kind, found in earlier.items()})
 
 
 def _plan_file(settings: Settings, subject: Subject, ids: Sequence[str]) -> Path:
@@ -252,7 +249,10 @@ def _is_not_among(ids: frozenset[str]) -> Callable[[Column], Column]:
 
 
 def _mark(spark: SparkSession, path: str, written_at: datetime) -> None:
-    """State in the table that rows were erased from it: a commit that holds no rows, where its history begins then."""
+    """State in the table that rows were erased from it, in a commit that holds no rows: its history begins there.
+
+    Snapshots and the online store read that version, so that it is there as long as they need it.
+    """
     spark.sql(f"ALTER TABLE delta.`{path}` SET TBLPROPERTIES ('{ERASED}' = '{written_at.isoformat()}')")
 
 

@@ -51,7 +51,7 @@ class Shop:
     """A home in which two users saw and clicked three products; the first two products share a picture."""
 
     def __init__(self, spark: SparkSession, settings: Settings, write: Write) -> None:
-        self.spark, self.settings, self.lake = spark, settings, Lake(settings)
+        self.spark, self.settings, self.lake, self.write = spark, settings, Lake(settings), write
         self._catalogue(write)
         self._behaviour(write)
         pack_behavior_sequences.run(spark, settings, written_at=DAY)
@@ -215,11 +215,12 @@ def test_a_product_goes_from_everything_and_what_it_shares_stays(shop: Shop) -> 
     snapshot = Snapshot.open(settings.snapshots / SPACE)
     assert set(snapshot.products) == set(others)
     assert len(snapshot) == 4
+    assert reproducible(settings, snapshot.versions).startswith("as long as")
     assert Snapshot.open(settings.snapshots / "apart").contents()["content_id"].to_pylist() == ["2" * 32, "3" * 32]
     assert shop.staged("products", "product_id") == others
     assert shop.staged("images", "name") == [f"{others[0]}.jpg", f"{others[1]}.jpg", "both.jpg"]
     assert SourceInfo.read(stage_path(settings, "src")).staged["behaviors"] == 4
-    assert DeltaTable(log.path).to_pyarrow_dataset().to_table()["product_id"].to_pylist() == others
+    assert sorted(DeltaTable(log.path).to_pyarrow_dataset().to_table()["product_id"].to_pylist()) == others
     assert shop.served(USERS[0], others[0])["behavior_product_ids"] == others
     assert shop.served(USERS[0], gone)["product_impressions_7d"] is None
     assert reproducible(settings, manifest.table_versions).endswith("which wins over replay")
@@ -274,7 +275,11 @@ def test_a_run_that_was_killed_is_finished_by_the_next(shop: Shop, monkeypatch: 
     assert shop.rows("impressions", "user_id") == [USERS[1]] * 3  # by which the next run would find cube_features
     assert len(shop.rows("cube_features", "impression_id")) == 6
     assert [each.store for each in erase_subjects.check(shop.settings, "user", [gone]).left]
+    # The query was theirs alone; meanwhile somebody else made it too.
+    shop.write(shop.settings, "judgments", [{"query_id": "mine", "product_id": PRODUCTS[0]}])
+    shop.write(shop.settings, "queries", [{"query_id": "mine", "content_id": PRIVATE}])
     assert shop.erase("user", gone).left == []
+    assert "mine" in shop.rows("queries", "query_id")
     assert len(shop.rows("cube_features", "impression_id")) == len(shop.rows("contrastive_pairs", "pair_id")) == 3
     assert not list((shop.settings.home / "erasures").iterdir())
 
