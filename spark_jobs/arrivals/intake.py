@@ -73,11 +73,10 @@ class Intake:
                 pool.submit(self._append, EMBEDDINGS.name, vectors, began),
             ]:
                 writing.result()
-        new = iter(self._append(PRODUCTS.name, batch.states(), began))
-        changed = {id(arrival): next(new) for arrival in batch.arrivals if arrival.state is not None}
+        self._append(PRODUCTS.name, batch.states(), began)
         self.serve(self.clock())
         self._keep_rejects([*refused, *batch.refused], unreadable, began)
-        self._settle(batch, changed)
+        self._settle(batch)
 
     def _append(self, name: str, rows: pa.Table, written_at: datetime) -> list[bool]:
         return append_few(self.spark, self.settings, name, rows, written_at=written_at)
@@ -154,7 +153,7 @@ class Intake:
         named = [(CONTENT_UNREADABLE, identity) for identity in unreadable]
         self.lake.keep_rejects(EMBEDDINGS.name, named, source="embed_contents", written_at=written_at)
 
-    def _settle(self, batch: Batch, changed: Mapping[int, bool]) -> None:
+    def _settle(self, batch: Batch) -> None:
         """Record what became of each record: the last step, after which the batch is not taken in again."""
         live = [space.space_id for space in self._live_spaces()]
         ids = {arrival.content.content_id for arrival in batch.arrivals if arrival.content}
@@ -162,7 +161,7 @@ class Intake:
         now = self.clock()
         rows = []
         for arrival in batch.arrivals:
-            outcome = _outcome(arrival, changed.get(id(arrival), False), served)
+            outcome = _outcome(arrival, served)
             rows.append(arrival.as_row(outcome, now))
             self.metrics.record(outcome, (now - arrival.record.handed_in_at).total_seconds())
         if rows:
@@ -171,10 +170,10 @@ class Intake:
         self.metrics.write()
 
 
-def _outcome(arrival: Arrival, changed: bool, served: set[str]) -> str:
+def _outcome(arrival: Arrival, served: set[str]) -> str:
     if arrival.content is None:
         return "refused"
-    if not changed:
+    if arrival.state is None:
         return "unchanged"
     return "servable" if arrival.content.content_id in served else "without_vector"
 

@@ -173,7 +173,9 @@ def _fill(arrival: Arrival, states: list[Mapping[str, Any]], image_ids: frozense
     state |= {"content_id": content.content_id, "source": event.source}
     arrival.content = content
     before = _last_until(state["event_timestamp"], states)
-    if before is None or any(before[name] != state[name] for name in SAID):
+    said_before = before is not None and all(before[name] == state[name] for name in SAID)
+    # Of the very same moment it is what this record said when its batch was cut off.
+    if before is None or not said_before or before["event_timestamp"] == state["event_timestamp"]:
         arrival.state = state
         states.append(state)
 

@@ -128,6 +128,8 @@ def test_a_state_that_stands_is_not_written_again_and_one_that_comes_back_is() -
     events = [event(str(at), "p", {"title": title}, DAY + at * HOUR) for at, title in enumerate(titles)]
     batch = taken(*events)
     assert [row["title"] for row in states(batch)] == ["a", "b", "a"]
+    cut_off = taken(*events, known=Known(states={"p": states(batch)}))
+    assert [arrival.state is None for arrival in cut_off.arrivals] == [False, True, False, False]
     assert {row["listed_at"] for row in states(batch)} == {DAY}
     late = taken(event("late", "p", {"title": "b"}, DAY + 2.5 * HOUR), known=Known(states={"p": states(batch)}))
     assert states(late) == []

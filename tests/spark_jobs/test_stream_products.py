@@ -186,6 +186,10 @@ def test_a_batch_that_was_cut_off_and_comes_again_ends_as_an_unbroken_one(
     assert len(lake.read("products")) == 5
     take(records)
     once = rows_of(lake)
+    outcomes = {row["event_id"]: row["outcome"] for row in lake.read("product_arrivals").to_pylist()}
+    assert [outcomes[name] for name in ("mug", "mug gone", "blank", "long")] == [
+        "servable", "servable", "without_vector", "refused"
+    ]  # fmt: skip
     with pytest.raises(Cut):
         take(records, metrics_=DyingMetrics())
     take(records)
