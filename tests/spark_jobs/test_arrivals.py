@@ -145,6 +145,7 @@ def test_a_deleted_product_keeps_what_stood_then() -> None:
 
 
 def test_metrics_say_outcomes_and_quantiles_of_servable_products_alone(tmp_path: Any) -> None:
+    Metrics(tmp_path / "others.prom").record("refused", 1.0)  # another stream's are its own
     metrics = Metrics(tmp_path / "metrics" / "products.prom")
     for seconds in (1.0, 2.0, 9.0):
         metrics.record("servable", seconds)
@@ -155,3 +156,5 @@ def test_metrics_say_outcomes_and_quantiles_of_servable_products_alone(tmp_path:
     assert 'moonlake_product_to_servable_recent_seconds{quantile="p50"} 2.0' in said
     assert 'moonlake_product_to_servable_recent_seconds{quantile="max"} 9.0' in said
     assert 'moonlake_product_to_servable_seconds_bucket{le="3.0"} 2.0' in said
+    assert 'moonlake_product_to_servable_seconds_bucket{le="+Inf"} 3.0' in said
+    assert "moonlake_product_to_servable_seconds_sum 12.0" in said
