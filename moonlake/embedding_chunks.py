@@ -135,6 +135,10 @@ class Backfill:
         """The files of chunks that are embedded."""
         return sorted(self.folder.glob(f"{plan.plan_id}-*.parquet"))
 
+    def done(self, plan: Plan) -> list[int]:
+        """The chunks that are embedded."""
+        return [int(file.stem.rpartition("-")[2], 16) for file in self.kept(plan)]
+
     def progress(self, plan: Plan) -> Progress:
         """How far a plan is."""
         times = []

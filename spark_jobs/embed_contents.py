@@ -267,7 +267,9 @@ def _embed(
     plan = backfill.plan(count)
     workers = min(spark.sparkContext.defaultParallelism, plan.chunks)
     threads = max(1, settings.workers // workers) if settings.spark_master.startswith("local") else 1
-    shown = with_images(wanted, read_table(spark, settings, "product_images"))
+    done = spark.createDataFrame(pa.table({"chunk": pa.array(backfill.done(plan), pa.int64())}))
+    left = wanted.withColumn("chunk", f.expr(plan.chunk_sql)).join(f.broadcast(done), on="chunk", how="left_anti")
+    shown = with_images(left.drop("chunk"), read_table(spark, settings, "product_images"))
     with _told(backfill, plan, say):
         transform(shown, backfill, plan, space.artifact, workers=workers, threads=threads).agg(f.sum("rows")).collect()
     return plan
