@@ -83,11 +83,10 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="Take in what there is, and end.")] = False,
 ) -> None:
     """Take records in as they come, until stopped; after a kill the same command goes on."""
-    from moonlake.spark import spark_session
     from spark_jobs import stream_products
 
     settings = Settings.from_environment()
-    spark = spark_session(settings, "stream_products")
+    spark = stream_products.session(settings)
     stream_products.run(spark, settings, clock=lambda: datetime.now(UTC), once=once, say=typer.echo)
 
 

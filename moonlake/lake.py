@@ -40,6 +40,9 @@ ARROW_TYPES: dict[ColumnType, pa.DataType] = {
     "map<string,string>": pa.map_(pa.string(), pa.string()),
 }
 
+PROPERTIES = {"delta.enableChangeDataFeed": "true", "delta.checkpointInterval": "10"}
+"""Of tables that are written without Spark."""
+
 MAX_REJECT_VALUE_CHARACTERS = 2_000
 
 
@@ -170,8 +173,7 @@ class Lake:
         same_key = pc.field(table.key[0]).isin(rows[table.key[0]].combine_chunks())
         fresh = _left_out(rows, self.read(name, table.facts, where=same_key), table.facts)
         if len(fresh):
-            properties = {"delta.enableChangeDataFeed": "true"}
-            write_deltalake(self.path(name), fresh, mode="append", configuration=properties, description=table.grain)
+            write_deltalake(self.path(name), fresh, mode="append", configuration=PROPERTIES, description=table.grain)
         return WriteReport(name, len(rows), len(fresh), 0, 0, len(rows) - len(fresh), self.version(name))
 
     def keep_rejects(

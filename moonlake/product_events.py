@@ -14,7 +14,7 @@ from typing import Literal
 import pyarrow as pa
 from deltalake import write_deltalake
 
-from moonlake.lake import Lake, WriteReport, arrow_schema
+from moonlake.lake import PROPERTIES, Lake, WriteReport, arrow_schema
 from moonlake.quality import broken_rules
 from moonlake.tables import PRODUCT_EVENTS
 
@@ -62,12 +62,11 @@ def hand_in(lake: Lake, events: Sequence[ProductEvent], *, written_at: datetime)
     if len(good):
         schema = arrow_schema(table)
         stamped = good.append_column("created_at", pa.array([written_at] * len(good), schema.field("created_at").type))
-        properties = {"delta.enableChangeDataFeed": "true"}
         write_deltalake(
             lake.path(table.name),
             stamped.select(table.names).cast(schema),
             mode="append",
-            configuration=properties,
+            configuration=PROPERTIES,
             description=table.grain,
         )
     by_rule = dict(Counter(rule for rule in rules if rule is not None))

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from deltalake import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 from pyspark.sql import types as t
@@ -27,6 +28,8 @@ from moonlake.spark import spark_schema
 from moonlake.writes import create_table, lock_of
 
 MICROSECOND = timedelta(microseconds=1)
+COMMITS_PER_CHECKPOINT = 10
+"""Whoever looks rows up reads the log from its last checkpoint, a millisecond a commit; delta-rs writes one in ten."""
 
 
 def judge(spark: SparkSession, name: str, rows: pa.Table) -> list[str | None]:
@@ -76,6 +79,9 @@ def append_few(
             create_table(spark, settings, table)
             frame = _frame(spark, table, fresh.select(table.names)).coalesce(1)
             frame.write.format("delta").mode("append").save(Lake(settings).path(name))
+            delta = DeltaTable(Lake(settings).path(name))
+            if delta.version() % COMMITS_PER_CHECKPOINT == 0:
+                delta.create_checkpoint()
     return [at is not None for at in stamps]
 
 

@@ -36,6 +36,9 @@ from moonlake.tables import REJECTS
 MERGE_TRIES = 5
 """A merge that another writer's commit crossed is tried again so often in all."""
 
+COMMITS_PER_CHECKPOINT = 100
+"""Delta's own 10 would make every tenth small write wait two seconds; `moonlake.small_writes` writes its own."""
+
 CROSSED = (ConcurrentAppendException, ConcurrentDeleteReadException, ConcurrentDeleteDeleteException)
 """What Delta raises then."""
 
@@ -341,6 +344,7 @@ def create_table(spark: SparkSession, settings: Settings, table: Table) -> None:
         .comment(table.grain)
         .property("delta.enableChangeDataFeed", "true")
         .property("delta.enableDeletionVectors", "false")
+        .property("delta.checkpointInterval", str(COMMITS_PER_CHECKPOINT))
     )
     if table.cluster_by:
         builder = builder.clusterBy(*table.cluster_by)

@@ -12,9 +12,11 @@ import json
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 from py4j.protocol import Py4JError
@@ -24,16 +26,12 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from moonlake.contents import stable_hash
 from moonlake.errors import ContractError
-from moonlake.feast_delta.materialization import serve_changes
-from moonlake.feast_delta.store import feature_store
 from moonlake.lake import Lake
 from moonlake.product_events import ProductEvent, hand_in
 from moonlake.settings import Settings
 from moonlake.spark import spark_session
 from moonlake.tables import PRODUCT_EVENTS
 from moonlake.writes import create_table
-from spark_jobs import materialize_features
-from spark_jobs.arrivals.intake import Intake
 from spark_jobs.arrivals.metrics import Metrics
 
 DROPPED = "incoming"
@@ -42,12 +40,23 @@ VIEWS = ("product_profile_v1", "content_embedding_v1")
 """Feature views that are brought up to date after each batch."""
 POLL = "200 milliseconds"
 LOOK_SECONDS = 0.5
+LIBRARIES = ("spark_jobs.materialize_features", "spark_jobs.arrivals.intake")
 FILES_PER_BATCH = 100
 BYTES_PER_BATCH = "64m"
 """A batch passes through the memory of this process."""
 
 Clock = Callable[[], datetime]
 Say = Callable[[str], None]
+
+
+def session(settings: Settings) -> SparkSession:
+    """A session of Spark; while it starts, the libraries of Feast and of the encoder are read, which takes as long."""
+    with ThreadPoolExecutor(1) as pool:
+        reading = [pool.submit(import_module, name) for name in LIBRARIES]
+        spark = spark_session(settings, "stream_products")
+        for one in reading:
+            one.result()
+    return spark
 
 
 def run(
@@ -61,6 +70,11 @@ def run(
 
     Raises: ContractError: another stream of this home is at work.
     """
+    from moonlake.feast_delta.materialization import serve_changes
+    from moonlake.feast_delta.store import feature_store
+    from spark_jobs import materialize_features
+    from spark_jobs.arrivals.intake import Intake
+
     folder = settings.home / "streams"
     with _only_one(folder):
         create_table(spark, settings, PRODUCT_EVENTS)
@@ -83,10 +97,10 @@ def run(
         with _told_to_stop() as stop:
             while all(query.isActive for query in queries) and not stop.wait(LOOK_SECONDS):
                 pass
-        errors = [] if stop.is_set() else [error for query in queries if (error := query.exception()) is not None]
-        for query in queries:
-            with suppress(Py4JError, PySparkException):  # a signal to the whole group has ended the JVM too
-                query.stop()
+            errors = [] if stop.is_set() else [error for query in queries if (error := query.exception()) is not None]
+            for query in queries:
+                with suppress(Py4JError, PySparkException):  # a signal to the whole group has ended the JVM too
+                    query.stop()
         if errors:
             raise errors[0]
         say("stopped; what came in meanwhile is taken in by the next start")
@@ -178,8 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--once", action="store_true", help="take in what there is, and end")
     arguments = parser.parse_args(argv)
     settings = Settings.from_environment()
-    spark = spark_session(settings, "stream_products")
-    run(spark, settings, clock=lambda: datetime.now(UTC), once=arguments.once, say=print)
+    run(session(settings), settings, clock=lambda: datetime.now(UTC), once=arguments.once, say=print)
 
 
 if __name__ == "__main__":

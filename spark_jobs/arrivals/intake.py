@@ -27,8 +27,7 @@ from spark_jobs.arrivals.metrics import Metrics
 from spark_jobs.arrivals.records import Arrival, Batch, Known, Record, Refused, take_in
 
 SOURCE = "stream_products"
-WRITES_TO_A_CHECKPOINT = 11
-"""Delta writes a checkpoint every ten commits, and takes seconds for the first in a process."""
+WARM_UP_WRITES = 2
 
 
 class Intake:
@@ -53,7 +52,7 @@ class Intake:
         now = self.clock()
         with TemporaryDirectory() as home:
             scratch = self.settings.model_copy(update={"home": Path(home), "lake_uri": None})
-            for name in range(WRITES_TO_A_CHECKPOINT):
+            for name in range(WARM_UP_WRITES):
                 event = ProductEvent(str(name), str(name), "upsert", '{"title": "warm"}', SOURCE, now)
                 rows = take_in([Record.read(event, now)], Known()).states()
                 judge(self.spark, PRODUCTS.name, rows)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -111,3 +113,26 @@ def test_small_and_large_writes_at_once_write_each_key_once(
             task.result()
     found = lake.read("embeddings")["content_id"].to_pylist()
     assert sorted(found) == sorted(stable_hash(name) for name in names)
+
+
+def test_one_commit_in_ten_leaves_a_checkpoint_from_which_spark_reads_all_that_it_knew(
+    spark: SparkSession, settings: Settings
+) -> None:
+    for number in range(10):
+        append_few(spark, settings, "embeddings", vectors(f"content {number}"), written_at=DAY)
+    path = Path(Lake(settings).path("embeddings"))
+    checkpoint = json.loads((path / "_delta_log" / "_last_checkpoint").read_text())["version"]
+    assert checkpoint == 10
+    kept = {path / "_delta_log" / f"{checkpoint:020}.{ending}" for ending in ("json", "checkpoint.parquet")}
+    for file in (path / "_delta_log").glob("0*"):  # what the checkpoint stands for
+        if file not in kept:
+            file.unlink()
+    elsewhere = settings.model_copy(update={"home": settings.home.with_name("elsewhere")})
+    settings.home.rename(elsewhere.home)
+    found = spark.sql(f"DESCRIBE DETAIL delta.`{Lake(elsewhere).path('embeddings')}`").first()
+    assert found is not None
+    assert found["clusteringColumns"] == list(EMBEDDINGS.cluster_by)
+    assert found["properties"]["delta.enableChangeDataFeed"] == "true"
+    more = spark.createDataFrame(vectors("content 3", "another"))
+    report = writes.merge(spark, elsewhere, "embeddings", more, source="t", written_at=DAY)
+    assert (report.written, report.unchanged) == (1, 1)
