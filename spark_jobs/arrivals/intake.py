@@ -65,7 +65,7 @@ class Intake:
         batch = take_in(records, self._known(records))
         self._judge_states(batch)
         images = batch.image_rows()
-        vectors, unreadable = self._embed(batch, dict(zip(*_pairs(images), strict=True)))
+        vectors, refused_vectors = self._embed(batch, dict(zip(*_pairs(images), strict=True)))
         with ThreadPoolExecutor(2) as pool:  # a product is seen only when its images and vectors are there
             for writing in [
                 pool.submit(self._append, PRODUCT_IMAGES.name, images, began),
@@ -74,7 +74,10 @@ class Intake:
                 writing.result()
         self._append(PRODUCTS.name, batch.states(), began)
         self.serve(self.clock())
-        self._keep_rejects([*refused, *batch.refused], unreadable, began)
+        for table, rule, record in (*refused, *batch.refused):
+            self.lake.keep_rejects(table, [(rule, record)], source=SOURCE, written_at=began)
+        # Under the name of the job that would come upon them too.
+        self.lake.keep_rejects(EMBEDDINGS.name, refused_vectors, source="embed_contents", written_at=began)
         self._settle(batch)
 
     def _append(self, name: str, rows: pa.Table, written_at: datetime) -> list[bool]:
@@ -113,11 +116,11 @@ class Intake:
         ids = dict.fromkeys(one.space_id for one in spaces.running(self.lake).values())
         return [spaces.find(self.lake, space_id) for space_id in ids]
 
-    def _embed(self, batch: Batch, files: Mapping[str, bytes]) -> tuple[pa.Table, list[Mapping[str, str]]]:
-        """Vectors, in each live space, of the contents that have none there; and what cannot be read there."""
+    def _embed(self, batch: Batch, files: Mapping[str, bytes]) -> tuple[pa.Table, list[tuple[str, dict[str, str]]]]:
+        """Vectors, in each live space, of the contents that have none there; and the rules by which others get none."""
         contents = {arrival.content.content_id: arrival.content for arrival in batch.arrivals if arrival.content}
         vectors: list[dict[str, Any]] = []
-        unreadable: list[Mapping[str, str]] = []
+        refused: list[tuple[str, dict[str, str]]] = []
         for space in self._live_spaces():
             wanted = self._without_vector(contents, space)
             if not wanted:
@@ -132,8 +135,13 @@ class Intake:
                 if good:
                     vectors.append({**identity, "vector": vector, "event_timestamp": TIMELESS})
                 else:
-                    unreadable.append(identity)
-        return pa.Table.from_pylist(vectors, arrow_schema(EMBEDDINGS, EMBEDDINGS.facts)), unreadable
+                    refused.append((CONTENT_UNREADABLE, identity))
+        made_rows = pa.Table.from_pylist(vectors, arrow_schema(EMBEDDINGS, EMBEDDINGS.facts))
+        rules = judge(self.spark, EMBEDDINGS.name, made_rows)
+        for rule, row in zip(rules, vectors, strict=True):
+            if rule is not None:
+                refused.append((rule, {name: row[name] for name in EMBEDDINGS.key}))
+        return made_rows.filter(pa.array([rule is None for rule in rules], pa.bool_())), refused
 
     def _without_vector(self, contents: Mapping[str, Content], space: Space) -> list[Content]:
         found = self._with_vector(contents, space.space_id)
@@ -143,14 +151,6 @@ class Intake:
         wanted = pa.array(sorted(content_ids), pa.string())
         where = (pc.field("space_id") == space_id) & pc.field("content_id").isin(wanted)
         return set(self.lake.read(EMBEDDINGS.name, ["content_id"], where=where)["content_id"].to_pylist())
-
-    def _keep_rejects(
-        self, refused: Iterable[Refused], unreadable: Iterable[Mapping[str, str]], written_at: datetime
-    ) -> None:
-        for table, rule, record in refused:
-            self.lake.keep_rejects(table, [(rule, record)], source=SOURCE, written_at=written_at)
-        named = [(CONTENT_UNREADABLE, identity) for identity in unreadable]
-        self.lake.keep_rejects(EMBEDDINGS.name, named, source="embed_contents", written_at=written_at)
 
     def _settle(self, batch: Batch) -> None:
         """Record what became of each record: the last step, after which the batch is not taken in again."""

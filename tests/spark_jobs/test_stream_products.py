@@ -197,6 +197,38 @@ def test_a_batch_that_was_cut_off_and_comes_again_ends_as_an_unbroken_one(
     assert [len(once[name]) for name in TABLES] == [5, 1, 2, 7, 4]
 
 
+def test_a_vector_that_breaks_a_rule_is_refused_and_its_product_taken_in_without_it(
+    spark: SparkSession,
+    settings: Settings,
+    lake: Lake,
+    live: spaces.Space,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from models.inference import Embedder
+    from spark_jobs.arrivals.intake import Intake
+    from spark_jobs.arrivals.metrics import Metrics
+
+    embed_readable = Embedder.embed_readable
+
+    def spoiled(self: Embedder, texts: Any, images: Any) -> Any:
+        vectors, readable = embed_readable(self, texts, images)
+        vectors[0, 0] = np.nan
+        return vectors, readable
+
+    monkeypatch.setattr(Embedder, "embed_readable", spoiled)
+    hand_in(lake, [event("mug", payload("mug")), event("cup", payload("cup"))], written_at=DAY)
+    Intake(spark, settings, lambda _: None, clock, Metrics(tmp_path / "products.prom")).take(
+        lake.read("product_events")
+    )
+    outcomes = {row["event_id"]: row["outcome"] for row in lake.read("product_arrivals").to_pylist()}
+    assert sorted(outcomes.values()) == ["servable", "without_vector"]
+    assert len(lake.read("embeddings")) == 1
+    (refused,) = lake.read("rejects").to_pylist()
+    assert (refused["table"], refused["rule"]) == ("embeddings", "vector_not_finite")
+    assert live.space_id in refused["value"]
+
+
 def test_the_stream_goes_on_after_an_erasure(
     spark: SparkSession, settings: Settings, lake: Lake, live: spaces.Space
 ) -> None:
