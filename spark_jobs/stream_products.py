@@ -68,7 +68,7 @@ def run(
         clock: says what time it is.
         say: called with a line when the stream listens.
 
-    Raises: ContractError: another stream of this home is at work.
+    Raises: ContractError: another stream of this home is at work; with `once` that is as good.
     """
     from moonlake.feast_delta.materialization import serve_changes
     from moonlake.feast_delta.store import feature_store
@@ -76,7 +76,12 @@ def run(
     from spark_jobs.arrivals.intake import Intake
 
     folder = settings.home / "streams"
-    with _only_one(folder):
+    with _only_one(folder) as only:
+        if not only and once:
+            say("another stream is at work, and takes in what there is")
+            return
+        if not only:
+            raise ContractError(f"another stream takes in the product events of {settings.home}: stop it first")
         create_table(spark, settings, PRODUCT_EVENTS)
         settings.incoming.mkdir(parents=True, exist_ok=True)
         materialize_features.run(settings, clock(), VIEWS)
@@ -173,17 +178,16 @@ def _told_to_stop() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """A block that one stream of a home is in. Raises ContractError where another is."""
+def _only_one(folder: Path) -> Iterator[bool]:
+    """A block, and whether no other stream of the home is in it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "products.lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ContractError(
-                f"another stream takes in the product events of {folder.parent}: stop it first"
-            ) from None
-        yield
+            yield False
+        else:
+            yield True
 
 
 def main(argv: Sequence[str] | None = None) -> None:

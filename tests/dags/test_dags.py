@@ -120,7 +120,8 @@ def test_steps_of_embedding_refresh_run_in_order(bag: dict[str, Any]) -> None:
     assert {name: task["after"] for name, task in tasks.items()} == {
         "look_for_products": [],
         "ingest_catalogue": ["look_for_products"],
-        "embed_contents": ["ingest_catalogue"],
+        "stream_products": ["ingest_catalogue"],
+        "embed_contents": ["stream_products"],
         "gates": ["embed_contents"],
         "serve_online": ["gates"],
     }

@@ -1,4 +1,4 @@
-"""`embedding_refresh`, run for real by Airflow: a product arrives, and afterwards Feast serves its vector online."""
+"""`embedding_refresh`, run for real by Airflow: products arrive, and afterwards Feast serves their vectors online."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from models.train_encoder import TrainingConfig, train_encoder
 from moonlake import spaces
 from moonlake.contents import read_contents, read_images
 from moonlake.lake import Lake
+from moonlake.product_events import ProductEvent, hand_in
 from moonlake.settings import Settings
 from sources.marketplace import stage_arrivals
 
@@ -78,15 +79,18 @@ def refresh(settings: Settings, source: str, space: str, date: str = "2026-11-02
     )
 
 
-def test_a_product_that_arrives_is_embedded_and_served_online(settings: Settings, space: spaces.Space) -> None:
+def test_products_that_arrive_are_embedded_and_served_online(settings: Settings, space: spaces.Space) -> None:
     folder = stage_arrivals("tiny", settings, count=PRODUCTS)
+    by_hand = ProductEvent("1", "by-hand", "upsert", '{"title": "oak chair"}', "shop", NOW)
+    hand_in(Lake(settings), [by_hand], written_at=NOW)
 
     done = refresh(settings, folder.name, space.name)
     assert done.returncode == 0, done.stdout[-5_000:] + done.stderr[-2_000:]
 
     lake = Lake(settings)
     products = lake.read("products", ["product_id", "content_id"]).to_pylist()
-    assert len(products) == PRODUCTS
+    assert len(products) == PRODUCTS + 1
+    assert lake.read("product_arrivals")["product_id"].to_pylist() == ["by-hand"]
     from moonlake.feast_delta.store import feature_store
 
     content_ids = [product["content_id"] for product in products]

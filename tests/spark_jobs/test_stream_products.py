@@ -250,8 +250,9 @@ def test_the_stream_goes_on_after_an_erasure(
 def test_one_stream_a_home(spark: SparkSession, settings: Settings) -> None:
     from spark_jobs import stream_products
 
-    with (
-        stream_products._only_one(settings.home / "streams"),
-        pytest.raises(ContractError, match="another stream takes in the product events"),
-    ):
-        stream_products.run(spark, settings, clock=clock, once=True)
+    said: list[str] = []
+    with stream_products._only_one(settings.home / "streams"):
+        with pytest.raises(ContractError, match="another stream takes in the product events"):
+            stream_products.run(spark, settings, clock=clock)
+        stream_products.run(spark, settings, clock=clock, once=True, say=said.append)
+    assert said == ["another stream is at work, and takes in what there is"]
