@@ -30,6 +30,8 @@ def plan(
     typer.echo(f"embedding space {found.space}")
     typer.echo(f"  {found.contents:,} distinct contents in {found.rows:,} rows of products and queries")
     typer.echo(f"  {found.missing:,} without a vector, to be embedded")
+    if found.kept:
+        typer.echo(f"  {found.kept:,} embedded by a backfill that is under way, and not in the lake yet")
     typer.echo(f"  {found.refused:,} refused before: nothing in them can be read")
     if found.rate is None:
         typer.echo("nothing is to be done")

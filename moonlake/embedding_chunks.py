@@ -139,6 +139,11 @@ class Backfill:
         """The chunks that are embedded."""
         return [int(file.stem.rpartition("-")[2], 16) for file in self.kept(plan)]
 
+    def rows(self) -> int:
+        """Contents in the chunks that are embedded, of the plan that is being worked on."""
+        plan = self.current()
+        return sum(pq.read_metadata(file).num_rows for file in self.kept(plan)) if plan else 0
+
     def progress(self, plan: Plan) -> Progress:
         """How far a plan is."""
         times = []

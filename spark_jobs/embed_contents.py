@@ -83,6 +83,7 @@ class Survey:
         contents: distinct ones among them.
         refused: those of which nothing can be read.
         missing: those that a run would embed.
+        kept: those that a backfill which is under way has embedded.
         rate: contents a second, measured on some of the missing ones; None where there are none.
     """
 
@@ -91,6 +92,7 @@ class Survey:
     contents: int
     refused: int
     missing: int
+    kept: int
     rate: float | None
 
     @property
@@ -100,8 +102,8 @@ class Survey:
 
     @property
     def vector_bytes(self) -> int:
-        """What the missing vectors take in the lake before compression."""
-        return 4 * self.space.dimension * self.missing
+        """What the vectors that the lake lacks take there before compression."""
+        return 4 * self.space.dimension * (self.missing + self.kept)
 
 
 def contents(products: DataFrame, queries: DataFrame) -> DataFrame:
@@ -224,7 +226,8 @@ def survey(spark: SparkSession, settings: Settings, space: str) -> Survey:
     finally:
         everything.unpersist()
     rows = products.count() + queries.count()
-    return Survey(found, rows, count, count - with_vector - missing_count, missing_count, rate)
+    kept = min(Backfill(settings.home, found.space_id).rows(), missing_count)
+    return Survey(found, rows, count, count - with_vector - missing_count, missing_count - kept, kept, rate)
 
 
 def _rate(spark: SparkSession, settings: Settings, space: Space, wanted: DataFrame) -> float:

@@ -269,6 +269,8 @@ def test_contents_that_come_in_behind_a_plan_are_embedded_by_the_next(
     unit = np.eye(16)[0].astype(np.float32)
     vector = pa.array([unit], pa.list_(pa.float32()))
     backfill.keep(plan, 0, pa.table({"content_id": [kept], "vector": vector}))
+    found = embed_contents.survey(spark, settings, "first")
+    assert (found.kept, found.missing, found.vector_bytes) == (1, 4, 5 * 16 * 4)
     report = embed_contents.run(spark, settings, "first", written_at=written_at)
     assert [one.written for one in report.writes] == [1, 3]
     assert report.space.status == "candidate"
@@ -300,7 +302,7 @@ def test_a_survey_counts_what_a_run_would_do_and_writes_nothing(
     from spark_jobs import embed_contents
 
     before = embed_contents.survey(spark, settings, "first")
-    assert (before.rows, before.contents, before.missing, before.refused) == (6, 5, 5, 0)
+    assert (before.rows, before.contents, before.missing, before.kept, before.refused) == (6, 5, 5, 0, 0)
     assert before.rate is not None
     assert before.seconds == pytest.approx(5 / before.rate)
     assert before.vector_bytes == 5 * 16 * 4
