@@ -22,10 +22,14 @@ from moonlake.lake import Lake
 from moonlake.spaces import Space
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 
 BATCH_ROWS = 16_384
 HASHES_KEPT = 1 << 20
 """Distinct vectors that are told apart one by one; of more, an even share of this many at least half."""
+
+EQUALLY_NEAR = 1e-7
+"""Inner products of unit vectors that lie this close are told apart by rounding alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,26 +238,32 @@ def neighbour_overlap(first: Floats, second: Floats, count: int) -> float:
     """Share of the `count` nearest neighbours that contents have in common in two spaces, less what chance gives.
 
     1 where all are the same, 0 where they are as chance has them. Each space is searched by itself: vectors of the two
-    never meet.
+    never meet. Of neighbours that are equally near, each is one with the probability of an even draw, so that vectors
+    that are all the same come out as chance does, whichever of them a search names.
 
     Args: first, second: float32 [n, D] and [n, E], the same contents in the same order; n > count + 1.
     """
-    sets = [_nearest(vectors, count) for vectors in (first, second)]
-    both = np.concatenate(sets, axis=1)
-    both.sort(axis=1)
-    share = float((both[:, 1:] == both[:, :-1]).sum()) / both.shape[0] / count
+    shared = 0.0
+    for at in range(0, len(first), 1024):
+        one, other = (_neighbours(vectors.astype(np.float64), at, at + 1024, count) for vectors in (first, second))
+        shared += float((one * other).sum())
+    share = shared / len(first) / count
     chance = count / (len(first) - 1)
     return (share - chance) / (1 - chance)
 
 
-def _nearest(vectors: Floats, count: int) -> NDArray[np.int64]:
-    """int64 [n, count]: rows with the largest inner product to each, itself left out."""
-    found = []
-    for at in range(0, len(vectors), 1024):
-        scores = vectors[at : at + 1024] @ vectors.T
-        scores[np.arange(len(scores)), np.arange(at, at + len(scores))] = -np.inf
-        found.append(np.argpartition(-scores, count, axis=1)[:, :count])
-    return np.concatenate(found)
+def _neighbours(vectors: Doubles, start: int, stop: int, count: int) -> Doubles:
+    """[m, n]: how likely each row is among the `count` with the largest inner product to rows start:stop, not itself.
+
+    1 or 0, but for those as near as the last one: they share the places that are left.
+    """
+    scores = vectors[start:stop] @ vectors.T
+    scores[np.arange(len(scores)), np.arange(start, start + len(scores))] = -np.inf
+    last = -np.partition(-scores, count - 1, axis=1)[:, count - 1 : count]
+    nearer = scores > last + EQUALLY_NEAR
+    tied = (scores >= last - EQUALLY_NEAR) & ~nearer
+    places: Doubles = (count - nearer.sum(1, keepdims=True)) / tied.sum(1, keepdims=True)
+    return nearer + tied * places
 
 
 def _vectors(column: pa.Array, dimension: int) -> tuple[Floats, NDArray[np.bool_]]:

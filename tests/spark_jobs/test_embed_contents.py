@@ -3,7 +3,6 @@ from __future__ import annotations
 import io
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -221,12 +221,16 @@ def test_a_run_that_was_killed_goes_on_with_the_chunks_that_it_had_and_ends_as_a
 
     backfill = Backfill(settings.home, space_id)
     command = [sys.executable, "-m", "spark_jobs.embed_contents", "--space", "first"]
-    killed = subprocess.Popen(command, env={**os.environ, **settings.environment()}, start_new_session=True)
+    killed = subprocess.Popen(command, env={**os.environ, **settings.environment()})
     while (plan := backfill.current()) is None or not backfill.kept(plan):
         assert killed.poll() is None, "it ended before its first chunk was kept"
         time.sleep(0.01)
-    os.killpg(killed.pid, signal.SIGKILL)
+    # Spark's Python workers are in a process group of their own, and would keep further chunks.
+    family = [psutil.Process(killed.pid), *psutil.Process(killed.pid).children(recursive=True)]
+    for one in family:
+        one.kill()
     killed.wait()
+    psutil.wait_procs(family[1:], timeout=10)
     before = {file.name: file.stat().st_mtime_ns for file in backfill.kept(plan)}
     kept = sum(pq.read_metadata(file).num_rows for file in backfill.kept(plan))
     assert not stocked.exists("embeddings")
