@@ -161,7 +161,7 @@ def set_status(
         ContractError: the life of a space does not lead from its status to that one, or its coverage is incomplete.
         NotFound: no such space.
     """
-    space = find(lake, space_id)
+    space = _with_id(lake, space_id)
     if status not in (space.status, *NEXT_STATUSES[space.status]):
         allowed = ", ".join(NEXT_STATUSES[space.status])
         raise ContractError(f"embedding space {space}: expected to become {allowed}, not {status}")
@@ -194,6 +194,14 @@ def find(lake: Lake, name_or_id: str) -> Space:
         return matches[0]
     problem = f"{len(matches)} embedding spaces begin with" if matches else "no embedding space"
     raise NotFound(f"{problem} {name_or_id!r}; there are {', '.join(map(str, known)) or 'none: train an encoder'}")
+
+
+def _with_id(lake: Lake, space_id: str) -> Space:
+    known = spaces(lake)
+    for space in known:
+        if space.space_id == space_id:
+            return space
+    raise NotFound(f"no embedding space has the id {space_id!r}; there are {', '.join(map(str, known)) or 'none'}")
 
 
 def spaces(lake: Lake) -> list[Space]:

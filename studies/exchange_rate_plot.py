@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from models.exchange_rate import STEP, ExchangeRates, Measured, Predictor
 from models.intervals import Estimate
@@ -65,7 +66,7 @@ def draw(found: ExchangeRates, *, simulated: bool) -> str:
     by_metric = {one.metric: one for one in found.predictors}
     metrics = list(by_metric) or list(found.spaces[0].metrics)
     panels = [panel for one in metrics if (panel := _panel(one, found.spaces, by_metric.get(one)))]
-    page = Environment(loader=PackageLoader("studies", ""), autoescape=True, undefined=StrictUndefined)
+    page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
     return page.get_template("exchange_rate.svg.j2").render(
         panels=panels,
         across=min(PANELS_ACROSS, max(len(panels), 1)),

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from models.representations import lake_vectors
@@ -75,7 +75,7 @@ def write_report(path: Path, lake: Lake, space_id: str, facts: ReportFacts) -> N
     """Write the page. It names no other file: pictures and styles are inside it."""
     _, t1, _, end = facts.window
     rows = {name: len(lake.dataset(name).to_table(columns=[])) if lake.exists(name) else 0 for name in TABLES}
-    page = Environment(loader=PackageLoader("studies", ""), autoescape=True, undefined=StrictUndefined)
+    page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
     text = page.get_template("report.html.j2").render(
         facts=facts,
         gallery=gallery(lake, space_id, t1, end),

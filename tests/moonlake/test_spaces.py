@@ -222,3 +222,10 @@ def test_vectors_of_two_spaces_never_meet() -> None:
     spaces.require_same("a", "a", what="scoring")
     with pytest.raises(SpaceMismatch, match="scoring: expected embedding space a, found b"):
         spaces.require_same("a", "b", what="scoring")
+
+
+def test_a_status_is_set_by_the_whole_id_only(lake: Lake, written_at: datetime) -> None:
+    space = enter(lake, written_at)
+    for other in (space.name, space.space_id[:12], "live"):
+        with pytest.raises(NotFound, match=f"no embedding space has the id '{other}'"):
+            spaces.set_status(lake, other, "candidate", coverage=1.0, written_at=written_at)
