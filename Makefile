@@ -3,7 +3,7 @@
 .PHONY: help setup demo test test-long check format lock clean
 
 BIN := .venv/bin
-CODE := $(wildcard benchmarks cli dags feature_repo models moonlake serving sources spark_jobs studies tests)
+CODE := $(wildcard benchmarks cli dags feature_repo models moonlake serving sources spark_jobs studies tests tools workflows)
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' Makefile | expand -t 18

@@ -25,7 +25,7 @@ apt_install() {
     apt-get install -y -qq --no-install-recommends "$@" >/dev/null 2>&1
 }
 
-# The Java that Spark's launcher would start (moonlake/java.py says the same), and its major version.
+# The Java that Spark's launcher would start (moonlake/spark/java.py says the same), and its major version.
 java_executable() { if [ -n "${JAVA_HOME:-}" ]; then echo "$JAVA_HOME/bin/java"; else command -v java || true; fi; }
 java_major() { "$1" -version 2>&1 | sed -nE 's/.* version "(1\.)?([0-9]+).*/\2/p' | head -n 1; }
 
@@ -114,4 +114,4 @@ if [ "$(cat "$STAMP" 2>/dev/null)" != "$wanted" ]; then
     install_packages
     echo "$wanted" >"$STAMP"
 fi
-"$PYTHON" -m cli.jars --present || step "fetching Delta's jars for Spark (87 MB down the first time)" "$PYTHON" -m cli.jars
+"$PYTHON" -m moonlake.spark.jars --present || step "fetching Delta's jars for Spark (87 MB down the first time)" "$PYTHON" -m moonlake.spark.jars

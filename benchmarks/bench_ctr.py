@@ -33,15 +33,17 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmarks.processes import Measured, measure, run
-from moonlake.contents import stable_hash
-from moonlake.sequence_logs import SequenceLog, lists_of, pointer_names, write_log
-from moonlake.training_set_files import write_training_set
-from moonlake.training_sets import Declaration, Manifest, TrainingSet
+from moonlake.hashing import stable_hash
+from moonlake.lake.sequence_logs import SequenceLog, lists_of, pointer_names, write_log
+from moonlake.training_sets.files import write_training_set
+from moonlake.training_sets.manifest import Manifest
+from moonlake.training_sets.spec import Declaration
+from moonlake.training_sets.training_set import TrainingSet
 
 if TYPE_CHECKING:
-    from models.ctr import CtrModel
-    from models.ctr_config import CtrConfig
-    from moonlake.snapshots import Snapshot
+    from models.ctr.config import CtrConfig
+    from models.ctr.model import CtrModel
+    from moonlake.embeddings.snapshots import Snapshot
 
 ROOT = Path(__file__).parents[1]
 PEER = "fuxictr==2.3.10"
@@ -212,8 +214,8 @@ def simulated_training_set(folder: Path, rows: int) -> TrainingSet:
 
 def compare_training(folder: Path, rows: int, epochs: int, threads: int) -> bool:
     """Whether our test AUC is at least the peer's, but for SAME_AUC; prints rates and AUC of both."""
-    from models.ctr import CtrModel
-    from models.train_ctr import evaluate, score
+    from models.ctr.model import CtrModel
+    from models.ctr.train import evaluate, score
 
     training_set = simulated_training_set(folder / "rows", rows)
     print(
@@ -256,7 +258,7 @@ def compare_training(folder: Path, rows: int, epochs: int, threads: int) -> bool
 
 def our_training(folder: Path, epochs: int) -> Callable[[], int]:
     """A function that trains our DIN, saves it, writes the rate of each epoch and gives the number of rows."""
-    from models.train_ctr import BatchReport, train_ctr
+    from models.ctr.train import BatchReport, train_ctr
 
     training_set = TrainingSet.open(folder / "rows")
     done: list[tuple[int, int, float]] = []
@@ -276,7 +278,7 @@ def our_training(folder: Path, epochs: int) -> Callable[[], int]:
 
 def din(epochs: int) -> CtrConfig:
     """Our DIN with what the peer has too: ids alone, nothing dropped out, no decay, no early stop."""
-    from models.ctr_config import CtrConfig
+    from models.ctr.config import CtrConfig
 
     return CtrConfig(
         model="din", dense_features=(), behavior_length=LENGTH, min_count=1, dropout=0.0, id_dropout=0.0,
@@ -286,8 +288,8 @@ def din(epochs: int) -> CtrConfig:
 
 def export(model: CtrModel, training_set: TrainingSet, folder: Path) -> None:
     """Write what the peer reads: the same rows in the same split, with ids as the model numbers them."""
-    from models.ctr_features import column_reader
-    from models.ctr_network import ATTENTION
+    from models.ctr.features import column_reader
+    from models.ctr.network import ATTENTION
 
     fitted = int(model.metrics["training_rows"])
     for window, parts in {(T1, T2): ("train", "valid"), (T2, END): ("test",)}.items():
@@ -407,12 +409,12 @@ def cube_steps(folder: Path, case: int, contents: int, steps: int) -> Callable[[
     """
     import torch
 
-    from models import cube
-    from models.ctr_config import CtrConfig
-    from models.ctr_descent import optimizers
-    from models.ctr_features import FeatureEncoder, column_reader
-    from models.ctr_network import CtrNetwork
-    from moonlake.snapshots import Snapshot
+    from models.ctr import cube
+    from models.ctr.config import CtrConfig
+    from models.ctr.features import FeatureEncoder, column_reader
+    from models.ctr.fit_network import optimizers
+    from models.ctr.network import CtrNetwork
+    from moonlake.embeddings.snapshots import Snapshot
 
     (length, size, nearest), snapshot = CASES[case], Snapshot.open(folder / "snapshot")
     shop = new_shop(max(1, 4 * size // ROWS_PER_USER), contents - KINDS, length)
@@ -454,10 +456,11 @@ def write_vectors(home: Path, contents: int) -> Snapshot:
     """A lake with a space of random vectors for `contents`, and the snapshot of it beside the lake."""
     from deltalake import write_deltalake
 
-    from moonlake.lake import Lake, arrow_schema
+    from moonlake.embeddings.snapshots import write_snapshot
+    from moonlake.lake.lake import Lake
+    from moonlake.schema.arrow import arrow_schema
+    from moonlake.schema.tables import EMBEDDING_SPACES, EMBEDDINGS, TIMELESS
     from moonlake.settings import Settings
-    from moonlake.snapshots import write_snapshot
-    from moonlake.tables import EMBEDDING_SPACES, EMBEDDINGS, TIMELESS
 
     contents += -contents % KINDS
     lake, space_id = Lake(Settings(home=home)), stable_hash("simulated space")

@@ -28,7 +28,7 @@ from benchmarks.processes import Measured, measure, run
 if TYPE_CHECKING:
     import torch
 
-    from models.encoder import Encoder
+    from models.encoder.encoder import Encoder
 
 REPEATED = 0.3
 MOST_IMAGES = 5
@@ -150,8 +150,8 @@ def training_step(way: str, pairs: int, folder: Path) -> Callable[[], int]:
     """A function that derives InfoNCE over a batch, "plain" or "cached" in chunks, and writes the gradient."""
     import torch
 
-    from models.cached_gradients import cached_step
-    from models.encoder import to_float
+    from models.encoder.encoder import to_float
+    from models.training.cached_gradients import cached_step
 
     encoder = _encoder(["a title of a few words"]).train()
     encoder.backbone.tower().eval()  # batch normalisation by kept statistics: else a chunk has its own
@@ -191,8 +191,8 @@ def tokens_per_second(device: torch.device, *, hidden: int, layers: int, rows: i
     """Tokens a second through a language model in bfloat16, and the arithmetic of its weights over the peak's."""
     import torch
 
-    from models.encoder import new_encoder
-    from models.encoder_config import EncoderConfig, TinyConfig
+    from models.encoder.config import EncoderConfig, TinyConfig
+    from models.encoder.factory import new_encoder
 
     words = [f"word{number}" for number in range(500)]
     tiny = TinyConfig(tower_weights="random", hidden=hidden, layers=layers, heads=16)
@@ -225,8 +225,8 @@ def _encoder(texts: Sequence[str]) -> Encoder:
     """The default encoder, untrained, with as many images as a product has; the same in every process."""
     import torch
 
-    from models.encoder import new_encoder
-    from models.encoder_config import EncoderConfig
+    from models.encoder.config import EncoderConfig
+    from models.encoder.factory import new_encoder
 
     torch.manual_seed(0)
     return new_encoder(EncoderConfig(max_images=MOST_IMAGES), texts).eval()
@@ -236,7 +236,7 @@ def _plain_batch(encoder: Encoder, texts: Sequence[str], images: Sequence[Sequen
     """float32 [n, D]: rows as they come, padded to the longest, every picture decoded and sent through the tower."""
     import torch
 
-    from models.pictures import to_pixels
+    from models.encoder.pictures import to_pixels
 
     pixels = [np.stack([to_pixels(one, encoder.config.image_size) for one in row]) for row in images]
     with torch.inference_mode():

@@ -94,7 +94,7 @@ def pull(folder: Path, length: int, budget_mb: int) -> Callable[[], int]:
     from feast import Entity, FeatureStore, FeatureView, Field, RepoConfig, ValueType
     from feast.types import Int64, String
 
-    from moonlake.feast_delta.retrieval import DeltaRetrievalJob
+    from moonlake.feast_delta.joins.arrow_retrieval import DeltaRetrievalJob
     from moonlake.feast_delta.sources import BehaviorSequenceSource, DeltaSource
 
     result = folder / "result"

@@ -29,9 +29,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-from moonlake import spaces
-from moonlake.lake import Lake
-from moonlake.product_events import ProductEvent, hand_in
+from moonlake.embeddings import releases
+from moonlake.lake.lake import Lake
+from moonlake.lake.product_events import ProductEvent, hand_in
 from moonlake.settings import Settings
 
 LOOK_SECONDS = 0.1
@@ -71,7 +71,7 @@ class Watcher(threading.Thread):
         from moonlake.feast_delta.store import feature_store
 
         super().__init__(daemon=True)
-        self.store, self.space_id = feature_store(settings), spaces.live(Lake(settings)).space_id
+        self.store, self.space_id = feature_store(settings), releases.live(Lake(settings)).space_id
         self.sent: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
 

@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="little data: a check, not a measurement")
     parser.add_argument("--memory", default="6g", help="memory of the Spark driver")
     arguments = parser.parse_args()
-    from moonlake.spark import spark_session
+    from moonlake.spark.session import spark_session
 
     with TemporaryDirectory(prefix="moonlake-bench-spark-") as temporary:
         folder = Path(temporary)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import typer
 
-from cli import jars
 from moonlake.settings import Settings
+from moonlake.spark import jars
 
 DAGS = Path(__file__).parents[1] / "dags"
 API_PORT = 8080

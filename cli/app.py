@@ -36,26 +36,24 @@ class Entry:
 COMMANDS = {
     "demo": Entry("cli.demo:demo", "Run everything on one source: lake, encoder, features, CTR models, report."),
     "doctor": Entry("cli.doctor:doctor", "Check what moonlake needs on this machine, and say what to do."),
-    "stage": Entry("cli.sources:stage_app", "Lay a source down in the own-files form."),
-    "ingest": Entry("cli.lake:ingest", "Bring a source into the lake; what is bad is kept with its reason."),
+    "stage": Entry("cli.source:stage_app", "Lay a source down in the own-files form."),
+    "ingest": Entry("cli.ingest:ingest", "Bring a source into the lake; what is bad is kept with its reason."),
     "features": Entry("cli.features:features_app", "Register feature definitions; fill and read the online store."),
-    "training-set": Entry("cli.training_sets:training_set_app", "Build, verify and compare training sets."),
+    "training-set": Entry("cli.training_set:training_set_app", "Build, verify and compare training sets."),
     "consistency": Entry("cli.consistency:consistency", "Hold what was served online against what training sees."),
-    "train": Entry("cli.learning:train_app", "Train an encoder or a click model."),
-    "evaluate": Entry("cli.learning:evaluate_app", "Measure an encoder or click models on later rows."),
+    "train": Entry("cli.train_evaluate:train_app", "Train an encoder or a click model."),
+    "evaluate": Entry("cli.train_evaluate:evaluate_app", "Measure an encoder or click models on later rows."),
     "exchange-rate": Entry(
         "cli.exchange_rate:exchange_rate", "Say how much AUC a gain in an intermediate metric buys, space by space."
     ),
-    "products": Entry(
-        "cli.products:products_app", "Hand in new products; take them in at once; see how long it takes."
-    ),
-    "spaces": Entry("cli.spaces:spaces_app", "List, show, compare and retire embedding spaces."),
+    "products": Entry("cli.product:products_app", "Hand in new products; take them in at once; see how long it takes."),
+    "spaces": Entry("cli.space:spaces_app", "List, show, compare and retire embedding spaces."),
     "backfill": Entry("cli.backfill:backfill_app", "Embed what has no vector in a space; plan it, see how far it is."),
-    "quality": Entry("cli.quality:quality_app", "Hold tables against contracts, and embedding spaces against gates."),
-    "release": Entry("cli.releases:release_app", "Switch a use to a click model and its embedding space, and back."),
-    "lake": Entry("cli.retention:lake_app", "Compact and vacuum the lake; keep what manifests name."),
+    "quality": Entry("cli.check:quality_app", "Hold tables against contracts, and embedding spaces against gates."),
+    "release": Entry("cli.release:release_app", "Switch a use to a click model and its embedding space, and back."),
+    "lake": Entry("cli.lake:lake_app", "Compact and vacuum the lake; keep what manifests name."),
     "erase": Entry("cli.erase:erase_app", "Erase products or users everywhere, and prove it."),
-    "job": Entry("cli.jobs:job", "Run a job of spark_jobs by name.", hands_on=True),
+    "job": Entry("cli.job:job", "Run a job of spark_jobs by name.", hands_on=True),
     "airflow": Entry("cli.airflow:airflow", "Run Airflow with moonlake's DAGs.", hands_on=True),
 }
 

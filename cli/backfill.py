@@ -22,7 +22,7 @@ def plan(
     hour_price: Annotated[float | None, typer.Option(min=0, help="What an hour of this machine costs.")] = None,
 ) -> None:
     """How many contents have no vector yet, how long they will take, and what that costs; nothing is written."""
-    from moonlake.spark import spark_session
+    from moonlake.spark.session import spark_session
     from spark_jobs.embed_contents import survey
 
     settings = Settings.from_environment()
@@ -45,7 +45,7 @@ def plan(
 @backfill_app.command()
 def run(space: NameOrId) -> None:
     """Embed what is missing. Give the command again after a kill, or on another terminal to share the work."""
-    from moonlake.spark import spark_session
+    from moonlake.spark.session import spark_session
     from spark_jobs import embed_contents
 
     settings = Settings.from_environment()
@@ -58,12 +58,12 @@ def run(space: NameOrId) -> None:
 @backfill_app.command()
 def status(space: NameOrId) -> None:
     """How far a backfill is, as the files of its workers tell."""
-    from moonlake import spaces
-    from moonlake.embedding_chunks import Backfill
-    from moonlake.lake import Lake
+    from moonlake.embeddings import releases
+    from moonlake.embeddings.backfill import Backfill
+    from moonlake.lake.lake import Lake
 
     settings = Settings.from_environment()
-    found = spaces.find(Lake(settings), space)
+    found = releases.find(Lake(settings), space)
     backfill = Backfill(settings.home, found.space_id)
     typer.echo(f"embedding space {found}: coverage {found.coverage:.2%} when it was last counted")
     under_way = backfill.current()

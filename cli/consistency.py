@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from moonlake.errors import InputError
-from moonlake.moments import parse_moment
 from moonlake.settings import Settings
+from moonlake.timestamps import parse_moment
 
 COUNTS = ("match", "neither", "mismatch", "missing", "extra", "unknown")
 DISTANCES = ("cosine_mean", "cosine_least", "edit_distance_mean", "edit_distance_greatest")
@@ -35,8 +35,8 @@ def consistency(
     fail_under: Annotated[float, typer.Option(min=0, max=1, help="Exit 1 when a smaller share of values match.")] = 0.0,
 ) -> None:
     """Hold what was served against what training would see: match, mismatch, missing, extra by feature."""
-    from moonlake.feast_delta.consistency import replay
-    from moonlake.feast_delta.request_log import log_of_service
+    from moonlake.feast_delta.serving_logs.consistency import replay
+    from moonlake.feast_delta.serving_logs.request_log import log_of_service
     from moonlake.feast_delta.store import feature_store, service_views
 
     settings = Settings.from_environment()

@@ -13,20 +13,20 @@ import typer
 from rich.console import Console
 from rich.table import Table as Grid
 
-from cli.ctr import training_bar
-from cli.lake import WITHOUT_PICTURES, SourceName, stage
-from cli.steps import Found, Steps
+from cli.train_ctr import training_bar
 from moonlake.errors import InputError
-from moonlake.lake import Lake
+from moonlake.lake.lake import Lake
 from moonlake.settings import Settings
+from sources.registry import WITHOUT_PICTURES, SourceName, stage
+from workflows.resumable_steps import Found, Steps
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import SparkSession
 
-    from models.metrics import Metric
+    from models.evaluation.click_metrics import Metric
     from serving.scorer import Scorer
-    from sources.staging import SourceInfo
+    from sources.own_files.staging import SourceInfo
 
 DEFAULT_PRESET = "demo"
 SPACE = "demo"
@@ -92,7 +92,7 @@ class Demo:
     @cached_property
     def info(self) -> SourceInfo:
         """What the staged source says of itself."""
-        from sources.staging import SourceInfo
+        from sources.own_files.staging import SourceInfo
 
         return SourceInfo.read(self.folder)
 
@@ -111,7 +111,7 @@ class Demo:
     def spark(self) -> SparkSession:
         """The Spark session, started when the first step needs it."""
         if self._spark is None:
-            from moonlake.spark import spark_session
+            from moonlake.spark.session import spark_session
 
             self._spark = spark_session(self.settings, "demo")
         return self._spark
@@ -173,9 +173,9 @@ class Demo:
         """The trained encoder and the untrained one beside it, as artifact folders."""
         from dataclasses import asdict, replace
 
-        from models.train_encoder import TrainingConfig, train_encoder
-        from models.training_run import Run
-        from models.training_watch import shown
+        from models.training.contrastive import TrainingConfig, train_encoder
+        from models.training.loop import Run
+        from models.training.progress import shown
 
         config = TrainingConfig() if self.encoder_steps is None else TrainingConfig(steps=self.encoder_steps)
         _, t1, _, _ = self.window
@@ -193,8 +193,8 @@ class Demo:
 
     def embed(self, artifact: str) -> Found:
         """Every content of the lake as a vector in the space of the trained encoder."""
-        from models.encoder_config import read_encoder_artifact
-        from moonlake import spaces
+        from models.encoder.config import read_encoder_artifact
+        from moonlake.embeddings import spaces
 
         described = read_encoder_artifact(artifact)
 
@@ -219,15 +219,15 @@ class Demo:
 
     def recall(self, artifacts: Found) -> Found:
         """Image-search recall on purchases that the encoder never saw: trained, untrained, raw pixels."""
-        from models.encoder_config import read_encoder_artifact
+        from models.encoder.config import read_encoder_artifact
 
         _, t1, _, end = self.window
         trained = read_encoder_artifact(artifacts["trained"])
 
         def work() -> Found:
-            from models.evaluate_encoder import evaluate_encoder
+            from models.evaluation.recall import evaluate_encoder
+            from models.evaluation.representations import embedder_vectors, lake_vectors, pixel_baseline
             from models.inference import Embedder
-            from models.representations import embedder_vectors, lake_vectors, pixel_baseline
 
             until = trained.artifact.trained_until
             subjects = {
@@ -249,15 +249,16 @@ class Demo:
         _, t1, t2, end = self.window
 
         def work() -> Found:
-            from moonlake.training_sets import Declaration
-            from spark_jobs import build_training_set, materialize_features
+            from moonlake.feast_delta import materialize
+            from moonlake.training_sets import build
+            from moonlake.training_sets.spec import Declaration
 
-            materialize_features.run(self.settings, end)
+            materialize.run(self.settings, end)
             spans = {"ctr-train": (t1, t2), "ctr-test": (t2, end)}
             found = {}
             for name, (start, stop) in spans.items():
                 declared = Declaration(name=name, start=start, end=stop, space_id=space_id)
-                report = build_training_set.run(self.settings, declared, written_at=self.now)
+                report = build.run(self.settings, declared, written_at=self.now)
                 found[name] = str(report.training_set.folder)
             return found
 
@@ -269,16 +270,16 @@ class Demo:
         """CTR models without content, with it, and with shuffled vectors as the control; measured after T2."""
         from dataclasses import asdict
 
-        from models.ctr_config import CtrConfig
-        from moonlake.training_sets import TrainingSet
+        from models.ctr.config import CtrConfig
+        from moonlake.training_sets.training_set import TrainingSet
 
         train, test = (TrainingSet.open(self.settings.training_sets / name) for name in ("ctr-train", "ctr-test"))
         plain, content = CtrConfig(), CtrConfig(model="cube")
 
         def work() -> Found:
-            from models.intervals import Estimate
-            from models.train_ctr import evaluate, gain_over, record_model, score, train_ctr
-            from moonlake.snapshots import write_snapshot
+            from models.ctr.train import evaluate, gain_over, record_model, score, train_ctr
+            from models.evaluation.bootstrap import Estimate
+            from moonlake.embeddings.snapshots import write_snapshot
 
             _, t1, t2, _ = self.window
             snapshot = write_snapshot(self.lake, space_id, self.settings.snapshots / space_id)
@@ -316,11 +317,11 @@ class Demo:
         content = clicks["models"][WITH_CONTENT]
 
         def work() -> Found:
-            from moonlake import spaces
+            from moonlake.embeddings import releases
             from serving.scorer import USE, Scorer
 
             released = {"model_id": content["model_id"], "snapshot": clicks["snapshot"], "feature_service": SERVICE}
-            spaces.release(self.lake, USE, space_id, **released, written_at=self.now)
+            releases.release(self.lake, USE, space_id, **released, written_at=self.now)
             scorer = Scorer.live(self.settings)
             request = self._last_image_request()
             candidates = _nearest_products(scorer, request["query_content_id"])
@@ -353,8 +354,8 @@ class Demo:
 
     def report(self, space_id: str, ingested: Found, recall: Found, clicks: Found, served: Found) -> None:
         """The page to look at."""
-        from moonlake.contents import read_contents
-        from studies.report import ReportFacts, product_contents, show, write_report
+        from moonlake.embeddings.contents import read_contents
+        from workflows.demo_report import ReportFacts, product_contents, show, write_report
 
         of_product = product_contents(self.lake, [one["product_id"] for one in served["ranked"]])
         contents = read_contents(self.lake, of_product.values())
@@ -405,7 +406,7 @@ class Demo:
 
 def _gains(scored: dict[str, pa.Table]) -> dict[str, dict[str, list[float]]]:
     """Difference, low and high of each model over the one with IDs only, by metric."""
-    from models.train_ctr import gain
+    from models.ctr.train import gain
 
     found: dict[str, dict[str, list[float]]] = {}
     for name in (name for name in scored if name != IDS_ONLY):
@@ -419,7 +420,7 @@ def _nearest_products(scorer: Scorer, query_content_id: str) -> list[str]:
     import numpy as np
     import pyarrow as pa
 
-    from models.retrieval import nearest
+    from models.evaluation.ranking import nearest
 
     snapshot = scorer.snapshot
     assert snapshot is not None

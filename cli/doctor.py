@@ -17,12 +17,12 @@ from typing import Literal
 
 import typer
 
-from cli import jars
 from cli.airflow import API_PORT, LOG_PORTS
 from moonlake.errors import MissingDependency, SettingsError
-from moonlake.java import find_java
+from moonlake.schema.tables import TABLES
 from moonlake.settings import Settings
-from moonlake.tables import TABLES
+from moonlake.spark import jars
+from moonlake.spark.java import find_java
 
 LOCK = Path(__file__).parents[1] / "requirements.lock"
 PORTS = {API_PORT: "Airflow", **dict.fromkeys(LOG_PORTS, "Airflow's logs")}
@@ -185,7 +185,7 @@ def nearest_folder(path: Path) -> Path:
 
 def check_lake(settings: Settings) -> Iterator[Finding]:
     """Each table that has been written, with its Delta version."""
-    from deltalake import DeltaTable  # not moonlake.lake: pyarrow takes a second to import
+    from deltalake import DeltaTable  # not moonlake.lake.lake: pyarrow takes a second to import
     from deltalake.exceptions import DeltaError
 
     written = 0

@@ -11,7 +11,7 @@ import typer
 from moonlake.settings import Settings
 
 if TYPE_CHECKING:
-    from moonlake.erasure import Subject
+    from moonlake.maintenance.erasure import Subject
     from spark_jobs.erase_subjects import Erasure
 
 erase_app = typer.Typer(no_args_is_help=True, help="Products and users out of everything.")
@@ -38,14 +38,14 @@ def check(
     ids: Annotated[list[str], typer.Argument(help="Ids that are looked for.")],
 ) -> None:
     """Open every file and look for products or users; exit 1 where one is found."""
-    from moonlake.erasure import subject_of
+    from moonlake.maintenance.erasure import subject_of
     from spark_jobs import erase_subjects
 
     _show_search(erase_subjects.check(Settings.from_environment(), subject_of(subject), ids))
 
 
 def _erase(subject: Subject, ids: Sequence[str], dry_run: bool) -> None:
-    from moonlake.spark import spark_session
+    from moonlake.spark.session import spark_session
     from spark_jobs import erase_subjects
 
     settings = Settings.from_environment()

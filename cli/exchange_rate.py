@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.encoder_evaluation import TRIALS_OF, Task, simulated_sources
+from cli.evaluate_encoder import TRIALS_OF, Task, simulated_sources
 from moonlake.errors import InputError, NotFound
-from moonlake.lake import Lake
-from moonlake.moments import parse_moment
+from moonlake.lake.lake import Lake
 from moonlake.settings import Settings
+from moonlake.timestamps import parse_moment
 
 if TYPE_CHECKING:
-    from models.ctr import CtrModel
-    from models.exchange_rate import Candidate, Clicks, Exchange, ExchangeRates, Predictor
-    from models.intervals import Estimate
-    from models.representations import Floats, Represent
-    from models.trials import Ints
-    from moonlake.contents import Content
-    from moonlake.spaces import Space
-    from moonlake.training_sets import TrainingSet
+    from models.ctr.model import CtrModel
+    from models.evaluation.bootstrap import Estimate
+    from models.evaluation.exchange_rate import Candidate, Clicks, Exchange, ExchangeRates, Predictor
+    from models.evaluation.purchase_trials import Ints
+    from models.evaluation.representations import Floats, Represent
+    from moonlake.embeddings.contents import Content
+    from moonlake.embeddings.spaces import Space
+    from moonlake.training_sets.training_set import TrainingSet
 
 BLANK = "(blank: noise)"
 
@@ -68,8 +68,8 @@ def exchange_rate(
     The CTR models are those that `evaluate ctr` has recorded for each space: one or more runs that differ in their seed
     alone. They are tested on the rows after their training window.
     """
-    from models.exchange_rate import exchange_rates, require_held_fixed
-    from moonlake.training_sets import TrainingSet
+    from models.evaluation.exchange_rate import exchange_rates, require_held_fixed
+    from moonlake.training_sets.training_set import TrainingSet
 
     if plot is not None and plot.suffix != ".svg":
         raise InputError(f"--plot {plot}: expected a name that ends in .svg, which is what can be drawn")
@@ -101,7 +101,7 @@ def exchange_rate(
     if json_file is not None:
         json_file.write_text(json.dumps(document, indent=2, default=str, allow_nan=False) + "\n", encoding="utf-8")
     if plot is not None:
-        from studies.exchange_rate_plot import draw
+        from workflows.exchange_rate_plot import draw
 
         plot.write_text(draw(found, simulated=bool(simulated)), encoding="utf-8")
 
@@ -113,7 +113,7 @@ def _subjects(lake: Lake, names: Sequence[str], patterns: Sequence[str]) -> list
         InputError: fewer than two, or one named twice.
         NotFound: no such space, or no model of it.
     """
-    from moonlake.spaces import find
+    from moonlake.embeddings.releases import find
 
     found = [find(lake, name) for name in names]
     if len({space.space_id for space in found}) < max(len(found), 2):
@@ -126,7 +126,7 @@ def _subjects(lake: Lake, names: Sequence[str], patterns: Sequence[str]) -> list
 
 def _runs(space: Space, recorded: Mapping[str, Mapping[str, Any]], patterns: Sequence[str]) -> dict[str, CtrModel]:
     """The models of a space by name, in order of their seeds."""
-    from models.ctr import CtrModel
+    from models.ctr.model import CtrModel
 
     chosen = {
         name: row
@@ -165,7 +165,7 @@ def _what_it_is(model: CtrModel) -> dict[str, Any]:
 
 
 def _saw(space: Space, start: datetime, allow_seen: bool) -> bool:
-    from models.evaluate_encoder import require_unseen
+    from models.evaluation.recall import require_unseen
 
     try:
         return require_unseen(start, space.trained_until, allow_seen=allow_seen)
@@ -179,10 +179,10 @@ def _candidates(
     """The intermediate metrics of all spaces, on the same trials."""
     import numpy as np
 
-    from models.evaluate_encoder import places_of, require_trials, vectors_of
-    from models.exchange_rate import retrieval_candidates
-    from models.representations import lake_vectors
-    from models.trials import read_trials
+    from models.evaluation.exchange_rate import retrieval_candidates
+    from models.evaluation.purchase_trials import read_trials
+    from models.evaluation.recall import places_of, require_trials, vectors_of
+    from models.evaluation.representations import lake_vectors
 
     if wrong := [task for task in tasks if task not in TRIALS_OF]:
         raise InputError(f"--task {', '.join(wrong)}: expected one of {', '.join(TRIALS_OF)}")
@@ -215,9 +215,9 @@ def _clicks(settings: Settings, lake: Lake, subjects: Sequence[Subject], rows: T
     """The impressions after the models' training, scored by every model."""
     import numpy as np
 
-    from models.exchange_rate import Clicks
-    from models.train_ctr import score
-    from moonlake.snapshots import write_snapshot
+    from models.ctr.train import score
+    from models.evaluation.exchange_rate import Clicks
+    from moonlake.embeddings.snapshots import write_snapshot
 
     scores, scored = [], None
     for one in subjects:

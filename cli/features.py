@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from moonlake.errors import InputError
-from moonlake.moments import parse_moment
 from moonlake.settings import Settings
+from moonlake.timestamps import parse_moment
 
 features_app = typer.Typer(no_args_is_help=True, help="Feature definitions and the online store.")
 
@@ -34,10 +34,10 @@ def materialize(
     end: Annotated[str | None, typer.Option(help="Serve facts up to this moment; default: now.")] = None,
 ) -> None:
     """Bring the online store up to a moment: what changed since it was last served, or all where that is not known."""
-    from spark_jobs import materialize_features
+    from moonlake.feast_delta import materialize
 
     moment = parse_moment(end) if end else datetime.now(UTC)
-    for served in materialize_features.run(Settings.from_environment(), moment, views):
+    for served in materialize.run(Settings.from_environment(), moment, views):
         typer.echo(str(served))
 
 
@@ -48,7 +48,7 @@ def online(
     log: Annotated[bool, typer.Option("--log", help="Keep the request, for `moonlake consistency`.")] = False,
 ) -> None:
     """Read the online features of one combination of join keys, as JSON."""
-    from moonlake.feast_delta.request_log import RequestLog, log_of_service
+    from moonlake.feast_delta.serving_logs.request_log import RequestLog, log_of_service
     from moonlake.feast_delta.store import feature_store, online_features
 
     keys = dict(entity.partition("=")[::2] for entity in entities)

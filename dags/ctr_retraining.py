@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, Param, chain
 
-from dags.steps import DEFAULTS, END, FIRST_DAY, NAME, command_step, midnight, window
+from dags.tasks import DEFAULTS, END, FIRST_DAY, NAME, command_step, midnight, window
 
 ROWS = f'retraining-{{{{ {END}.strftime("%Y%m%d") }}}}'
 IDS_ONLY = f"{ROWS}-ids"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, Param
 
-from dags.steps import DEFAULTS, FIRST_DAY, NAME, midnight, spark_step, table, window
+from dags.tasks import DEFAULTS, FIRST_DAY, NAME, midnight, spark_step, table, window
 
 with DAG(
     dag_id="cube_features",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, Param, TriggerRule
 
-from dags.steps import DEFAULTS, FIRST_DAY, MOMENT, NAME, command_step, spark_step, table
+from dags.tasks import DEFAULTS, FIRST_DAY, MOMENT, NAME, command_step, spark_step, table
 from moonlake.settings import Settings
 
 SKIP = 99

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, Param
 
-from dags.steps import DEFAULTS, FIRST_DAY, command_step
+from dags.tasks import DEFAULTS, FIRST_DAY, command_step
 
 with DAG(
     dag_id="lake_maintenance",

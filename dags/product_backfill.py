@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, Param
 
-from dags.steps import DEFAULTS, FIRST_DAY, NAME, command_step, spark_step
+from dags.tasks import DEFAULTS, FIRST_DAY, NAME, command_step, spark_step
 
 with DAG(
     dag_id="product_backfill",

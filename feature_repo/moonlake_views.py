@@ -16,7 +16,7 @@ from moonlake_sources import (
 )
 
 from moonlake.feast_delta.fields import feast_fields
-from moonlake.tables import BEHAVIOR_SEQUENCES, EMBEDDINGS, PRODUCT_STATS, PRODUCTS, USER_STATS, USERS
+from moonlake.schema.tables import BEHAVIOR_SEQUENCES, EMBEDDINGS, PRODUCT_STATS, PRODUCTS, USER_STATS, USERS
 
 STATS_TTL = timedelta(days=1)
 """Statistics have a row for each day on which something happened in the 7 days before: no row means nothing did."""

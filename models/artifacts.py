@@ -10,8 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from moonlake.contents import stable_hash
 from moonlake.errors import InputError, NotFound
+from moonlake.hashing import stable_hash
 
 Config = TypeVar("Config")
 

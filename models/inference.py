@@ -19,14 +19,15 @@ import torch
 from numpy.typing import NDArray
 
 from models.artifacts import Artifact
-from models.backbone import ImageFeatures
-from models.encoder import Encoder, load_encoder, to_float
-from models.encoder_config import EncoderArtifact, EncoderConfig, read_encoder_artifact
-from models.pictures import try_pixels
-from models.precision import Precision, computing_dtype
-from moonlake.contents import stable_hash
+from models.encoder.backbone import ImageFeatures
+from models.encoder.config import EncoderArtifact, EncoderConfig, read_encoder_artifact
+from models.encoder.encoder import Encoder, to_float
+from models.encoder.factory import load_encoder
+from models.encoder.pictures import try_pixels
+from models.encoder.precision import Precision, computing_dtype
+from moonlake.embeddings.spaces import SpaceDefinition
 from moonlake.errors import InputError
-from moonlake.spaces import SpaceDefinition
+from moonlake.hashing import stable_hash
 
 Pixels: TypeAlias = NDArray[np.uint8]
 Key = TypeVar("Key", bound=Hashable)

@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.ctr import CtrModel
-from moonlake import spaces
+from models.ctr.model import CtrModel
+from moonlake.embeddings import releases
+from moonlake.embeddings.snapshots import Snapshot
 from moonlake.errors import InputError, NotFound
-from moonlake.lake import Lake
+from moonlake.lake.lake import Lake
 from moonlake.settings import Settings
-from moonlake.snapshots import Snapshot
 
 SERVICE = "ctr_ranking_v1"
 USE = "ctr_ranking"
@@ -62,7 +62,7 @@ class Scorer:
     def live(cls, settings: Settings) -> Scorer:
         """The scorer of what is released for CTR ranking. Raises NotFound if nothing is."""
         lake = Lake(settings)
-        release = spaces.current_release(lake, USE)
+        release = releases.current_release(lake, USE)
         models = lake.read("model_versions", ["artifact"], where=pc.field("model_id") == release.model_id).to_pylist()
         if not models:
             raise NotFound(f"the release of {USE} names CTR model {release.model_id}, which is not in model_versions")

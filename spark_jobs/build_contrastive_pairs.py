@@ -17,19 +17,20 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from models.encoder_config import read_encoder_artifact
-from models.entities import Phrase
-from models.mining import MiningConfig
-from moonlake import spaces, writes
+from models.encoder.config import read_encoder_artifact
+from models.training.entities import Phrase
+from models.training.hard_negatives import MiningConfig
+from moonlake.embeddings import releases, spaces
 from moonlake.errors import InputError
-from moonlake.lake import Lake, WriteReport
-from moonlake.moments import parse_moment
+from moonlake.lake.lake import Lake, WriteReport
 from moonlake.settings import Settings
-from moonlake.spark import read_table, spark_session
-from spark_jobs.pairs import choices, hard_negatives, purchases
-from spark_jobs.pairs.choices import CHOICES, DEFAULT_MIX, as_pairs, parse_mix
-from spark_jobs.pairs.funnel import Funnel
-from spark_jobs.pairs.units import units
+from moonlake.spark import writes
+from moonlake.spark.session import read_table, spark_session
+from moonlake.timestamps import parse_moment
+from spark_jobs.pairs import hard_negatives, purchase_cleaning, user_choices
+from spark_jobs.pairs.product_units import units
+from spark_jobs.pairs.row_counts import Funnel
+from spark_jobs.pairs.user_choices import CHOICES, DEFAULT_MIX, as_pairs, parse_mix
 
 __all__ = ["CHOICES", "CleaningConfig", "PairsReport", "main", "run"]
 
@@ -122,7 +123,7 @@ def run(
     funnel = Funnel()
     merged = funnel.keep(units(lake.products, lake.images))
     every = funnel.step(
-        "choices of the window", choices.choices(lake.behaviors, lake.queries, lake.products, merged, mix)
+        "choices of the window", user_choices.choices(lake.behaviors, lake.queries, lake.products, merged, mix)
     )
     considered = every if stage == 1 else funnel.step("purchases", every.where("action = 'purchase'"))
     dropped = _counts(considered.where("dropped IS NOT NULL"), "dropped")
@@ -169,21 +170,23 @@ def _clean(
     funnel: Funnel,
 ) -> DataFrame:
     """The purchases that stage 2 trains on, with their hard negatives."""
-    phrases = [Phrase(*row) for row in purchases.vocabulary(lake.products).collect()]
+    phrases = [Phrase(*row) for row in purchase_cleaning.vocabulary(lake.products).collect()]
     texts = bought.where("modality = 'text'").select("query_text").dropDuplicates()
-    counts = purchases.entity_counts(texts, phrases)
+    counts = purchase_cleaning.entity_counts(texts, phrases)
     said = funnel.step(
-        f"text queries of {config.entities} entities", purchases.with_entities(bought, counts, config.entities)
+        f"text queries of {config.entities} entities", purchase_cleaning.with_entities(bought, counts, config.entities)
     )
-    once = funnel.step("each query once a product unit", purchases.each_query_once(said))
+    once = funnel.step("each query once a product unit", purchase_cleaning.each_query_once(said))
     candidates = funnel.keep(hard_negatives.pool(lake.products, merged))
     wanted = once.select(f.explode(f.array("anchor_content_id", "positive_content_id")).alias("content_id"))
     wanted = wanted.unionByName(candidates.select("content_id")).dropDuplicates()
     vectors = funnel.keep(_vectors(settings, lake, funnel.keep(wanted), config.space, funnel))
-    near = funnel.step("both sides have a vector", purchases.with_similarity(once, vectors))
-    hardest = funnel.step(f"the {config.keep} least similar of a unit", purchases.least_similar(near, config.keep))
-    weights = purchases.category_weights(hardest, lake.impressions, merged, config.balance)
-    even = funnel.step("categories in balance with exposure", purchases.rebalanced(hardest, weights))
+    near = funnel.step("both sides have a vector", purchase_cleaning.with_similarity(once, vectors))
+    hardest = funnel.step(
+        f"the {config.keep} least similar of a unit", purchase_cleaning.least_similar(near, config.keep)
+    )
+    weights = purchase_cleaning.category_weights(hardest, lake.impressions, merged, config.balance)
+    even = funnel.step("categories in balance with exposure", purchase_cleaning.rebalanced(hardest, weights))
     with_vectors = candidates.join(vectors, on="content_id", how="inner")
     chosen = hard_negatives.chosen_after(every)
     mined = hard_negatives.with_negatives(even, with_vectors, chosen, config.mining)
@@ -192,7 +195,7 @@ def _clean(
 
 def _vectors(settings: Settings, lake: _Lake, wanted: DataFrame, name: str, funnel: Funnel) -> DataFrame:
     """content_id, vector of the contents in a space: from the lake, or embedded now where the lake has none."""
-    space = spaces.find(Lake(settings), name)
+    space = releases.find(Lake(settings), name)
     of_space = lake.embeddings.where(f.col("space_id") == space.space_id).select("content_id", "vector")
     stored = wanted.join(of_space, on="content_id", how="inner")
     missing = funnel.keep(wanted.join(of_space.select("content_id"), on="content_id", how="left_anti"))

@@ -14,15 +14,17 @@ import torch
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from models import cube
-from moonlake import spaces, writes
-from moonlake.lake import Lake, WriteReport, arrow_schema
-from moonlake.moments import parse_moment
+from models.ctr import cube
+from moonlake.embeddings import releases, spaces
+from moonlake.embeddings.snapshots import Snapshot, write_snapshot
+from moonlake.lake.lake import Lake, WriteReport
 from moonlake.point_in_time import as_of_slices, encode_keys, microseconds
+from moonlake.schema.arrow import arrow_schema
+from moonlake.schema.tables import CUBE_FEATURES, IMPRESSIONS
 from moonlake.settings import Settings
-from moonlake.snapshots import Snapshot, write_snapshot
-from moonlake.spark import current_rows, read_table, spark_schema, spark_session
-from moonlake.tables import CUBE_FEATURES, IMPRESSIONS
+from moonlake.spark import writes
+from moonlake.spark.session import current_rows, read_table, spark_schema, spark_session
+from moonlake.timestamps import parse_moment
 
 LENGTH = 50
 IMPRESSIONS_PER_SHARD = 50_000
@@ -126,7 +128,7 @@ def run(
     The window is replaced for this space; the rows of other spaces stay as they are.
     """
     lake = Lake(settings)
-    space_id = spaces.find(lake, space).space_id
+    space_id = releases.find(lake, space).space_id
     folder = (settings.snapshots / f"cube-{space_id}").absolute()
     write_snapshot(lake, space_id, folder)
     within = (f.col("event_timestamp") >= f.lit(start)) & (f.col("event_timestamp") < f.lit(end))

@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from moonlake import writes
-from moonlake.lake import WriteReport
-from moonlake.moments import parse_moment
+from moonlake.lake.lake import WriteReport
+from moonlake.schema.tables import BEHAVIORS, IMPRESSIONS, PRODUCT_STATS, USER_STATS
 from moonlake.settings import Settings
-from moonlake.spark import current_rows, read_table, spark_session
-from moonlake.tables import BEHAVIORS, IMPRESSIONS, PRODUCT_STATS, USER_STATS
+from moonlake.spark import writes
+from moonlake.spark.session import current_rows, read_table, spark_session
+from moonlake.timestamps import parse_moment
 
 WINDOW_DAYS = 7
 

@@ -27,16 +27,17 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 from pyspark.sql import types as t
 
-from models.encoder_config import read_encoder_artifact
-from moonlake import writes
-from moonlake.contents import CONTENT_UNREADABLE as UNREADABLE
-from moonlake.contents import prompt_text
-from moonlake.embedding_chunks import Backfill, Plan
-from moonlake.lake import Lake, WriteReport
+from models.encoder.config import read_encoder_artifact
+from moonlake.embeddings.backfill import Backfill, Plan
+from moonlake.embeddings.contents import CONTENT_UNREADABLE as UNREADABLE
+from moonlake.embeddings.contents import prompt_text
+from moonlake.embeddings.releases import find
+from moonlake.embeddings.spaces import LIVE, Space, require_same, set_status
+from moonlake.lake.lake import Lake, WriteReport
+from moonlake.schema.tables import EMBEDDINGS, TIMELESS
 from moonlake.settings import Settings
-from moonlake.spaces import LIVE, Space, find, require_same, set_status
-from moonlake.spark import read_table, spark_schema, spark_session
-from moonlake.tables import EMBEDDINGS, TIMELESS
+from moonlake.spark import writes
+from moonlake.spark.session import read_table, spark_schema, spark_session
 
 PARTITIONS_PER_WORKER = 4
 """So that a worker with fewer chunks takes over from one with more."""

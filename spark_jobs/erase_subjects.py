@@ -27,9 +27,13 @@ from deltalake import write_deltalake
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from moonlake.contents import stable_hash
-from moonlake.contracts import Table
-from moonlake.erasure import (
+from moonlake.embeddings.snapshots import MANIFEST, Snapshot, write_snapshot, write_vectors
+from moonlake.errors import NotFound
+from moonlake.feast_delta.store import FEATURE_REPO
+from moonlake.hashing import stable_hash
+from moonlake.lake.lake import Lake
+from moonlake.lake.vacuum import ERASED, drop_history, file_system
+from moonlake.maintenance.erasure import (
     RECORDS,
     SUBJECTS,
     Subject,
@@ -43,18 +47,16 @@ from moonlake.erasure import (
     single_ids,
     subject_hash,
 )
-from moonlake.erasure_search import Search, Searched, search_folder, search_home
-from moonlake.errors import NotFound
-from moonlake.feast_delta.store import FEATURE_REPO
-from moonlake.feast_delta.upkeep import forget_online, logs_of_services, search_online, serve_again
-from moonlake.lake import Lake, arrow_schema
-from moonlake.retention import ERASED, drop_history, file_system, live_training_sets
+from moonlake.maintenance.erasure_search import Search, Searched, search_folder, search_home
+from moonlake.maintenance.feature_store import forget_online, logs_of_services, search_online, serve_again
+from moonlake.maintenance.kept_versions import live_training_sets
+from moonlake.schema.arrow import arrow_schema
+from moonlake.schema.contract import Table
+from moonlake.schema.tables import ERASURES, PRODUCT_EVENTS, TABLES
 from moonlake.settings import Settings
-from moonlake.snapshots import MANIFEST, Snapshot, write_snapshot, write_vectors
-from moonlake.spark import read_table, spark_session
-from moonlake.tables import ERASURES, PRODUCT_EVENTS, TABLES
-from sources.erasing import erase_chunks, erase_staged, erase_truth
-from sources.staging import SOURCE_FILE
+from moonlake.spark.session import read_table, spark_session
+from sources.own_files.erasing import erase_chunks, erase_staged, erase_truth
+from sources.own_files.staging import SOURCE_FILE
 
 Names = dict[str, frozenset[str]]
 

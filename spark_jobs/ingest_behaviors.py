@@ -10,12 +10,12 @@ from pathlib import Path
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as f
 
-from moonlake import writes
-from moonlake.lake import Lake, WriteReport
+from moonlake.lake.lake import Lake, WriteReport
+from moonlake.schema.tables import PRODUCTS, TABLES
 from moonlake.settings import Settings
-from moonlake.spark import current_rows, read_table, spark_session
-from moonlake.tables import PRODUCTS, TABLES
-from sources.staging import SourceInfo
+from moonlake.spark import writes
+from moonlake.spark.session import current_rows, read_table, spark_session
+from sources.own_files.staging import SourceInfo
 
 
 def content_spans(products: DataFrame) -> DataFrame:

@@ -14,15 +14,15 @@ from pyspark.sql import functions as f
 from pyspark.sql import types as t
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from moonlake import writes
-from moonlake.contents import content_of, prompt_text
+from moonlake.embeddings.contents import content_of, prompt_text
+from moonlake.embeddings.images import inspect
 from moonlake.errors import ImageRefused
-from moonlake.images import inspect
-from moonlake.lake import Lake, WriteReport
+from moonlake.lake.lake import Lake, WriteReport
+from moonlake.schema.tables import PRODUCT_IMAGES, PRODUCTS, QUERIES
 from moonlake.settings import Settings
-from moonlake.spark import spark_session
-from moonlake.tables import PRODUCT_IMAGES, PRODUCTS, QUERIES
-from sources.staging import SourceInfo
+from moonlake.spark import writes
+from moonlake.spark.session import spark_session
+from sources.own_files.staging import SourceInfo
 
 Write = Callable[..., WriteReport]
 

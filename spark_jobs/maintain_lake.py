@@ -16,12 +16,13 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 
 from moonlake.feast_delta.store import FEATURE_REPO
-from moonlake.feast_delta.upkeep import versions_served
-from moonlake.lake import Lake
-from moonlake.retention import KEPT_FOR, RETENTIONS, Vacuumed, keeps_history, live_manifests, vacuum
+from moonlake.lake.lake import Lake
+from moonlake.lake.vacuum import KEPT_FOR, RETENTIONS, Vacuumed, keeps_history, vacuum
+from moonlake.maintenance.feature_store import versions_served
+from moonlake.maintenance.kept_versions import live_manifests
+from moonlake.schema.tables import TABLES
 from moonlake.settings import Settings
-from moonlake.spark import spark_session
-from moonlake.tables import TABLES
+from moonlake.spark.session import spark_session
 
 RETENTION_DAYS = 7
 

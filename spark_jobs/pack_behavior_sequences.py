@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from moonlake import writes
-from moonlake.lake import WriteReport
+from moonlake.lake.lake import WriteReport
+from moonlake.schema.tables import BEHAVIOR_SEQUENCES, BEHAVIORS
 from moonlake.settings import Settings
-from moonlake.spark import current_rows, read_table, spark_session
-from moonlake.tables import BEHAVIOR_SEQUENCES, BEHAVIORS
+from moonlake.spark import writes
+from moonlake.spark.session import current_rows, read_table, spark_session
 
 
 def transform(behaviors: DataFrame) -> DataFrame:

@@ -24,15 +24,15 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
-from moonlake.contents import stable_hash
 from moonlake.errors import ContractError
-from moonlake.lake import Lake
-from moonlake.product_events import ProductEvent, hand_in
+from moonlake.hashing import stable_hash
+from moonlake.lake.lake import Lake
+from moonlake.lake.product_events import ProductEvent, hand_in
+from moonlake.schema.tables import PRODUCT_EVENTS
 from moonlake.settings import Settings
-from moonlake.spark import spark_session
-from moonlake.tables import PRODUCT_EVENTS
-from moonlake.writes import create_table
-from spark_jobs.arrivals.metrics import Metrics
+from moonlake.spark.session import spark_session
+from moonlake.spark.writes import create_table
+from spark_jobs.intake.metrics import Metrics
 
 DROPPED = "incoming"
 """Source of records that came as files."""
@@ -40,7 +40,7 @@ VIEWS = ("product_profile_v1", "content_embedding_v1")
 """Feature views that are brought up to date after each batch."""
 POLL = "200 milliseconds"
 LOOK_SECONDS = 0.5
-LIBRARIES = ("spark_jobs.materialize_features", "spark_jobs.arrivals.intake")
+LIBRARIES = ("spark_jobs.materialize_features", "spark_jobs.intake.batch")
 FILES_PER_BATCH = 100
 BYTES_PER_BATCH = "64m"
 """A batch passes through the memory of this process."""
@@ -70,10 +70,10 @@ def run(
 
     Raises: ContractError: another stream of this home is at work; with `once` that is as good.
     """
+    from moonlake.feast_delta import materialize
     from moonlake.feast_delta.materialization import serve_changes
     from moonlake.feast_delta.store import feature_store
-    from spark_jobs import materialize_features
-    from spark_jobs.arrivals.intake import Intake
+    from spark_jobs.intake.batch import Intake
 
     folder = settings.home / "streams"
     with _only_one(folder) as only:
@@ -84,7 +84,7 @@ def run(
             raise ContractError(f"another stream takes in the product events of {settings.home}: stop it first")
         create_table(spark, settings, PRODUCT_EVENTS)
         settings.incoming.mkdir(parents=True, exist_ok=True)
-        materialize_features.run(settings, clock(), VIEWS)
+        materialize.run(settings, clock(), VIEWS)
         serve = partial(serve_changes, feature_store(settings), VIEWS)
         intake = Intake(spark, settings, serve, clock, Metrics(settings.home / "metrics" / "products.prom"))
         if not once:

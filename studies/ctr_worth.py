@@ -24,20 +24,20 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pyarrow as pa
 
-from models.click_segments import read_facts, segments_of
-from models.ctr_config import STREAMS, CtrConfig, ModelName
-from models.ctr_trees import TreesConfig
-from models.train_ctr import evaluate, score, train_ctr
-from models.training_run import Run
-from moonlake import spaces
-from moonlake.contents import stable_hash
+from models.ctr.config import STREAMS, CtrConfig, ModelName
+from models.ctr.train import evaluate, score, train_ctr
+from models.ctr.trees import TreesConfig
+from models.evaluation.click_segments import read_facts, segments_of
+from models.training.loop import Run
+from moonlake.embeddings import releases
+from moonlake.embeddings.snapshots import MANIFEST, Snapshot, write_snapshot
 from moonlake.errors import InputError
-from moonlake.lake import Lake
-from moonlake.moments import parse_moment
+from moonlake.hashing import stable_hash
+from moonlake.lake.lake import Lake
 from moonlake.settings import Settings
-from moonlake.snapshots import MANIFEST, Snapshot, write_snapshot
-from moonlake.training_sets import TrainingSet
-from sources.staging import SourceInfo, stage_path
+from moonlake.timestamps import parse_moment
+from moonlake.training_sets.training_set import TrainingSet
+from sources.own_files.staging import SourceInfo, stage_path
 from studies.ctr_worth_figures import (
     CUBE,
     DIN,
@@ -52,8 +52,8 @@ from studies.ctr_worth_figures import (
     without,
 )  # fmt: skip
 from studies.ctr_worth_report import Setup, write_report
-from studies.long_runs import atomically, commit, npy, one_thread, open_worker, say, settings_of
-from studies.true_latents import write_ceiling
+from studies.study_runner import atomically, commit, npy, one_thread, open_worker, say, settings_of
+from workflows.ceilings import write_ceiling
 
 Vectors = Literal["none", "space", "shuffled", "random", "latents"]
 VECTORS: tuple[Vectors, ...] = get_args(Vectors)
@@ -229,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not asked.only_report:
         fit_all(plan, subjects, asked.seeds, asked.workers, say)
     if asked.report is not None:
-        space = spaces.find(lake, asked.space)
+        space = releases.find(lake, asked.space)
         setup = Setup(info, f"{space.name} ({space.space_id[:8]})", plan.window, plan.config(Subject(CUBE, "cube"), 0))
         found = measured(plan, subjects, asked.seeds, lake, say)
         write_report(asked.report, plan.work / "figures.json", setup, found, say)
@@ -245,7 +245,7 @@ def _plan(asked: argparse.Namespace, settings: Settings, lake: Lake, info: Sourc
     known = {one.name for one in fields(CtrConfig)} - {"model", "left_out", "seed", "trees"}
     said = settings_of(asked.set, known, "--set")
     trees = settings_of(asked.trees, {one.name for one in fields(TreesConfig)}, "--trees")
-    space_id = spaces.find(lake, asked.space).space_id
+    space_id = releases.find(lake, asked.space).space_id
     of_space, of_truth = work / "vectors" / space_id, work / "vectors" / f"truth-{info.name}"
     if not (of_space / MANIFEST).is_file():
         write_snapshot(lake, space_id, of_space)

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.click_segments import ClickSegment
-from models.intervals import Estimate, estimates, means_over_runs, over_runs
-from models.metrics import Metric, drawn_metrics
+from models.evaluation.bootstrap import Estimate, estimates, means_over_runs, over_runs
+from models.evaluation.click_metrics import Metric, drawn_metrics
+from models.evaluation.click_segments import ClickSegment
 
 IDS, DIN, CUBE = "id", "din", "cube"
 SHUFFLED, RANDOM, LATENTS = "cube, shuffled vectors", "cube, random vectors", "cube, true latents"

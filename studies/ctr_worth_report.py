@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.click_segments import SegmentGain, gains_by_segment
-from models.ctr_config import CtrConfig
-from models.intervals import Estimate
-from sources.staging import SourceInfo
+from models.ctr.config import CtrConfig
+from models.evaluation.bootstrap import Estimate
+from models.evaluation.click_segments import SegmentGain, gains_by_segment
+from sources.own_files.staging import SourceInfo
 from studies.ctr_worth_figures import (
     CUBE,
     DIN,
@@ -100,7 +100,7 @@ def page(setup: Setup, measured: Measured, draws: Draws, by_segment: Mapping[str
         _section(
             "Where the gain comes from",
             "Gain of cube in AUC on each part with enough impressions, whatever it is. Facts are as of the\n"
-            "impression; head and tail are told by the training window (`models.click_segments`).",
+            "impression; head and tail are told by the training window (`models.evaluation.click_segments`).",
             _segments(by_segment),
         ),
     ]
@@ -206,8 +206,8 @@ def _facts(setup: Setup, measured: Measured) -> str:
             f"{t2:%Y-%m-%d} (T2)), and are tested on {len(measured.clicked):,} of [T2, {end:%Y-%m-%d}), "
             f"{int(measured.clicked.sum()):,} of them clicked, by {len(np.unique(measured.users)):,} users.",
             "All models see the same rows, and differ in what they are named for. Figures are means over seeds;",
-            "intervals are 95%, of a bootstrap over users crossed with seeds (`models.intervals`); gains are paired by",
-            "both.",
+            "intervals are 95%, of a bootstrap over users crossed with seeds (`models.evaluation.bootstrap`);",
+            "gains are paired by both.",
             "",
             f"Seeds {seeds}; commit {commits}; {minutes:.0f} core minutes, one thread a model, at most "
             f"{max(run['peak_mb'] for run in saved) / 1024:.1f} GB of memory.",

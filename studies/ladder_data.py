@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.evaluate_encoder import places_of, require_trials, vectors_of
-from models.pairs import SHOWN, Pairs, read_pairs
-from models.picture_store import PictureStore
-from models.pretraining import Descriptions, read_descriptions
-from models.representations import DecodedContents, pixel_baseline
-from models.train_encoder import TABLES_READ
-from models.training_stage import versions as table_versions
-from models.trials import Trials, read_trials
-from moonlake.contents import stable_hash
+from models.encoder.picture_store import PictureStore
+from models.evaluation.purchase_trials import Trials, read_trials
+from models.evaluation.recall import places_of, require_trials, vectors_of
+from models.evaluation.representations import DecodedContents, pixel_baseline
+from models.training.captioning import Descriptions, read_descriptions
+from models.training.contrastive import TABLES_READ
+from models.training.pairs import SHOWN, Pairs, read_pairs
+from models.training.stages import versions as table_versions
 from moonlake.errors import InputError
-from moonlake.lake import Lake
+from moonlake.hashing import stable_hash
+from moonlake.lake.lake import Lake
 from moonlake.settings import Settings
-from sources.staging import SourceInfo, stage_path
-from studies.true_latents import open_latents
+from sources.own_files.staging import SourceInfo, stage_path
+from workflows.ceilings import open_latents
 
 Ints = NDArray[np.int64]
 

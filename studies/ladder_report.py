@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.intervals import Estimate, gap_closed, over_runs, paired_difference, ratios
-from models.retrieval import CUTOFFS
-from models.trials import Trials
-from sources.staging import SourceInfo
+from models.evaluation.bootstrap import Estimate, gap_closed, over_runs, paired_difference, ratios
+from models.evaluation.purchase_trials import Trials
+from models.evaluation.ranking import CUTOFFS
+from sources.own_files.staging import SourceInfo
 from studies.ladder_data import Measured
 
 Ints = NDArray[np.int64]
@@ -169,7 +169,7 @@ def _facts(
         "from stage 1. A later rung starts from the very weights of stages 0 and 1 of its seed, computed once.",
         "Hard negatives, queue and several images belong to stage 2; evaluation reads every image on all rungs.",
         "Hit rates are means over seeds; intervals are 95%, of a bootstrap over queries crossed with seeds",
-        "(`models.intervals`).",
+        "(`models.evaluation.bootstrap`).",
         f"Products of one SPU share one true style, so hit@1 is partly chance: hit@{HEADLINE} is the headline.",
         "",
         f"Seeds {', '.join(map(str, climbed[0].seeds))}; commit {commits}; {cores} cores, one thread a run;",

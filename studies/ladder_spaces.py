@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 import torch
 
 from models.artifacts import Artifact
-from models.encoder import new_encoder
-from models.encoder_config import read_encoder_artifact
-from models.train_encoder import TrainingConfig
-from models.training_run import Run, RunConfig
-from models.training_stage import Start, publish
-from moonlake import spaces
-from moonlake.lake import Lake
+from models.encoder.config import read_encoder_artifact
+from models.encoder.factory import new_encoder
+from models.training.contrastive import TrainingConfig
+from models.training.loop import Run, RunConfig
+from models.training.stages import Start, publish
+from moonlake.embeddings import spaces
+from moonlake.lake.lake import Lake
 from moonlake.settings import Settings
 
 if TYPE_CHECKING:
-    from studies.encoder_ladder import Node, Plan
     from studies.ladder_data import LadderData
+    from studies.ladder_plan import Node, Plan
 
 
 def register_spaces(

@@ -20,18 +20,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models import pretraining, train_encoder
-from models.attribute_retrieval import measure_attribute
-from models.encoder import Encoder, new_encoder
-from models.encoder_config import EncoderConfig, TinyConfig
+from models.encoder.config import EncoderConfig, TinyConfig
+from models.encoder.encoder import Encoder
+from models.encoder.factory import new_encoder
+from models.evaluation.attributes import measure_attribute
+from models.evaluation.ranking import pixel_vectors
+from models.evaluation.representations import cut
 from models.inference import Embedder
-from models.kernel_scale import shorten_kernels
-from models.pretraining import FIELDS, TITLE, PretrainingConfig
-from models.representations import cut
-from models.retrieval import pixel_vectors
-from models.train_encoder import TrainingConfig
-from models.training_run import RunConfig
-from models.training_watch import StepReport
+from models.training import captioning, contrastive
+from models.training.captioning import FIELDS, TITLE, PretrainingConfig
+from models.training.contrastive import TrainingConfig
+from models.training.kernel_scale import shorten_kernels
+from models.training.loop import RunConfig
+from models.training.progress import StepReport
 from studies.myntra_catalogue import (
     BASELINE_SIZE,
     DEFAULT_MIX,
@@ -203,7 +204,7 @@ def train_variant(task: Task, variant: str) -> tuple[dict[str, tuple[Floats, Flo
             "stage 0",
             task.settings.stage0_share,
             task.settings.run(PretrainingConfig, task.seed, task.settings.stage0_batch_size, apart=task.settings.apart),
-            lambda one: lambda config, report: pretraining.fit(one, described, config, report),  # type: ignore[arg-type]
+            lambda one: lambda config, report: captioning.fit(one, described, config, report),  # type: ignore[arg-type]
         ),
         (
             "contrastive",
@@ -211,7 +212,7 @@ def train_variant(task: Task, variant: str) -> tuple[dict[str, tuple[Floats, Flo
             task.settings.slowed(task.settings.contrastive_rate).run(
                 TrainingConfig, task.seed, task.settings.batch_size, temperature=task.settings.temperature
             ),
-            lambda one: lambda config, report: train_encoder.fit(one, contrasted, config, report),  # type: ignore[arg-type]
+            lambda one: lambda config, report: contrastive.fit(one, contrasted, config, report),  # type: ignore[arg-type]
         ),
     ]
     spent: dict[str, Any] = {}

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.attribute_retrieval import AttributeTrials, in_test
-from models.pairs import SHOWN, Pairs
-from models.picture_store import PictureStore
-from models.pretraining import Descriptions, describe
-from moonlake.contents import Content, stable_hash
-from sources.myntra_files import read_myntra, read_pictures
+from models.encoder.picture_store import PictureStore
+from models.evaluation.attributes import AttributeTrials, in_test
+from models.training.captioning import Descriptions, describe
+from models.training.pairs import SHOWN, Pairs
+from moonlake.embeddings.contents import Content
+from moonlake.hashing import stable_hash
+from sources.datasets.myntra_files import read_myntra, read_pictures
 
 LABEL = "articleType"
 CATEGORY = "masterCategory"

@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models import tower as registered_towers  # noqa: F401 timm knows them by name from here on
-from models.augmentation import DRAWS, augment
-from models.encoder import to_float
-from models.encoder_config import TinyConfig
-from models.memory import Probe
-from models.precision import computing_dtype
-from models.training_run import Batches, Run, RunConfig, make_trainable, run_steps, training_device
-from models.training_watch import StepReport
+from models.encoder import small_tower as registered_towers  # noqa: F401 timm knows them by name from here on
+from models.encoder.config import TinyConfig
+from models.encoder.encoder import to_float
+from models.encoder.precision import computing_dtype
+from models.training.augmentation import DRAWS, augment
+from models.training.loop import Batches, Run, RunConfig, make_trainable, run_steps, training_device
+from models.training.memory_probe import Probe
+from models.training.progress import StepReport
 
 AT_ONCE = 256
 PROBED = 4

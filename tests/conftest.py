@@ -12,10 +12,11 @@ import pytest
 from deltalake import write_deltalake
 from hypothesis import settings as hypothesis_settings
 
-from moonlake.contracts import ColumnType
-from moonlake.lake import Lake, arrow_schema, contract
+from moonlake.lake.lake import Lake
+from moonlake.schema.arrow import arrow_schema, contract
+from moonlake.schema.contract import ColumnType
+from moonlake.schema.tables import TIMELESS
 from moonlake.settings import Settings
-from moonlake.tables import TIMELESS
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -29,7 +30,7 @@ SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """The one Spark session of the run."""
-    from moonlake.spark import spark_session
+    from moonlake.spark.session import spark_session
 
     home = tmp_path_factory.mktemp("spark")
     session = spark_session(

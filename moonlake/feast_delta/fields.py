@@ -8,8 +8,8 @@ import pyarrow as pa
 from feast import Field, ValueType
 from feast.types import Array, Bool, Bytes, FeastType, Float32, Float64, Int32, Int64, Map, String, UnixTimestamp
 
-from moonlake.contracts import Column, ColumnType, Table
 from moonlake.errors import SchemaMismatch
+from moonlake.schema.contract import Column, ColumnType, Table
 
 FEAST_TYPES: dict[ColumnType, FeastType] = {
     "string": String,

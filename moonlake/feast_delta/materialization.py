@@ -25,9 +25,10 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.repo_config import FeastConfigBaseModel
 from feast.type_map import python_values_to_proto_values
 
-from moonlake.contents import stable_hash
-from moonlake.feast_delta import embedded
-from moonlake.feast_delta.change_feed import (
+from moonlake.feast_delta.joins import arrow_engine
+from moonlake.feast_delta.joins.plan import ViewJoin, delta_source, microseconds_of, plan_pull
+from moonlake.feast_delta.offline_store import snapshot_of
+from moonlake.feast_delta.online.change_feed import (
     WITHDRAWN,
     FeedGone,
     distinct,
@@ -36,8 +37,7 @@ from moonlake.feast_delta.change_feed import (
     keys_in_table,
     table_id,
 )
-from moonlake.feast_delta.offline_store import snapshot_of
-from moonlake.feast_delta.online_rows import (
+from moonlake.feast_delta.online.rules import (
     NEVER_US,
     OnlineRow,
     Overtaken,
@@ -46,9 +46,9 @@ from moonlake.feast_delta.online_rows import (
     WriteRows,
     moment_of,
 )
-from moonlake.feast_delta.plan import ViewJoin, delta_source, microseconds_of, plan_pull
 from moonlake.feast_delta.sources import BehaviorSequenceSource
 from moonlake.feast_delta.store import definition_of
+from moonlake.hashing import stable_hash
 
 KEYS_PER_JOIN = 200_000
 """Keys whose rows are gathered at a time; narrow columns are read once for each such block."""
@@ -260,12 +260,12 @@ def _as_of(join: ViewJoin, keys: pa.Table, end_us: int) -> pa.Table:
     times = np.full(len(keys), end_us + join.lag_us, np.int64)
     if isinstance(join.source, BehaviorSequenceSource):
         with_times = replace(join, features=(*join.features, (join.source.time_column, _ACTED)))
-        rows = embedded.join_features(labels, times, with_times)
+        rows = arrow_engine.join_features(labels, times, with_times)
         event = _microseconds(_last_of(rows[_ACTED]))
         return rows.append_column(_EVENT, event).append_column(_CREATED, pa.repeat(NEVER_US, len(rows)))
     created = ((join.created_column, _CREATED),) if join.created_column else ()
     with_times = replace(join, features=(*join.features, (join.event_column, _EVENT), *created))
-    rows = embedded.join_features(labels, times, with_times)
+    rows = arrow_engine.join_features(labels, times, with_times)
     for name in (_EVENT, _CREATED):
         if name in rows.column_names:
             rows = rows.set_column(rows.column_names.index(name), name, _microseconds(rows[name]))

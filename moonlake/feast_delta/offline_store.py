@@ -23,10 +23,11 @@ from feast.utils import (
 from pydantic import Field
 
 from moonlake.errors import InputError, NotFound
-from moonlake.feast_delta import writing
-from moonlake.feast_delta.embedded import DEFAULT_MEMORY_BUDGET, EmbeddedEngine
+from moonlake.feast_delta import feature_writes
 from moonlake.feast_delta.home import home_of
-from moonlake.feast_delta.plan import (
+from moonlake.feast_delta.joins.arrow_engine import DEFAULT_MEMORY_BUDGET, EmbeddedEngine
+from moonlake.feast_delta.joins.arrow_retrieval import DeltaRetrievalJob
+from moonlake.feast_delta.joins.plan import (
     Engine,
     Pull,
     Sequences,
@@ -36,11 +37,10 @@ from moonlake.feast_delta.plan import (
     plan_pull,
     plan_view,
 )
-from moonlake.feast_delta.retrieval import DeltaRetrievalJob
-from moonlake.feast_delta.snapshots import TableSnapshot, open_path
 from moonlake.feast_delta.sources import DeltaSource
-from moonlake.lake import arrow_schema, contract
-from moonlake.tables import TABLES
+from moonlake.lake.versions import TableSnapshot, open_path
+from moonlake.schema.arrow import arrow_schema, contract
+from moonlake.schema.tables import TABLES
 
 
 class DeltaOfflineStoreConfig(FeastConfigBaseModel):
@@ -61,7 +61,7 @@ class DeltaOfflineStoreConfig(FeastConfigBaseModel):
     memory_budget_mb: int = Field(default=DEFAULT_MEMORY_BUDGET >> 20, ge=64)
     """Of the embedded engine: megabytes for what it reads, beside the label rows and one block of the result."""
     sequences: Sequences = "inline"
-    """Behaviour sequences as lists, or as (start, stop) pointers into a log: see `moonlake.sequence_logs`."""
+    """Behaviour sequences as lists, or as (start, stop) pointers into a log: see `moonlake.lake.sequence_logs`."""
     sequence_logs: str = ""
     """Folder for those logs, `<view>.arrow` each, laid down when the features are pulled."""
     sequence_length: int | None = Field(default=None, ge=1)
@@ -185,7 +185,7 @@ class DeltaOfflineStore(OfflineStore):
         progress: Callable[[int], Any] | None,
     ) -> None:
         """Append the rows to the table behind the view; see `writing.append_features`."""
-        writing.append_features(config, feature_view, table, progress)
+        feature_writes.append_features(config, feature_view, table, progress)
 
     @staticmethod
     def write_logged_features(
@@ -196,7 +196,7 @@ class DeltaOfflineStore(OfflineStore):
         registry: BaseRegistry,
     ) -> None:
         """Append logs of served features to their Delta destination; see `writing.write_logs`."""
-        writing.write_logs(data, source, logging_config, registry)
+        feature_writes.write_logs(data, source, logging_config, registry)
 
 
 def engine_of(config: RepoConfig) -> Engine[Any]:
@@ -204,7 +204,7 @@ def engine_of(config: RepoConfig) -> Engine[Any]:
     options: DeltaOfflineStoreConfig = config.offline_store
     if options.engine == "embedded":
         return EmbeddedEngine(options.memory_budget_mb << 20)
-    from moonlake.feast_delta.spark_engine import SparkEngine
+    from moonlake.feast_delta.joins.spark_engine import SparkEngine
 
     return SparkEngine(home_of(config.repo_path))
 

@@ -20,7 +20,7 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp  # type: ignore[import-untyped]
 
-from moonlake.feast_delta.online_rows import (
+from moonlake.feast_delta.online.rules import (
     NEVER_US,
     PUSHED,
     FeastRow,

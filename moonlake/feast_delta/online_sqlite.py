@@ -21,7 +21,7 @@ from feast.infra.supported_async_methods import SupportedAsyncMethods
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
-from moonlake.feast_delta.online_rows import (
+from moonlake.feast_delta.online.rules import (
     PUSHED,
     FeastRow,
     FoundRow,

@@ -19,9 +19,9 @@ from feast.saved_dataset import _DATA_SOURCE_TO_SAVED_DATASET_STORAGE, SavedData
 
 from moonlake.errors import InputError, NotFound
 from moonlake.feast_delta.fields import column_type, value_type
-from moonlake.feast_delta.snapshots import open_path
-from moonlake.lake import contract
-from moonlake.tables import BEHAVIOR_SEQUENCES
+from moonlake.lake.versions import open_path
+from moonlake.schema.arrow import contract
+from moonlake.schema.tables import BEHAVIOR_SEQUENCES
 
 OPERATORS = ("==", "!=", "<", "<=", ">", ">=", "in", "not in")
 

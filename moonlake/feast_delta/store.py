@@ -18,11 +18,11 @@ from feast.errors import FeatureServiceNotFoundException
 from feast.repo_operations import apply_total
 from feast.types import from_feast_to_pyarrow_type
 
-from moonlake.contents import stable_hash
 from moonlake.errors import InputError, NotFound
+from moonlake.feast_delta.joins.plan import alias_of, delta_source
 from moonlake.feast_delta.offline_store import snapshot_of
-from moonlake.feast_delta.plan import alias_of, delta_source
 from moonlake.feast_delta.sources import BehaviorSequenceSource
+from moonlake.hashing import stable_hash
 from moonlake.settings import Settings
 
 FEATURE_REPO = Path(__file__).resolve().parents[2] / "feature_repo"

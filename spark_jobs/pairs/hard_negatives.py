@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as f
 
-from models.mining import MiningConfig, hard_negatives, rows_of_units
-from moonlake.contents import prompt_text
+from models.training.hard_negatives import MiningConfig, hard_negatives, rows_of_units
+from moonlake.embeddings.contents import prompt_text
 
 ROWS_PER_CALL = 128
 MINED = "behavior_id string, hard_negative_content_ids array<string>"
@@ -38,7 +38,7 @@ def pool(products: DataFrame, units: DataFrame) -> DataFrame:
 def chosen_after(chosen: DataFrame) -> DataFrame:
     """anchor_content_id, chosen_units: all units that any user clicked, put into the cart or bought after a query.
 
-    Args: chosen: as `spark_jobs.pairs.choices.choices` gives it, for all actions, dropped or not.
+    Args: chosen: as `spark_jobs.pairs.user_choices.choices` gives it, for all actions, dropped or not.
     """
     known = chosen.where("anchor_content_id IS NOT NULL AND positive_spu_id IS NOT NULL")
     return known.groupBy("anchor_content_id").agg(f.array_sort(f.collect_set("positive_spu_id")).alias("chosen_units"))
@@ -48,7 +48,7 @@ def with_negatives(pairs: DataFrame, candidates: DataFrame, chosen: DataFrame, c
     """The pairs with `hard_negative_content_ids`, the most similar to the query first.
 
     Args:
-        pairs: as `spark_jobs.pairs.purchases.with_similarity` gives them.
+        pairs: as `spark_jobs.pairs.purchase_cleaning.with_similarity` gives them.
         candidates: as `pool` gives it, with `vector`.
         chosen: as `chosen_after` gives it.
     """

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from moonlake.lake import Lake
+from moonlake.lake.lake import Lake
 from moonlake.settings import Settings
 
 
 @pytest.fixture(scope="session")
 def untrained_encoder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
     """A function that gives the artifact of a small encoder with the weights of a seed, made once."""
-    from models.encoder_config import EncoderConfig, TinyConfig
-    from models.train_encoder import TrainingConfig, train_encoder
+    from models.encoder.config import EncoderConfig, TinyConfig
+    from models.training.contrastive import TrainingConfig, train_encoder
 
     tiny = TinyConfig(tower="resnet10t", tower_weights="random", vocabulary=300, hidden=32, layers=1, heads=2)
     config = EncoderConfig(tiny=tiny, image_height=32, image_width=32, dimension=16)

@@ -8,12 +8,12 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pytest
 
-from moonlake import spaces
-from moonlake.lake import Lake
+from moonlake.embeddings import releases
+from moonlake.lake.lake import Lake
+from moonlake.schema.tables import TABLES
 from moonlake.settings import Settings
-from moonlake.tables import TABLES
-from moonlake.training_sets import TrainingSet
-from sources.presets import preset_named
+from moonlake.training_sets.training_set import TrainingSet
+from sources.simulator.presets import preset_named
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
@@ -65,7 +65,7 @@ def test_encoder_data_ends_before_the_first_ctr_training_row_and_that_before_the
     first_test = pc.min(test["event_timestamp"]).as_py()
     pairs = lake.read("contrastive_pairs", ["event_timestamp"])
     assert pc.max(pairs["event_timestamp"]).as_py() < WINDOW.t1 <= first_train
-    space = spaces.live(lake)
+    space = releases.live(lake)
     assert space.trained_until is not None
     assert space.trained_until < first_train
     assert last_train < WINDOW.t2 <= first_test
@@ -90,7 +90,7 @@ def test_every_table_of_the_demo_is_full_and_a_release_is_live(home: Path) -> No
         "product_stats", "user_stats", "contrastive_pairs", "embeddings", "embedding_spaces", "releases",
         "training_sets", "model_versions",
     }  # fmt: skip
-    release = spaces.current_release(lake, "ctr_ranking")
-    assert release.space_id == spaces.live(lake).space_id
+    release = releases.current_release(lake, "ctr_ranking")
+    assert release.space_id == releases.live(lake).space_id
     vectors = lake.read("embeddings", ["space_id"])["space_id"]
     assert set(vectors.to_pylist()) == {release.space_id}

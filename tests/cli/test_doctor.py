@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from cli import doctor
 from cli.app import app
-from moonlake.lake import Lake, arrow_schema, contract
+from moonlake.lake.lake import Lake
+from moonlake.schema.arrow import arrow_schema, contract
 from moonlake.settings import Settings
 
 

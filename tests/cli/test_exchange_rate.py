@@ -16,17 +16,19 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from cli.ctr import train_ctr
-from cli.ctr_evaluation import evaluate_ctr
+from cli.evaluate_ctr import evaluate_ctr
 from cli.exchange_rate import exchange_rate
-from moonlake import spaces
-from moonlake.contents import content_of, stable_hash
+from cli.train_ctr import train_ctr
+from moonlake.embeddings import releases, spaces
+from moonlake.embeddings.contents import content_of
 from moonlake.errors import InputError, MoonlakeError, NotFound
-from moonlake.lake import Lake
+from moonlake.hashing import stable_hash
+from moonlake.lake.lake import Lake
+from moonlake.schema.tables import TIMELESS
 from moonlake.settings import Settings
-from moonlake.tables import TIMELESS
-from moonlake.training_set_files import write_training_set
-from moonlake.training_sets import Declaration, Manifest
+from moonlake.training_sets.files import write_training_set
+from moonlake.training_sets.manifest import Manifest
+from moonlake.training_sets.spec import Declaration
 
 T1 = datetime(2026, 1, 1, tzinfo=UTC)
 T2, END = T1 + timedelta(days=3), T1 + timedelta(days=5)
@@ -158,7 +160,7 @@ def test_the_file_names_what_was_measured(tmp_path: Path, shop: Settings) -> Non
     printed = invoke("rate", *ASKED, *CUBE, "--task", "image_search", "--target", "gauc", "--json", str(file))
     found = json.loads(file.read_text())
     assert found["target"] == "gauc"
-    assert found["spaces"][0]["space_id"] == spaces.find(Lake(shop), "first").space_id
+    assert found["spaces"][0]["space_id"] == releases.find(Lake(shop), "first").space_id
     assert found["impressions"]["rows"] == IMPRESSIONS * 2 // 5
     assert found["impressions"]["start"] == T2.isoformat()
     assert (found["trials"]["end"], found["seen"], found["simulated"]) == (END.isoformat(), [], [])

@@ -11,9 +11,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from cli.app import app
-from cli.lake import show_reports
-from moonlake.lake import WriteReport
-from sources.staging import SourceInfo
+from cli.ingest import show_reports
+from moonlake.lake.lake import WriteReport
+from sources.own_files.staging import SourceInfo
 
 HEADER = "product_id,title,image_names,listed_at\n"
 GOOD = "p1,red chair,,2026-01-01T00:00:00Z\n"

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from cli.airflow import DAGS, airflow_environment
 from cli.app import app
+from moonlake.schema.tables import TABLES
 from moonlake.settings import Settings
-from moonlake.tables import TABLES
 
 pytestmark = pytest.mark.airflow
 

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 from cli.airflow import airflow_environment
-from models.encoder_config import EncoderConfig, TinyConfig
+from models.encoder.config import EncoderConfig, TinyConfig
 from models.inference import Embedder
-from models.train_encoder import TrainingConfig, train_encoder
-from moonlake import spaces
-from moonlake.contents import read_contents, read_images
-from moonlake.lake import Lake
-from moonlake.product_events import ProductEvent, hand_in
+from models.training.contrastive import TrainingConfig, train_encoder
+from moonlake.embeddings import spaces
+from moonlake.embeddings.contents import read_contents, read_images
+from moonlake.lake.lake import Lake
+from moonlake.lake.product_events import ProductEvent, hand_in
 from moonlake.settings import Settings
-from sources.marketplace import stage_arrivals
+from sources.simulator.marketplace import stage_arrivals
 
 pytestmark = [pytest.mark.airflow, pytest.mark.spark, pytest.mark.slow]
 

@@ -32,9 +32,9 @@ from tests.universal.feature_repos.universal.data_sources import file
 from tests.universal.feature_repos.universal.online_store_creator import OnlineStoreCreator
 from tests.utils.cli_repo_creator import CliRunner
 
+from moonlake.feast_delta.feature_writes import DeltaLoggingDestination
 from moonlake.feast_delta.offline_store import DeltaOfflineStoreConfig
 from moonlake.feast_delta.sources import DeltaSource, SavedDatasetDeltaStorage
-from moonlake.feast_delta.writing import DeltaLoggingDestination
 
 BATCH_ENGINES = {"delta": {"type": "moonlake.feast_delta.materialization.DeltaChangeEngine"}, "feast": "local"}
 CHANGE_FEED = {"delta.enableChangeDataFeed": "true"}

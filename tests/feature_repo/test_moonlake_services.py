@@ -19,6 +19,7 @@ from feast import FeatureStore
 from feast.feature_view import FeatureViewState
 
 from moonlake.errors import NotFound
+from moonlake.feast_delta import materialize
 from moonlake.feast_delta.store import (
     FEATURE_REPO,
     apply,
@@ -27,9 +28,8 @@ from moonlake.feast_delta.store import (
     online_features,
     service_views,
 )
+from moonlake.schema.tables import TIMELESS
 from moonlake.settings import Settings
-from moonlake.tables import TIMELESS
-from spark_jobs import materialize_features
 
 Row = dict[str, Any]
 Write = Callable[[Settings, str, Sequence[Mapping[str, Any]]], None]
@@ -205,7 +205,7 @@ def test_a_large_integer_beside_nulls_stays_exact(store: FeatureStore, world: Wo
 def test_online_features_equal_the_historical_ones_at_the_moment_of_materialisation(
     home: Settings, store: FeatureStore, world: World
 ) -> None:
-    materialize_features.run(home, END)
+    materialize.run(home, END)
     keys = [{"user_id": f"u{user}", "product_id": f"p{product}"} for user in range(7) for product in range(9)]
     columns = {name: [key[name] for key in keys] for name in ("user_id", "product_id")}
     online = online_features(store, "ctr_ranking_v1", columns)
@@ -227,7 +227,7 @@ def test_vectors_are_keyed_by_content_and_space(store: FeatureStore, home: Setti
     times = pa.array([START] * 4, pa.timestamp("us", "UTC"))
     rows_then = store.get_historical_features(pa.table({**keys, "event_timestamp": times}), service).to_arrow()
     assert rows_then["vector"].to_pylist() == wanted
-    materialize_features.run(home, END, ["content_embedding_v1"])
+    materialize.run(home, END, ["content_embedding_v1"])
     assert store.get_online_features(service, keys).to_dict()["vector"] == wanted
 
 
@@ -236,9 +236,9 @@ def test_stats_past_their_ttl_are_not_served(settings: Settings, write_rows: Wri
     write_rows(settings, "product_stats", [{"product_id": "p", **counts, "event_timestamp": START}])
     store = apply(settings)
     features, keys = ["product_stats_v1:product_clicks_7d"], [{"product_id": "p"}]
-    materialize_features.run(settings, START + timedelta(days=1), ["product_stats_v1"])
+    materialize.run(settings, START + timedelta(days=1), ["product_stats_v1"])
     assert store.get_online_features(features, keys).to_dict()["product_clicks_7d"] == [1]
-    materialize_features.run(settings, START + timedelta(days=2), ["product_stats_v1"])
+    materialize.run(settings, START + timedelta(days=2), ["product_stats_v1"])
     assert store.get_online_features(features, keys).to_dict()["product_clicks_7d"] == [None]
 
 
@@ -272,7 +272,7 @@ def test_an_unknown_service_and_an_unknown_view_are_named(store: FeatureStore, h
     with pytest.raises(NotFound, match="registered: none"):
         service_views(feature_store(Settings(home=tmp_path / "fresh")), "ctr_ranking_v1")
     with pytest.raises(NotFound, match=r"no feature views \['stats'\]"):
-        materialize_features.run(home, END, ["stats"])
+        materialize.run(home, END, ["stats"])
     with pytest.raises(NotFound, match="no feature repository at"):
         feature_store(home, tmp_path)
 
@@ -295,7 +295,7 @@ def test_feasts_own_command_meets_the_api_in_one_registry(settings: Settings, wr
 
 def test_readers_are_served_while_a_view_is_materialised(settings: Settings, write_rows: Write) -> None:
     write_rows(settings, "products", [{"product_id": "p", "price_cents": 5}])
-    materialize_features.run(settings, END, ["product_profile_v1"])
+    materialize.run(settings, END, ["product_profile_v1"])
     store = feature_store(settings)
     store.set_feature_view_state("product_profile_v1", FeatureViewState.MATERIALIZING)
     store.refresh_registry()  # type: ignore[no-untyped-call]

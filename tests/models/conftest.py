@@ -16,13 +16,17 @@ import torch
 from deltalake import write_deltalake
 from PIL import Image
 
-from moonlake.contents import content_of, stable_hash
-from moonlake.lake import Lake, arrow_schema
+from moonlake.embeddings.contents import content_of
+from moonlake.embeddings.snapshots import Snapshot, write_snapshot
+from moonlake.hashing import stable_hash
+from moonlake.lake.lake import Lake
+from moonlake.schema.arrow import arrow_schema
+from moonlake.schema.tables import EMBEDDING_SPACES, EMBEDDINGS, TABLES, TIMELESS
 from moonlake.settings import Settings
-from moonlake.snapshots import Snapshot, write_snapshot
-from moonlake.tables import EMBEDDING_SPACES, EMBEDDINGS, TABLES, TIMELESS
-from moonlake.training_set_files import write_training_set
-from moonlake.training_sets import Declaration, Manifest, TrainingSet
+from moonlake.training_sets.files import write_training_set
+from moonlake.training_sets.manifest import Manifest
+from moonlake.training_sets.spec import Declaration
+from moonlake.training_sets.training_set import TrainingSet
 
 DAY0 = datetime(2026, 1, 1, tzinfo=UTC)
 TRAINED_UNTIL, T1, T2, END = (DAY0 + timedelta(days=days) for days in (-1, 0, 8, 11))

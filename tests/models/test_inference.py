@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from models.encoder import Encoder, new_encoder
-from models.encoder_config import Architecture, EncoderConfig, TinyConfig
+from models.encoder.config import Architecture, EncoderConfig, TinyConfig
+from models.encoder.encoder import Encoder
+from models.encoder.factory import new_encoder
+from models.encoder.pictures import to_pixels
 from models.inference import Embedder, Limits, _batches, _blocks
-from models.pictures import to_pixels
 from moonlake.errors import InputError
 
 CONFIG = EncoderConfig(

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from moonlake.errors import InputError, MissingDependency, SettingsError
-from moonlake.java import find_java
-from moonlake.moments import parse_moment
 from moonlake.settings import Settings
+from moonlake.spark.java import find_java
+from moonlake.timestamps import parse_moment
 
 
 def test_settings_come_from_the_environment_and_go_back_into_one(

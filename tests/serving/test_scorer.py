@@ -12,21 +12,24 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
-from models.ctr import CtrModel
-from models.ctr_config import CtrConfig
-from models.ctr_trees import TreesConfig
-from models.metrics import click_metrics
-from models.train_ctr import record_model, train_ctr
-from moonlake import spaces
-from moonlake.contents import stable_hash
+from models.ctr.config import CtrConfig
+from models.ctr.model import CtrModel
+from models.ctr.train import record_model, train_ctr
+from models.ctr.trees import TreesConfig
+from models.evaluation.click_metrics import click_metrics
+from moonlake.embeddings import releases, spaces
+from moonlake.embeddings.snapshots import write_snapshot
 from moonlake.errors import InputError, NotFound, SpaceMismatch
-from moonlake.lake import Lake, arrow_schema
+from moonlake.feast_delta import materialize
+from moonlake.hashing import stable_hash
+from moonlake.lake.lake import Lake
+from moonlake.schema.arrow import arrow_schema
+from moonlake.schema.tables import TABLES, TIMELESS
 from moonlake.settings import Settings
-from moonlake.snapshots import write_snapshot
-from moonlake.tables import TABLES, TIMELESS
-from moonlake.training_sets import Declaration, TrainingSet
+from moonlake.training_sets import build
+from moonlake.training_sets.spec import Declaration
+from moonlake.training_sets.training_set import TrainingSet
 from serving.scorer import Scorer
-from spark_jobs import build_training_set, materialize_features
 
 T1 = datetime(2026, 2, 1, tzinfo=UTC)
 BEFORE = T1 - timedelta(days=9)
@@ -121,11 +124,9 @@ class Shop:
         fill(self.lake)
         self.snapshot_folder, self.model_folder = home / "snapshots" / "test", home / "artifacts" / "ctr"
         self.snapshot = write_snapshot(self.lake, new_space(self.lake), self.snapshot_folder)
-        materialize_features.run(self.settings, NOW)
+        materialize.run(self.settings, NOW)
         self.declaration = Declaration("test", T1, NOW + timedelta(seconds=1), sequence_length=50)
-        self.training_set: TrainingSet = build_training_set.run(
-            self.settings, self.declaration, written_at=NOW
-        ).training_set
+        self.training_set: TrainingSet = build.run(self.settings, self.declaration, written_at=NOW).training_set
         config = CtrConfig(model="cube", behavior_length=10, hidden=(16,), max_epochs=3, batch_size=64, min_count=1)
         model = train_ctr(self.training_set, self.snapshot, config, window=(T1, NOW))
         self.model: CtrModel = model.save(self.model_folder)
@@ -222,7 +223,7 @@ def test_the_live_scorer_is_what_was_released(shop: Shop, scorer: Scorer) -> Non
         Scorer.live(shop.settings)
     nothing = click_metrics([], [], [])
     record_model(shop.lake, shop.model, nothing, name="ctr", artifact=shop.model_folder, written_at=NOW)
-    spaces.release(
+    releases.release(
         shop.lake, "ctr_ranking", shop.snapshot.space_id, model_id=shop.model.model_id,
         feature_service="ctr_ranking_v1", snapshot=str(shop.snapshot_folder), written_at=NOW,
     )  # fmt: skip

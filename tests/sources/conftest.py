@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from moonlake.settings import Settings
-from sources.marketplace import stage_marketplace
+from sources.simulator.marketplace import stage_marketplace
 
 
 @dataclass(frozen=True)

@@ -15,20 +15,20 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from models.entities import Phrase
-from models.mining import MiningConfig
-from moonlake import spaces
-from moonlake.contents import stable_hash
+from models.training.entities import Phrase
+from models.training.hard_negatives import MiningConfig
+from moonlake.embeddings import spaces
 from moonlake.errors import InputError
-from moonlake.lake import Lake
+from moonlake.hashing import stable_hash
+from moonlake.lake.lake import Lake
+from moonlake.schema.tables import PAIR_TYPES, TABLES
 from moonlake.settings import Settings
-from moonlake.spark import spark_schema
-from moonlake.tables import PAIR_TYPES, TABLES
+from moonlake.spark.session import spark_schema
 from spark_jobs import build_contrastive_pairs
 from spark_jobs.build_contrastive_pairs import CleaningConfig
-from spark_jobs.pairs import choices, hard_negatives, purchases
-from spark_jobs.pairs.choices import DEFAULT_MIX, parse_mix
-from spark_jobs.pairs.units import components, near_duplicates, units
+from spark_jobs.pairs import hard_negatives, purchase_cleaning, user_choices
+from spark_jobs.pairs.product_units import components, near_duplicates, units
+from spark_jobs.pairs.user_choices import DEFAULT_MIX, parse_mix
 
 pytestmark = pytest.mark.spark
 
@@ -129,7 +129,7 @@ def test_every_choice_is_shown_as_it_can_be_or_dropped_for_a_reason(spark: Spark
         behavior(90_006, "text", "whole", "favorite"),
     ]
     mix = parse_mix("product_query_to_text=1,product_query_to_image=0")
-    made = choices.choices(
+    made = user_choices.choices(
         frame(spark, "behaviors", rows + odd),
         frame(spark, "queries", queries),
         frame(spark, "products", products),
@@ -161,7 +161,7 @@ def test_the_draw_depends_on_behaviour_and_type_alone(spark: SparkSession) -> No
     rows = [behavior(number, "q", "p") for number in range(300)]
 
     def drawn(some: Rows, mix: str) -> dict[str, str]:
-        made = choices.choices(
+        made = user_choices.choices(
             frame(spark, "behaviors", some),
             frame(spark, "queries", queries),
             frame(spark, "products", products),
@@ -278,13 +278,15 @@ def test_text_queries_that_name_too_little_are_dropped(spark: SparkSession) -> N
         for number in range(5)
     ]
     products.append(product("rare", "unicorn 7 x", category=None))
-    phrases = [Phrase(*row) for row in purchases.vocabulary(frame(spark, "products", products)).collect()]
+    phrases = [Phrase(*row) for row in purchase_cleaning.vocabulary(frame(spark, "products", products)).collect()]
     assert sorted(phrases) == [
         ("ATTRIBUTE", "far east"), ("BRAND", "acme & co"), ("CATEGORY", "mug"), ("WORD", "mug"), ("WORD", "red"),
         ("WORD", "striped"),
     ]  # fmt: skip
     texts = ["RED mug", "red, red", "mug by Acme & Co", "far east", "unicorn mug", "far east mug", ""]
-    counts = purchases.entity_counts(spark.createDataFrame([(text,) for text in texts], "query_text string"), phrases)
+    counts = purchase_cleaning.entity_counts(
+        spark.createDataFrame([(text,) for text in texts], "query_text string"), phrases
+    )
     assert [row["entities"] for row in counts.collect()] == [2, 1, 2, 1, 1, 2, 0]
     rows = bought(spark, *[(text, "u", "mug") for text in texts])
     pictured = (
@@ -292,7 +294,7 @@ def test_text_queries_that_name_too_little_are_dropped(spark: SparkSession) -> N
         .withColumn("modality", f.lit("image"))
         .withColumn("behavior_id", f.lit("image"))
     )
-    kept = purchases.with_entities(rows.unionByName(pictured), counts, 2)
+    kept = purchase_cleaning.with_entities(rows.unionByName(pictured), counts, 2)
     assert ids(kept) == {"b0", "b2", "b5", "image"}
 
 
@@ -300,10 +302,10 @@ def test_a_unit_keeps_each_query_once_and_then_its_least_similar_ones(spark: Spa
     rows = bought(
         spark, ("q0", "u", "mug"), ("q1", "u", "mug"), ("q0", "u", "mug"), ("q2", "u", "mug"), ("q0", "v", "mug")
     )
-    once = purchases.each_query_once(rows)
+    once = purchase_cleaning.each_query_once(rows)
     assert ids(once) == {"b0", "b1", "b3", "b4"}
     vectors = {"q0": [0.6, 0.8], "q1": [1.0, 0.0], "q2": [0.8, 0.6], "of u": [1.0, 0.0]}
-    similar = purchases.with_similarity(
+    similar = purchase_cleaning.with_similarity(
         once, spark.createDataFrame(list(vectors.items()), "content_id string, vector array<float>")
     )
     assert {row["behavior_id"]: round(row["similarity"], 5) for row in similar.collect()} == {
@@ -311,8 +313,8 @@ def test_a_unit_keeps_each_query_once_and_then_its_least_similar_ones(spark: Spa
         "b1": 1.0,
         "b3": 0.8,
     }
-    assert ids(purchases.least_similar(similar, 1)) == {"b0"}
-    assert ids(purchases.least_similar(similar, 2)) == {"b0", "b3"}
+    assert ids(purchase_cleaning.least_similar(similar, 1)) == {"b0"}
+    assert ids(purchase_cleaning.least_similar(similar, 2)) == {"b0", "b3"}
 
 
 def test_categories_are_drawn_towards_their_exposure(spark: SparkSession) -> None:
@@ -322,10 +324,10 @@ def test_categories_are_drawn_towards_their_exposure(spark: SparkSession) -> Non
     impressions, named = frame(spark, "impressions", shown), unit_rows(spark, products)
 
     def kept(strength: float) -> dict[str, int]:
-        weights = purchases.category_weights(rows, impressions, named, strength)
+        weights = purchase_cleaning.category_weights(rows, impressions, named, strength)
         return {
             row["category"]: row["count"]
-            for row in purchases.rebalanced(rows, weights).groupBy("category").count().collect()
+            for row in purchase_cleaning.rebalanced(rows, weights).groupBy("category").count().collect()
         }
 
     assert kept(0.0) == {"bag": 500, "mug": 1_500}
@@ -377,8 +379,8 @@ def test_hard_negatives_are_of_the_category_and_never_chosen_after_the_query(spa
 def shop(settings: Settings, write_rows: WriteRows, tmp_path: Path) -> Settings:
     """A lake of 20 mugs and 2 bags, searched by text and bought, with vectors of half the contents in a space."""
     from models.artifacts import write_artifact
-    from models.encoder import new_encoder
-    from models.encoder_config import ENCODER, EncoderConfig, TinyConfig, read_encoder_artifact
+    from models.encoder.config import ENCODER, EncoderConfig, TinyConfig, read_encoder_artifact
+    from models.encoder.factory import new_encoder
 
     tiny = TinyConfig(tower="resnet10t", tower_weights="random", vocabulary=300, hidden=32, layers=1, heads=2)
     encoder = EncoderConfig(tiny=tiny, image_height=32, image_width=32, dimension=8)

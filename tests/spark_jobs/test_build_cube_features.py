@@ -11,14 +11,15 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
-from models import cube
-from models.ctr_features import FeatureEncoder, column_reader
-from moonlake import spaces
-from moonlake.contents import stable_hash
-from moonlake.lake import Lake, arrow_schema
+from models.ctr import cube
+from models.ctr.features import FeatureEncoder, column_reader
+from moonlake.embeddings import releases, spaces
+from moonlake.embeddings.snapshots import Snapshot, write_snapshot
+from moonlake.hashing import stable_hash
+from moonlake.lake.lake import Lake
+from moonlake.schema.arrow import arrow_schema
+from moonlake.schema.tables import BEHAVIOR_SEQUENCES, EMBEDDINGS, IMPRESSIONS, TABLES, TIMELESS
 from moonlake.settings import Settings
-from moonlake.snapshots import Snapshot, write_snapshot
-from moonlake.tables import BEHAVIOR_SEQUENCES, EMBEDDINGS, IMPRESSIONS, TABLES, TIMELESS
 from spark_jobs.build_cube_features import OF_IMPRESSION, OF_SEQUENCE, run, similarity_rows
 
 DAY0 = datetime(2026, 1, 30, tzinfo=UTC)  # the window crosses a month
@@ -136,7 +137,7 @@ def check(found: list[dict[str, Any]], lake: Lake, snapshot: Snapshot) -> None:
 
 
 def test_similarities_are_those_of_a_loop_over_impressions(filled: Lake, tmp_path: Path) -> None:
-    snapshot = write_snapshot(filled, spaces.find(filled, "first").space_id, tmp_path / "snapshot")
+    snapshot = write_snapshot(filled, releases.find(filled, "first").space_id, tmp_path / "snapshot")
     impressions = filled.read("impressions", OF_IMPRESSION)
     features = similarity_rows(impressions, filled.read("behavior_sequences", OF_SEQUENCE), snapshot, LENGTH)
     assert features["impression_id"].to_pylist() == impressions["impression_id"].to_pylist()
@@ -149,7 +150,7 @@ def test_similarities_are_those_of_a_loop_over_impressions(filled: Lake, tmp_pat
 
 
 def test_similarities_are_those_that_training_sees(filled: Lake, tmp_path: Path) -> None:
-    snapshot = write_snapshot(filled, spaces.find(filled, "first").space_id, tmp_path / "snapshot")
+    snapshot = write_snapshot(filled, releases.find(filled, "first").space_id, tmp_path / "snapshot")
     impressions = filled.read("impressions").slice(20, 20)
     features = similarity_rows(
         impressions.select(OF_IMPRESSION), filled.read("behavior_sequences", OF_SEQUENCE), snapshot, LENGTH
@@ -183,7 +184,7 @@ def test_similarities_are_those_that_training_sees(filled: Lake, tmp_path: Path)
 
 
 def test_no_impressions_are_no_rows(filled: Lake, tmp_path: Path) -> None:
-    snapshot = write_snapshot(filled, spaces.find(filled, "first").space_id, tmp_path / "snapshot")
+    snapshot = write_snapshot(filled, releases.find(filled, "first").space_id, tmp_path / "snapshot")
     none = filled.read("impressions", OF_IMPRESSION).slice(0, 0)
     assert len(similarity_rows(none, filled.read("behavior_sequences", OF_SEQUENCE), snapshot, LENGTH)) == 0
 
@@ -193,7 +194,7 @@ def test_windows_are_idempotent_and_spaces_stand_side_by_side(
     spark: Any, settings: Settings, filled: Lake, written_at: datetime
 ) -> None:
     middle, end = DAY0 + timedelta(days=2), DAY0 + timedelta(days=4)
-    ids = {name: spaces.find(filled, name).space_id for name in ("first", "second")}
+    ids = {name: releases.find(filled, name).space_id for name in ("first", "second")}
 
     def build(space: str, start: datetime, end: datetime) -> Any:
         return run(spark, settings, space, start=start, end=end, length=LENGTH, written_at=written_at)

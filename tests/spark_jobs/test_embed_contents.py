@@ -23,12 +23,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cli.app import app
-from moonlake import spaces
-from moonlake.contents import content_of, prompt_text, stable_hash
+from moonlake.embeddings import releases, spaces
+from moonlake.embeddings.contents import content_of, prompt_text
 from moonlake.errors import SpaceMismatch
-from moonlake.lake import Lake, arrow_schema
+from moonlake.hashing import stable_hash
+from moonlake.lake.lake import Lake
+from moonlake.schema.arrow import arrow_schema
+from moonlake.schema.tables import TABLES, TIMELESS
 from moonlake.settings import Settings
-from moonlake.tables import TABLES, TIMELESS
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -77,8 +79,8 @@ def query(text: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small untrained encoder."""
-    from models.encoder_config import EncoderConfig, TinyConfig
-    from models.train_encoder import TrainingConfig, train_encoder
+    from models.encoder.config import EncoderConfig, TinyConfig
+    from models.training.contrastive import TrainingConfig, train_encoder
 
     tiny = TinyConfig(tower="resnet10t", tower_weights="random", vocabulary=300, hidden=32, layers=1, heads=2)
     config = EncoderConfig(tiny=tiny, image_height=32, image_width=32, dimension=16)
@@ -100,7 +102,7 @@ PRODUCTS = [
 
 @pytest.fixture
 def stocked(lake: Lake, artifact: Path, written_at: datetime) -> Lake:
-    from models.encoder_config import read_encoder_artifact
+    from models.encoder.config import read_encoder_artifact
 
     write(lake, "products", PRODUCTS)
     write(lake, "queries", [query("a shirt")])
@@ -185,7 +187,7 @@ def test_an_artifact_of_another_space_is_refused_before_anything_is_written(
 
     from spark_jobs import embed_contents
 
-    other = replace(spaces.find(stocked, "first").definition, weights="another")
+    other = replace(releases.find(stocked, "first").definition, weights="another")
     spaces.register(
         stocked, other, name="other", artifact=str(artifact), trained_until=None, metrics={}, written_at=written_at
     )
@@ -211,7 +213,7 @@ def test_a_run_that_was_killed_goes_on_with_the_chunks_that_it_had_and_ends_as_a
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from moonlake.embedding_chunks import Backfill
+    from moonlake.embeddings.backfill import Backfill
     from spark_jobs import embed_contents
 
     write(stocked, "queries", MANY)
@@ -263,10 +265,10 @@ def test_a_run_that_was_killed_goes_on_with_the_chunks_that_it_had_and_ends_as_a
 def test_contents_that_come_in_behind_a_plan_are_embedded_by_the_next(
     spark: SparkSession, settings: Settings, stocked: Lake, artifact: Path, written_at: datetime
 ) -> None:
-    from moonlake.embedding_chunks import Backfill
+    from moonlake.embeddings.backfill import Backfill
     from spark_jobs import embed_contents
 
-    space = spaces.find(stocked, "first")
+    space = releases.find(stocked, "first")
     backfill = Backfill(settings.home, space.space_id)
     plan = backfill.plan(1)  # of a run that was killed when it had embedded its only chunk
     kept = query("a shirt")["content_id"]
@@ -319,7 +321,7 @@ def test_a_survey_counts_what_a_run_would_do_and_writes_nothing(
 def test_the_commands_say_what_is_to_be_done_do_it_and_say_how_far_it_is(
     spark: SparkSession, settings: Settings, stocked: Lake
 ) -> None:
-    from moonlake.embedding_chunks import Backfill
+    from moonlake.embeddings.backfill import Backfill
 
     def ask(*arguments: str) -> str:
         answer = CliRunner().invoke(app, ["backfill", *arguments], env=settings.environment())
@@ -330,7 +332,7 @@ def test_the_commands_say_what_is_to_be_done_do_it_and_say_how_far_it_is(
     for line in ("5 distinct contents in 6 rows", "5 without a vector", "0 refused before", "at 3600 an hour"):
         assert line in planned
     assert "no backfill is under way" in ask("status", "first")
-    backfill = Backfill(settings.home, spaces.find(stocked, "first").space_id)
+    backfill = Backfill(settings.home, releases.find(stocked, "first").space_id)
     backfill.plan(5)
     assert "about 0 of 5 contents embedded" in ask("status", "first")
     assert "4 vectors written, 1 contents refused; first" in ask("run", "first")

@@ -16,20 +16,23 @@ from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as f
 
-from moonlake import writes
-from moonlake.embedding_chunks import Backfill
-from moonlake.erasure import names_that_go
+from moonlake.embeddings.backfill import Backfill
+from moonlake.embeddings.snapshots import Snapshot, write_snapshot, write_vectors
 from moonlake.errors import NotFound
-from moonlake.feast_delta.request_log import RequestLog, log_of_service
+from moonlake.feast_delta import materialize
+from moonlake.feast_delta.serving_logs.request_log import RequestLog, log_of_service
 from moonlake.feast_delta.store import apply, online_features
-from moonlake.lake import Lake
+from moonlake.lake.lake import Lake
+from moonlake.maintenance.erasure import names_that_go
+from moonlake.schema.tables import PAIR_TYPES, TABLES, TIMELESS
 from moonlake.settings import Settings
-from moonlake.snapshots import Snapshot, write_snapshot, write_vectors
-from moonlake.tables import PAIR_TYPES, TABLES, TIMELESS
-from moonlake.training_set_checks import reproducible
-from moonlake.training_sets import Declaration, TrainingSet
-from sources.staging import KINDS, SourceInfo, new_stage, stage_path
-from spark_jobs import build_training_set, erase_subjects, materialize_features, pack_behavior_sequences
+from moonlake.spark import writes
+from moonlake.training_sets import build
+from moonlake.training_sets.spec import Declaration
+from moonlake.training_sets.training_set import TrainingSet
+from moonlake.training_sets.verify import reproducible
+from sources.own_files.staging import KINDS, SourceInfo, new_stage, stage_path
+from spark_jobs import erase_subjects, pack_behavior_sequences
 from spark_jobs.erase_subjects import Erasure
 
 pytestmark = pytest.mark.spark
@@ -58,10 +61,8 @@ class Shop:
         self._embeddings(write)
         self._staged()
         self.online = apply(settings)
-        materialize_features.run(settings, END)
-        build_training_set.run(
-            settings, Declaration("january", DAY - timedelta(days=1), END, space_id=SPACE), written_at=NOW
-        )
+        materialize.run(settings, END)
+        build.run(settings, Declaration("january", DAY - timedelta(days=1), END, space_id=SPACE), written_at=NOW)
 
     def _catalogue(self, write: Write) -> None:
         images = {PRODUCTS[0]: [ALONE, BOTH], PRODUCTS[1]: [BOTH], PRODUCTS[2]: []}
@@ -253,7 +254,7 @@ def test_a_user_goes_from_everything_and_the_rows_of_others_stay_as_they_were(sh
     assert shop.served(gone, PRODUCTS[0])["behavior_product_ids"] == []
     assert shop.served(stays, PRODUCTS[0])["behavior_product_ids"] == list(PRODUCTS)
     # What comes later is served from the change feed that begins anew.
-    again = materialize_features.run(settings, END, ["user_behavior_sequence_v1"])
+    again = materialize.run(settings, END, ["user_behavior_sequence_v1"])
     assert again[0].why == "changed keys"
     # Given again, nothing is left to do; and a user who comes back is a new fact.
     assert shop.erase("user", gone).removed == {}

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moonlake import spaces
-from moonlake.contents import content_of
-from moonlake.lake import Lake
+from moonlake.embeddings import spaces
+from moonlake.embeddings.contents import content_of
+from moonlake.lake.lake import Lake
 from moonlake.settings import Settings
-from sources.own_files import stage_own_files
-from sources.staging import SourceInfo
+from sources.own_files.stage import stage_own_files
+from sources.own_files.staging import SourceInfo
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -133,8 +133,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def artifact(tmp_path: Path) -> Path:
     """A small untrained encoder."""
-    from models.encoder_config import EncoderConfig, TinyConfig
-    from models.train_encoder import TrainingConfig, train_encoder
+    from models.encoder.config import EncoderConfig, TinyConfig
+    from models.training.contrastive import TrainingConfig, train_encoder
 
     tiny = TinyConfig(tower="resnet10t", tower_weights="random", vocabulary=300, hidden=32, layers=1, heads=2)
     config = EncoderConfig(tiny=tiny, image_height=32, image_width=32, dimension=16)
@@ -146,7 +146,7 @@ def artifact(tmp_path: Path) -> Path:
 def test_a_hostile_shop_is_ingested_and_embedded_but_for_what_is_refused_by_name(
     spark: SparkSession, settings: Settings, folder: Path, artifact: Path, written_at: datetime
 ) -> None:
-    from models.encoder_config import read_encoder_artifact
+    from models.encoder.config import read_encoder_artifact
     from spark_jobs import embed_contents, ingest_catalogue
 
     staged = stage_own_files(folder, settings, name="hostile")

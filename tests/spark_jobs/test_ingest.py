@@ -11,13 +11,14 @@ import pytest
 from PIL import Image
 from pyspark.sql import SparkSession
 
-from moonlake.contents import content_of, prompt_text, read_contents, read_images, stable_hash
+from moonlake.embeddings.contents import content_of, prompt_text, read_contents, read_images
 from moonlake.errors import BatchRejected
-from moonlake.lake import Lake, WriteReport
+from moonlake.hashing import stable_hash
+from moonlake.lake.lake import Lake, WriteReport
+from moonlake.schema.tables import TABLES
 from moonlake.settings import Settings
-from moonlake.tables import TABLES
-from sources.marketplace import stage_marketplace
-from sources.staging import KINDS, SourceInfo, new_stage, stage_path
+from sources.own_files.staging import KINDS, SourceInfo, new_stage, stage_path
+from sources.simulator.marketplace import stage_marketplace
 from spark_jobs import (
     build_contrastive_pairs,
     compute_stats,

@@ -14,12 +14,12 @@ import pytest
 from pyspark.sql import SparkSession
 
 from moonlake.feast_delta.store import apply, feature_store
-from moonlake.lake import Lake, WriteReport
+from moonlake.lake.lake import Lake, WriteReport
+from moonlake.schema.tables import TABLES
 from moonlake.settings import Settings
-from moonlake.tables import TABLES
-from sources.otto import stage_otto
-from sources.rees46 import stage_rees46
-from sources.taobao import stage_taobao
+from sources.datasets.otto import stage_otto
+from sources.datasets.rees46 import stage_rees46
+from sources.datasets.taobao import stage_taobao
 from spark_jobs import ingest_behaviors, ingest_catalogue, pack_behavior_sequences
 
 pytestmark = pytest.mark.spark

@@ -12,13 +12,15 @@ from pyspark.sql import SparkSession
 from typer.testing import CliRunner
 
 from cli.app import app
-from moonlake import writes
+from moonlake.feast_delta import materialize
 from moonlake.feast_delta.store import apply
-from moonlake.lake import Lake
+from moonlake.lake.lake import Lake
 from moonlake.settings import Settings
-from moonlake.training_set_checks import reproducible
-from moonlake.training_sets import Declaration
-from spark_jobs import build_training_set, maintain_lake, materialize_features
+from moonlake.spark import writes
+from moonlake.training_sets import build
+from moonlake.training_sets.spec import Declaration
+from moonlake.training_sets.verify import reproducible
+from spark_jobs import maintain_lake
 
 pytestmark = pytest.mark.spark
 
@@ -39,7 +41,7 @@ def test_what_is_named_stays_and_changes_are_still_served(
         writes.append(spark, settings, "user_stats", spark.createDataFrame([row], STATS), source="s", written_at=DAY)
 
     def materialise() -> tuple[str, int]:
-        (served,) = materialize_features.run(settings, END, ["user_stats_v1"])
+        (served,) = materialize.run(settings, END, ["user_stats_v1"])
         return served.why, served.keys
 
     def files() -> tuple[int, int]:
@@ -52,7 +54,7 @@ def test_what_is_named_stays_and_changes_are_still_served(
     add("u1", 1)
     apply(settings)
     declared = Declaration("january", DAY - timedelta(days=1), END)
-    january = build_training_set.run(settings, declared, written_at=DAY).training_set
+    january = build.run(settings, declared, written_at=DAY).training_set
     named = january.manifest.table_versions["user_stats"]
     assert materialise() == ("first run", 1)
     add("u2", 2)
@@ -61,13 +63,13 @@ def test_what_is_named_stays_and_changes_are_still_served(
     assert (first.compacted, first.kept) == (3, (named,))
     assert files() == (1, 4)  # the rows that were added are still to be served
     assert materialise() == ("changed keys", 2)
-    again = build_training_set.replay(settings, january.manifest, settings.training_sets / "again", written_at=None)
+    again = build.replay(settings, january.manifest, settings.training_sets / "again", written_at=None)
     assert again.training_set.manifest == january.manifest
     assert reproducible(settings, january.manifest.table_versions) == "as long as it exists"
     (second,) = (done for done in maintain_lake.run(spark, settings, now=LATER) if done.table == "user_stats")
     assert (second.compacted, second.vacuumed.files, files()) == (0, 2, (1, 2))
     assert (
-        build_training_set.replay(
+        build.replay(
             settings, january.manifest, settings.training_sets / "again", written_at=None
         ).training_set.manifest
         == january.manifest

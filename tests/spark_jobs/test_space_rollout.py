@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from cli.app import app
-from moonlake import spaces
-from moonlake.contents import content_of, stable_hash
-from moonlake.lake import Lake
+from moonlake.embeddings import releases, spaces
+from moonlake.embeddings.contents import content_of
+from moonlake.embeddings.snapshots import Snapshot, write_snapshot
+from moonlake.hashing import stable_hash
+from moonlake.lake.lake import Lake
+from moonlake.schema.tables import TABLES
 from moonlake.settings import Settings
-from moonlake.snapshots import Snapshot, write_snapshot
-from moonlake.tables import TABLES
-from sources.staging import KINDS, SourceInfo, new_stage, stage_path
+from sources.own_files.staging import KINDS, SourceInfo, new_stage, stage_path
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -44,8 +45,8 @@ USES = ("ctr_ranking", "similar_products")
 @pytest.fixture(scope="module")
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two small untrained encoders."""
-    from models.encoder_config import EncoderConfig, TinyConfig
-    from models.train_encoder import TrainingConfig, train_encoder
+    from models.encoder.config import EncoderConfig, TinyConfig
+    from models.training.contrastive import TrainingConfig, train_encoder
 
     tiny = TinyConfig(tower="resnet10t", tower_weights="random", vocabulary=300, hidden=32, layers=1, heads=2)
     config = EncoderConfig(tiny=tiny, image_height=32, image_width=32, dimension=16)
@@ -58,7 +59,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def register(lake: Lake, artifact: Path, name: str) -> str:
     """The id of the space of an encoder, entered in the books."""
-    from models.encoder_config import read_encoder_artifact
+    from models.encoder.config import read_encoder_artifact
 
     books: dict[str, Any] = {"artifact": str(artifact), "trained_until": None, "metrics": {}, "written_at": T0}
     return spaces.register(lake, read_encoder_artifact(artifact).space, name=name, **books).space_id
@@ -83,7 +84,7 @@ def vectors_of(lake: Lake, space_id: str, content_ids: pa.Array) -> Vectors:
 
 def read_once(lake: Lake, use: str, content_ids: pa.Array, vectors: Mapping[str, Vectors]) -> str:
     """The id of the space that a use runs on, once all that a reader of it opens was found to be of that space."""
-    release = spaces.current_release(lake, use)
+    release = releases.current_release(lake, use)
     snapshot = Snapshot.open(Path(str(release.snapshot)))
     assert snapshot.space_id == release.space_id
     rows = snapshot.rows_of(content_ids)
@@ -114,7 +115,7 @@ def switch(settings: Settings, use: str, space_id: str) -> None:
     lake = Lake(settings)
     folder = write_snapshot(lake, space_id, settings.snapshots / space_id).folder
     model = {"model_id": model_id(space_id)} if use == "ctr_ranking" else {}
-    spaces.release(lake, use, space_id, **model, snapshot=str(folder), written_at=datetime.now(UTC))
+    releases.release(lake, use, space_id, **model, snapshot=str(folder), written_at=datetime.now(UTC))
 
 
 def roll_back(settings: Settings, use: str) -> None:
@@ -171,7 +172,7 @@ def test_readers_of_a_live_release_never_see_two_spaces_mixed_while_another_is_r
             over.set()
         seen = sum((reader.result() for reader in readers), Counter())
     assert seen.keys() == {(use, space_id) for use in USES for space_id in ids}
-    past = [one.space_id for one in spaces.history(Lake(settings), "ctr_ranking")]
+    past = [one.space_id for one in releases.history(Lake(settings), "ctr_ranking")]
     assert past == [ids[0], *[ids[1], ids[0]] * (SWITCHES // 2)]
 
 
@@ -219,8 +220,9 @@ def test_content_that_goes_a_b_a_is_embedded_twice_and_each_label_sees_what_was_
     from feast import FeatureService
 
     from moonlake.feast_delta.store import apply
-    from moonlake.training_sets import Declaration
-    from spark_jobs import build_training_set, embed_contents, ingest_behaviors, ingest_catalogue
+    from moonlake.training_sets import build
+    from moonlake.training_sets.spec import Declaration
+    from spark_jobs import embed_contents, ingest_behaviors, ingest_catalogue
 
     lake = Lake(settings)
     space_id = register(lake, artifacts[0], "first")
@@ -243,7 +245,7 @@ def test_content_that_goes_a_b_a_is_embedded_twice_and_each_label_sees_what_was_
     store = apply(settings)
     store.apply(FeatureService(name="contents_v1", features=[store.get_feature_view("product_profile_v1")]))
     declared = Declaration("january", start=T0, end=T0 + timedelta(days=31), feature_service="contents_v1")
-    rows = build_training_set.run(settings, declared, written_at=written_at).training_set.read()
+    rows = build.run(settings, declared, written_at=written_at).training_set.read()
     a, b = (content_of(title, []).content_id for title in "AB")
     assert rows["impression_id"].to_pylist() == ["i1", "i3", "i5"]
     assert rows["content_id"].to_pylist() == rows["product_content_id"].to_pylist() == [a, b, a]
@@ -261,10 +263,10 @@ def test_a_space_that_was_retired_half_way_is_filled_by_the_next_backfill_and_a_
     lake = Lake(settings)
     write_rows(settings, "products", products(3))
     register(lake, artifacts[0], "first")
-    spaces.retire(lake, "first", written_at=written_at)
+    releases.retire(lake, "first", written_at=written_at)
     found = embed_contents.run(spark, settings, "first", written_at=written_at + timedelta(minutes=1))
     assert (found.written, found.space.status, found.space.coverage) == (3, "candidate", 1.0)
-    spaces.retire(lake, "first", written_at=written_at + timedelta(minutes=2))
+    releases.retire(lake, "first", written_at=written_at + timedelta(minutes=2))
     write_rows(settings, "products", products(4)[3:])
     again = embed_contents.run(spark, settings, "first", written_at=written_at + timedelta(minutes=3))
     assert (again.written, again.space.status) == (1, "retired")

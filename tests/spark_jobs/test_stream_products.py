@@ -14,11 +14,12 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from moonlake import spaces
-from moonlake.contents import content_of, stable_hash
+from moonlake.embeddings import releases, spaces
+from moonlake.embeddings.contents import content_of
 from moonlake.errors import ContractError
-from moonlake.lake import Lake
-from moonlake.product_events import ProductEvent, hand_in
+from moonlake.hashing import stable_hash
+from moonlake.lake.lake import Lake
+from moonlake.lake.product_events import ProductEvent, hand_in
 from moonlake.settings import Settings
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ TABLES = ("products", "product_images", "embeddings", "product_arrivals", "rejec
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small untrained encoder."""
-    from models.encoder_config import EncoderConfig, TinyConfig
-    from models.train_encoder import TrainingConfig, train_encoder
+    from models.encoder.config import EncoderConfig, TinyConfig
+    from models.training.contrastive import TrainingConfig, train_encoder
 
     tiny = TinyConfig(tower="resnet10t", tower_weights="random", vocabulary=300, hidden=32, layers=1, heads=2)
     config = EncoderConfig(tiny=tiny, image_height=32, image_width=32, dimension=16)
@@ -48,12 +49,12 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def live(lake: Lake, artifact: Path) -> spaces.Space:
     """A space that similar products run on."""
-    from models.encoder_config import read_encoder_artifact
+    from models.encoder.config import read_encoder_artifact
 
     books: dict[str, Any] = {"artifact": str(artifact), "trained_until": None, "metrics": {}, "written_at": T0}
     definition = read_encoder_artifact(artifact).space
     space = spaces.register(lake, definition, name="first", status="candidate", coverage=1.0, **books)
-    spaces.release(lake, "similar_products", space.space_id, written_at=T0)
+    releases.release(lake, "similar_products", space.space_id, written_at=T0)
     return space
 
 
@@ -170,8 +171,8 @@ class DyingMetrics:
 def test_a_batch_that_was_cut_off_and_comes_again_ends_as_an_unbroken_one(
     spark: SparkSession, settings: Settings, lake: Lake, live: spaces.Space, tmp_path: Path
 ) -> None:
-    from spark_jobs.arrivals.intake import Intake
-    from spark_jobs.arrivals.metrics import Metrics
+    from spark_jobs.intake.batch import Intake
+    from spark_jobs.intake.metrics import Metrics
 
     hand_in(lake, EVENTS, written_at=DAY + timedelta(hours=3))
     records = lake.read("product_events")
@@ -206,8 +207,8 @@ def test_a_vector_that_breaks_a_rule_is_refused_and_its_product_taken_in_without
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from models.inference import Embedder
-    from spark_jobs.arrivals.intake import Intake
-    from spark_jobs.arrivals.metrics import Metrics
+    from spark_jobs.intake.batch import Intake
+    from spark_jobs.intake.metrics import Metrics
 
     embed_readable = Embedder.embed_readable
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.click_segments import ClickSegment
-from models.ctr_config import STREAMS
-from moonlake.contents import stable_hash
+from models.ctr.config import STREAMS
+from models.evaluation.click_segments import ClickSegment
+from moonlake.embeddings.snapshots import write_vectors
 from moonlake.errors import InputError
-from moonlake.snapshots import write_vectors
-from sources.staging import SourceInfo
+from moonlake.hashing import stable_hash
+from sources.own_files.staging import SourceInfo
 from studies.ctr_worth import VECTORS, Plan, Subject, Vectors, subjects_of
 from studies.ctr_worth_figures import (
     CUBE,

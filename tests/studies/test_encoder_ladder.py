@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.pairs import make_pairs
-from models.pretraining import PretrainingConfig
-from models.train_encoder import TrainingConfig
-from moonlake.contents import content_of
+from models.training.captioning import PretrainingConfig
+from models.training.contrastive import TrainingConfig
+from models.training.pairs import make_pairs
+from moonlake.embeddings.contents import content_of
 from moonlake.errors import InputError
-from studies.encoder_ladder import ENCODER, SETTINGS, Plan, node_of, nodes_of, phases_of, rungs_of
 from studies.ladder_data import of_types
+from studies.ladder_plan import ENCODER, SETTINGS, Plan, node_of, nodes_of, phases_of, rungs_of
 from studies.ladder_report import FIRST_MLLM, summary
-from studies.long_runs import settings_of
+from studies.study_runner import settings_of
 
 RUNGS = rungs_of(hard_negatives=2, queue=64, item_images=3)
 STEPS = 10

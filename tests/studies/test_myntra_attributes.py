@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from models.negatives import repel_mask
-from models.pretraining import FIELDS, TITLE
-from models.training_run import RunConfig
-from models.training_watch import StepReport
-from models.views import views_of
+from models.training.captioning import FIELDS, TITLE
+from models.training.loop import RunConfig
+from models.training.negatives import repel_mask
+from models.training.pair_views import views_of
+from models.training.progress import StepReport
 from moonlake.errors import InputError
-from sources.myntra_files import COLUMNS
+from sources.datasets.myntra_files import COLUMNS
 from studies.myntra_attributes import Settings, main, measure, run_study, spend
 from studies.myntra_catalogue import Catalogue, Split, descriptions, fresh, pairs, read_catalogue, split
 

@@ -9,11 +9,11 @@ import pytest
 from feast import ValueType
 from feast.types import Array, Int64, String
 
-from moonlake.contracts import ColumnType
 from moonlake.errors import SchemaMismatch
 from moonlake.feast_delta.fields import FEAST_TYPES, column_type, feast_fields, value_type
-from moonlake.lake import ARROW_TYPES
-from moonlake.tables import PRODUCTS
+from moonlake.schema.arrow import ARROW_TYPES
+from moonlake.schema.contract import ColumnType
+from moonlake.schema.tables import PRODUCTS
 
 
 def test_every_column_type_of_the_contracts_has_a_feast_type() -> None:

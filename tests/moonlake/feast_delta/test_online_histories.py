@@ -31,7 +31,7 @@ from feast.types import Int64, String
 
 from moonlake.feast_delta.materialization import DeltaChangeEngine, ViewServed
 from moonlake.feast_delta.offline_store import DeltaOfflineStore
-from moonlake.feast_delta.online_rows import OnlineRow, Served, ServedOnlineStore, moment_of
+from moonlake.feast_delta.online.rules import OnlineRow, Served, ServedOnlineStore, moment_of
 from moonlake.feast_delta.online_sqlite import DeltaSqliteOnlineStore
 from moonlake.feast_delta.sources import DeltaSource
 

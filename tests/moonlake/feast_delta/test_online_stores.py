@@ -19,11 +19,12 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Int64, String
 
-from moonlake.erasure import names_of
-from moonlake.erasure_search import Search, search_folder
-from moonlake.feast_delta import home, online_rows, online_sqlite
-from moonlake.feast_delta.online_rows import NEVER_US, FoundRow, OnlineRow, Overtaken, Served, times_of
-from moonlake.feast_delta.upkeep import names_a_key
+from moonlake.feast_delta import home, online_sqlite
+from moonlake.feast_delta.online import rules
+from moonlake.feast_delta.online.rules import NEVER_US, FoundRow, OnlineRow, Overtaken, Served, times_of
+from moonlake.maintenance.erasure import names_of
+from moonlake.maintenance.erasure_search import Search, search_folder
+from moonlake.maintenance.feature_store import names_a_key
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -322,7 +323,7 @@ def test_a_view_keeps_what_another_view_of_the_same_entity_loses(shop: Online) -
 
 
 def test_the_sqlite_store_needs_no_redis() -> None:
-    for module in (online_rows, online_sqlite, home):
+    for module in (rules, online_sqlite, home):
         named = [node for node in ast.walk(ast.parse(inspect.getsource(module))) if isinstance(node, ast.ImportFrom)]
         assert not [node.module for node in named if "redis" in str(node.module)]
 

@@ -14,7 +14,7 @@ from feast.saved_dataset import SavedDatasetStorage
 
 from moonlake.errors import InputError, NotFound
 from moonlake.feast_delta.sources import BehaviorSequenceSource, DeltaSource, SavedDatasetDeltaStorage
-from moonlake.tables import PRODUCTS
+from moonlake.schema.tables import PRODUCTS
 
 SOURCES: list[DeltaSource] = [
     DeltaSource(name="a", table="products"),

@@ -1,0 +1,1 @@
+"""Measurements of encoders and click models."""

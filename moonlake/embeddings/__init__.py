@@ -1,0 +1,1 @@
+"""Contents, embedding spaces, their releases and snapshots."""

@@ -1,0 +1,165 @@
+"""Releases: which embedding space and model a use runs on, now and before."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from moonlake.embeddings.spaces import LIVE, Space, _after, require_same, set_status, spaces
+from moonlake.errors import ContractError, NotFound
+from moonlake.lake.lake import Lake
+from moonlake.schema.arrow import arrow_schema
+from moonlake.schema.tables import RELEASES
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What a use runs on from `event_timestamp`."""
+
+    use: str
+    space_id: str
+    model_id: str | None
+    feature_service: str | None
+    snapshot: str | None
+    event_timestamp: datetime
+
+
+def find(lake: Lake, name_or_id: str) -> Space:
+    """The space of that name, id or beginning of an id; "live" is the one that CTR ranking runs on.
+
+    Raises: NotFound: none, or more than one; the message names those that there are.
+    """
+    if name_or_id == LIVE:
+        return live(lake)
+    known = spaces(lake)
+    exact = [space for space in known if name_or_id in (space.name, space.space_id)]
+    matches = exact or [space for space in known if name_or_id and space.space_id.startswith(name_or_id)]
+    if len(matches) == 1:
+        return matches[0]
+    problem = f"{len(matches)} embedding spaces begin with" if matches else "no embedding space"
+    raise NotFound(f"{problem} {name_or_id!r}; there are {', '.join(map(str, known)) or 'none: train an encoder'}")
+
+
+def live(lake: Lake, use: str = "ctr_ranking") -> Space:
+    """The space that a use runs on. Raises NotFound if nothing was released for it."""
+    return find(lake, current_release(lake, use).space_id)
+
+
+def current_release(lake: Lake, use: str) -> Release:
+    """What a use runs on now. Raises NotFound if nothing was released for it."""
+    past = history(lake, use)
+    if not past:
+        known = ", ".join(map(str, spaces(lake))) or "none"
+        raise NotFound(f"nothing is released for {use}; embedding spaces: {known}; release one of them")
+    return past[-1]
+
+
+def history(lake: Lake, use: str) -> list[Release]:
+    """Every release of a use, oldest first. Raises NotFound for a use that the contract does not have."""
+    uses = RELEASES["use"].values
+    if use not in uses:
+        raise NotFound(f"no use {use}; there are {', '.join(uses)}")
+    rows = lake.read("releases", where=pc.field("use") == use)
+    rows = rows.sort_by([("event_timestamp", "ascending"), ("created_at", "ascending")]).drop_columns("created_at")
+    return [Release(**row) for row in rows.to_pylist()]
+
+
+def release(
+    lake: Lake,
+    use: str,
+    space_id: str,
+    *,
+    model_id: str | None = None,
+    feature_service: str | None = None,
+    snapshot: str | None = None,
+    written_at: datetime,
+) -> Release:
+    """What the use runs on from now: one commit to `releases` is the switch, and a roll-back is another.
+
+    The statuses of the spaces follow: the named one is live, one that no release names any more is retired.
+
+    Raises:
+        NotFound: no such space, model or use; or CTR ranking without a model.
+        SpaceMismatch: the model reads another space.
+        ContractError: the space is not complete.
+    """
+    space = find(lake, space_id)
+    past = history(lake, use)
+    if space.status == "building" or space.coverage < 1.0:
+        raise ContractError(f"embedding space {space} covers {space.coverage:.2%} of the contents: run embed_contents")
+    if model_id is not None:
+        _require_model_of_space(lake, model_id, space)
+    elif use == "ctr_ranking":
+        raise NotFound(f"embedding space {space}: it cannot be released for {use} without a CTR model that reads it")
+    new = Release(use, space.space_id, model_id, feature_service, snapshot, written_at)
+    if past and _is_of(past[-1], new):
+        new = past[-1]
+    else:
+        new = replace(new, event_timestamp=_after(past[-1].event_timestamp, written_at)) if past else new
+        rows = pa.Table.from_pylist([asdict(new)], arrow_schema(RELEASES, RELEASES.facts))
+        lake.append("releases", rows, written_at=written_at)
+    _follow_releases(lake, written_at)
+    return new
+
+
+def before_current(lake: Lake, use: str) -> Release:
+    """What a roll-back leads back to: what the use ran on before what it runs on now.
+
+    A switch back to what was there before takes a switch away: after releases of A, B and C and a roll-back to B, the
+    next one leads to A.
+
+    Raises: NotFound: nothing was released for the use before.
+    """
+    standing: list[Release] = []
+    for one in history(lake, use):
+        if len(standing) > 1 and _is_of(standing[-2], one):
+            standing.pop()
+        else:
+            standing.append(one)
+    if len(standing) < 2:
+        raise NotFound(f"nothing was released for {use} before {standing[-1].space_id if standing else 'now'}")
+    return standing[-2]
+
+
+def retire(lake: Lake, space_id: str, *, written_at: datetime) -> Space:
+    """The space, retired: no longer offered for a release; its vectors stay in the lake.
+
+    Raises:
+        NotFound: no such space.
+        ContractError: a use runs on it.
+    """
+    space = find(lake, space_id)
+    if uses := [use for use, one in running(lake).items() if one.space_id == space.space_id]:
+        raise ContractError(f"embedding space {space}: {', '.join(uses)} runs on it; release another space there first")
+    return set_status(lake, space.space_id, "retired", written_at=written_at)
+
+
+def running(lake: Lake) -> dict[str, Release]:
+    """What every use runs on now, but for those that nothing was released for."""
+    pasts = {use: history(lake, use) for use in RELEASES["use"].values}
+    return {use: past[-1] for use, past in pasts.items() if past}
+
+
+def _is_of(one: Release, other: Release) -> bool:
+    """Whether two releases are the same but for their time."""
+    return replace(one, event_timestamp=other.event_timestamp) == other
+
+
+def _require_model_of_space(lake: Lake, model_id: str, space: Space) -> None:
+    rows = lake.read("model_versions", ["space_id"], where=pc.field("model_id") == model_id).to_pylist()
+    if not rows:
+        raise NotFound(f"no CTR model {model_id} in model_versions: train one on the space {space}")
+    require_same(space.space_id, str(rows[-1]["space_id"]), what=f"release of CTR model {model_id}")
+
+
+def _follow_releases(lake: Lake, written_at: datetime) -> None:
+    """Bring the statuses in line with the releases; also after a process died between the two commits."""
+    named = {one.space_id for one in running(lake).values()}
+    for space in spaces(lake):
+        if space.space_id in named:
+            set_status(lake, space.space_id, "live", written_at=written_at)
+        elif space.status == "live":
+            set_status(lake, space.space_id, "retired", written_at=written_at)

@@ -1,0 +1,1 @@
+"""Point-in-time joins: the plan, and its two engines, Arrow and Spark."""

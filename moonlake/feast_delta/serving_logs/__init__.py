@@ -1,0 +1,1 @@
+"""Logs of online requests, and their replay."""

@@ -1,0 +1,1 @@
+"""Delta tables read and written without a JVM."""

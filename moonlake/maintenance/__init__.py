@@ -1,0 +1,1 @@
+"""Compaction, vacuum, erasure and data docs."""

@@ -1,0 +1,1 @@
+"""The table contracts, and what follows from them."""

@@ -1,0 +1,1 @@
+"""Training sets: specification, manifest, build, verification."""

@@ -1,0 +1,1 @@
+"""Files of a user in the own-files form as a source."""

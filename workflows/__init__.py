@@ -1,0 +1,1 @@
+"""Workflows: everything that users do, for commands, DAGs and notebooks alike."""

@@ -1,0 +1,74 @@
+"""Steps that run once for each state of their inputs, and remember what they found and how long it took."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from moonlake.hashing import stable_hash
+
+Found = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One step that was done: hash of its inputs, what it found, and the seconds that it took then."""
+
+    title: str
+    inputs: str
+    found: Found
+    seconds: float
+
+
+class Steps:
+    """The steps of one command, kept in a JSON file so that the next call can skip what is unchanged.
+
+    A step's work must itself be idempotent: it may be done again after a kill, or when its inputs changed.
+    """
+
+    def __init__(self, path: Path, console: Console) -> None:
+        self.path = path
+        self.console = console
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        self._known = {name: StepRecord(**record) for name, record in known.items()}
+        self.records: dict[str, StepRecord] = {}
+
+    def run(self, name: str, title: str, inputs: Any, work: Callable[[], Found], *, spins: bool = True) -> Found:
+        """What the step found: now, or when it last ran with the same inputs.
+
+        Args:
+            inputs: everything that the result depends on, as plain values.
+            work: returns plain values that JSON can hold.
+            spins: show a spinner; not for work that draws progress of its own.
+        """
+        key = stable_hash(json.dumps([name, inputs], sort_keys=True, default=str))
+        known = self._known.get(name)
+        if known is not None and known.inputs == key:
+            self.records[name] = known
+            self.console.print(f"[dim]= {title}: unchanged ({known.seconds:.1f} s when it ran)[/dim]")
+            return known.found
+        started = time.monotonic()
+        if spins:
+            with self.console.status(f"{title} ..."):
+                found = work()
+        else:
+            self.console.print(f"  {title} ...")
+            found = work()
+        record = StepRecord(title, key, found, time.monotonic() - started)
+        self._known[name] = self.records[name] = record
+        self._save()
+        self.console.print(f"[green]+[/green] {title}: {record.seconds:.1f} s")
+        return found
+
+    def _save(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        fields = {name: {key: getattr(record, key) for key in record.__slots__} for name, record in self._known.items()}
+        fresh = self.path.with_suffix(".new")
+        fresh.write_text(json.dumps(fields, indent=1), encoding="utf-8")
+        fresh.replace(self.path)
