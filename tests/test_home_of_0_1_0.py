@@ -25,18 +25,19 @@ from deltalake import DeltaTable
 from typer.testing import CliRunner, Result
 
 from cli.app import app
-from models.ctr import CtrModel
+from models.ctr.model import CtrModel
 from models.inference import Embedder
-from moonlake import spaces
-from moonlake.contents import read_contents, read_images
+from moonlake.embeddings import releases
+from moonlake.embeddings.contents import read_contents, read_images
+from moonlake.embeddings.snapshots import Snapshot
+from moonlake.feast_delta import materialize
 from moonlake.feast_delta.store import apply, feature_store, online_features
-from moonlake.lake import Lake
+from moonlake.lake.lake import Lake
 from moonlake.settings import Settings
-from moonlake.snapshots import Snapshot
-from moonlake.training_set_checks import verify
-from moonlake.training_sets import TrainingSet
+from moonlake.training_sets import build
+from moonlake.training_sets.training_set import TrainingSet
+from moonlake.training_sets.verify import verify
 from serving.scorer import Scorer
-from spark_jobs import build_training_set, materialize_features
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FACTS: dict[str, Any] = json.loads((FIXTURES / "home-0.1.0.json").read_text())
@@ -97,7 +98,7 @@ def test_refused_rows_stand_under_their_rules(lake: Lake) -> None:
 
 
 def test_the_space_and_its_life_are_read(lake: Lake) -> None:
-    space = spaces.find(lake, FACTS["space"]["space_id"])
+    space = releases.find(lake, FACTS["space"]["space_id"])
     assert as_json({name: getattr(space, name) for name in FACTS["space"]}) == FACTS["space"]
     life = lake.read("embedding_spaces", list(FACTS["life"][0])).sort_by("event_timestamp")
     assert as_json(life.to_pylist()) == FACTS["life"]
@@ -105,8 +106,8 @@ def test_the_space_and_its_life_are_read(lake: Lake) -> None:
 
 @pytest.mark.parametrize("use", FACTS["releases"])
 def test_what_was_released_runs(lake: Lake, use: str) -> None:
-    assert as_json([asdict(one) for one in spaces.history(lake, use)]) == FACTS["releases"][use]
-    assert spaces.live(lake, use).space_id == FACTS["space"]["space_id"]
+    assert as_json([asdict(one) for one in releases.history(lake, use)]) == FACTS["releases"][use]
+    assert releases.live(lake, use).space_id == FACTS["space"]["space_id"]
 
 
 def test_the_encoder_embeds_a_content_to_the_vector_that_the_lake_holds(lake: Lake) -> None:
@@ -170,7 +171,7 @@ def test_a_training_set_is_what_its_manifest_says(settings: Settings, lake: Lake
 @pytest.mark.parametrize("name", TRAINING_SETS)
 def test_a_training_set_is_built_again_to_the_same_bytes(settings: Settings, name: str, tmp_path: Path) -> None:
     manifest = TrainingSet.open(settings.training_sets / name).manifest
-    again = build_training_set.replay(settings, manifest, tmp_path / name, written_at=None).training_set
+    again = build.replay(settings, manifest, tmp_path / name, written_at=None).training_set
     assert file_hashes(again.folder / "rows") == TRAINING_SETS[name]["files"]
     assert again.manifest == manifest
 
@@ -201,7 +202,7 @@ def test_the_registry_takes_the_definitions_of_now_and_goes_on_serving(settings:
     names = [view.name for view in feature_store(settings).list_feature_views()]
     assert [view.name for view in apply(settings).list_feature_views()] == names
     end = datetime.fromisoformat(FACTS["ranking"]["now"])
-    assert {served.view for served in materialize_features.run(settings, end)} == set(names)
+    assert {served.view for served in materialize.run(settings, end)} == set(names)
     for asked in FACTS["online"]:
         found = online_features(feature_store(settings), asked["service"], asked["keys"])
         assert as_json(found.to_pylist()) == asked["rows"]
