@@ -132,8 +132,10 @@ class CtrConfig:
         if not isinstance(self.hashed, Mapping):
             raise InputError(f'hashed is rows by id feature, such as {{"user_id": 1000000}}, found {self.hashed!r}')
         for name, rows in self.hashed.items():
-            if name not in self.id_features or rows not in range(1, MAX_HASH_ROWS + 1):
-                raise InputError(f"hashed: {name} with {rows} rows; expected one of id_features, 1 to {MAX_HASH_ROWS}")
+            whole = isinstance(rows, int) and not isinstance(rows, bool)
+            if name not in self.id_features or not whole or not 1 <= rows <= MAX_HASH_ROWS:
+                expected = f"expected one of id_features, 1 to {MAX_HASH_ROWS}"
+                raise InputError(f"hashed: {name} with {rows!r} rows; {expected}")
             if self.model == "trees" and name not in self.trees.left_out:
                 raise InputError(f"hashed: trees split by each id of {name}: name it in trees.left_out")
 

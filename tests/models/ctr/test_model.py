@@ -51,8 +51,8 @@ def test_unknown_keys_and_impossible_values_are_errors() -> None:
         ctr_config({"calibration": "sigmoid"}, where="a file")
     with pytest.raises(InputError, match="hashed: shop_id"):
         CtrConfig(hashed={"shop_id": 10})
-    for rows in (0, 1.5, "many", 2**31):
-        with pytest.raises(InputError, match=f"user_id with {rows} rows"):
+    for rows in (0, 1.5, 1000.0, True, "many", 2**31):
+        with pytest.raises(InputError, match=f"user_id with {rows!r} rows"):
             ctr_config({"hashed": {"user_id": rows}}, where="a file")
     with pytest.raises(InputError, match="hashed is rows by id feature"):
         ctr_config({"hashed": 5}, where="a file")
