@@ -48,7 +48,7 @@ class Stream:
 
     def start(self) -> None:
         """Start the stream, and wait until it listens."""
-        command = [sys.executable, "-u", "-m", "cli.app", "products", "watch"]
+        command = [sys.executable, "-u", "-m", "cli.app", "product", "watch"]
         environment = {**os.environ, **self.settings.environment()}
         self.process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True

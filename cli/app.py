@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -34,28 +36,37 @@ class Entry:
 
 
 COMMANDS = {
-    "demo": Entry("cli.demo:demo", "Run everything on one source: lake, encoder, features, CTR models, report."),
-    "doctor": Entry("cli.doctor:doctor", "Check what moonlake needs on this machine, and say what to do."),
-    "stage": Entry("cli.source:stage_app", "Lay a source down in the own-files form."),
     "ingest": Entry("cli.ingest:ingest", "Bring a source into the lake; what is bad is kept with its reason."),
-    "features": Entry("cli.features:features_app", "Register feature definitions; fill and read the online store."),
-    "training-set": Entry("cli.training_set:training_set_app", "Build, verify and compare training sets."),
-    "consistency": Entry("cli.consistency:consistency", "Hold what was served online against what training sees."),
-    "train": Entry("cli.train_evaluate:train_app", "Train an encoder or a click model."),
-    "evaluate": Entry("cli.train_evaluate:evaluate_app", "Measure an encoder or click models on later rows."),
-    "exchange-rate": Entry(
-        "cli.exchange_rate:exchange_rate", "Say how much AUC a gain in an intermediate metric buys, space by space."
-    ),
-    "products": Entry("cli.product:products_app", "Hand in new products; take them in at once; see how long it takes."),
-    "spaces": Entry("cli.space:spaces_app", "List, show, compare and retire embedding spaces."),
-    "backfill": Entry("cli.backfill:backfill_app", "Embed what has no vector in a space; plan it, see how far it is."),
-    "quality": Entry("cli.check:quality_app", "Hold tables against contracts, and embedding spaces against gates."),
-    "release": Entry("cli.release:release_app", "Switch a use to a click model and its embedding space, and back."),
-    "lake": Entry("cli.lake:lake_app", "Compact and vacuum the lake; keep what manifests name."),
+    "source": Entry("cli.source:source_app", "Write a source as files in the own-files form."),
+    "train": Entry("cli.train:train_app", "Train an encoder or a click model."),
+    "evaluate": Entry("cli.evaluate:evaluate_app", "Measure an encoder, click models, or what gains are worth."),
     "erase": Entry("cli.erase:erase_app", "Erase products or users everywhere, and prove it."),
+    "demo": Entry("cli.demo:demo", "Run everything on one source: lake, encoder, features, CTR models, report."),
+    "doctor": Entry("cli.doctor:doctor", "Check that this machine has all that moonlake needs, and say what to do."),
+    "feature": Entry("cli.feature:feature_app", "Register feature definitions; fill and read the online store."),
+    "training-set": Entry("cli.training_set:training_set_app", "Build, verify and compare training sets."),
+    "space": Entry("cli.space:space_app", "List, show, compare and retire embedding spaces."),
+    "product": Entry("cli.product:product_app", "Hand in new products; take them in at once; see how long it takes."),
+    "release": Entry("cli.release:release_app", "Switch a use to a click model and its embedding space, and back."),
+    "backfill": Entry("cli.backfill:backfill_app", "Embed contents without a vector in a space; plan it, follow it."),
+    "lake": Entry("cli.lake:lake_app", "Compact and vacuum the lake; keep the versions that manifests name."),
+    "check": Entry("cli.check:check_app", "Check tables, embedding spaces and served features."),
     "job": Entry("cli.job:job", "Run a job of spark_jobs by name.", hands_on=True),
     "airflow": Entry("cli.airflow:airflow", "Run Airflow with moonlake's DAGs.", hands_on=True),
 }
+
+OLD_NAMES: dict[str, tuple[str, ...]] = {
+    "stage": ("source",),
+    "features": ("feature",),
+    "products": ("product",),
+    "spaces": ("space",),
+    "quality": ("check",),
+    "consistency": ("check", "consistency"),
+    "exchange-rate": ("evaluate", "exchange-rate"),
+}
+"""Commands of 0.1 and the words that they became in 0.2; they still run in 0.2, and are not listed."""
+
+EXIT_CODES = "Exit codes: 0 done; 1 refused, or a check or gate failed; 2 a mistake in the words of the command."
 
 
 class Root(TyperGroup):
@@ -78,6 +89,20 @@ class Root(TyperGroup):
             one.command(cmd_name, context_settings=context, add_help_option=not entry.hands_on)(found)
         return get_group(one).commands[cmd_name]
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if new := OLD_NAMES.get(args[0]):
+            typer.echo(
+                f"note: `moonlake {args[0]}` is `moonlake {' '.join(new)}` now; the old name ends with 0.2", err=True
+            )
+            args = [*new, *args[1:]]
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            near = get_close_matches(name, [*COMMANDS, *OLD_NAMES], n=2)
+            near = list(dict.fromkeys(" ".join(OLD_NAMES.get(one, (one,))) for one in near))
+            meant = f" Did you mean {' or '.join(repr(one) for one in near)}?" if near else ""
+            ctx.fail(f"No such command {name!r}.{meant}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.line) for name, entry in COMMANDS.items()])
@@ -93,13 +118,28 @@ class Root(TyperGroup):
 
 
 app = typer.Typer(
-    cls=Root, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False
+    cls=Root,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+    epilog=EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"moonlake {version('moonlake')}")
+        raise typer.Exit
 
 
 @app.callback()
 def moonlake(
     debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     """A feature store for multimodal product representations in e-commerce search advertising."""
 
@@ -110,7 +150,7 @@ def main() -> None:
     # epochs of a click model took 87 s, and 14 s with threads that sleep. Read by OpenMP when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TQDM_DISABLE", "1")  # progress is drawn by our own commands, not by libraries inside them
-    app()
+    app(prog_name="moonlake")
 
 
 if __name__ == "__main__":

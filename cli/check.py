@@ -1,4 +1,4 @@
-"""`moonlake quality`: do tables keep their contracts, and does an embedding space pass its gates."""
+"""`moonlake check`: do tables keep their contracts, and does an embedding space pass its gates."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.check_consistency import consistency
 from moonlake.errors import ContractError, GateFailed
 from moonlake.settings import Settings
 
@@ -15,15 +16,16 @@ if TYPE_CHECKING:
     from moonlake.embeddings.spaces import Space
     from moonlake.lake.lake import Lake
 
-quality_app = typer.Typer(
-    no_args_is_help=True, help="Whether tables keep their contracts, and spaces pass their gates."
+check_app = typer.Typer(
+    no_args_is_help=True, help="Whether tables, embedding spaces and served features are as they should be."
 )
+check_app.command()(consistency)
 
 USE = "ctr_ranking"
 SAMPLE_ROWS = 2_000
 
 
-@quality_app.command()
+@check_app.command()
 def tables(
     names: Annotated[
         list[str] | None, typer.Argument(help="Tables of the lake; default: all that were written.")
@@ -49,7 +51,7 @@ def tables(
         raise ContractError(f"{len(bad)} of the tables hold rows that break their contract: {', '.join(bad)}")
 
 
-@quality_app.command()
+@check_app.command()
 def space(
     name: Annotated[str, typer.Argument(help="Embedding space by name or id, or 'live'.")],
     use: Annotated[str, typer.Option(help="What it would be released for: compared with what runs there.")] = USE,

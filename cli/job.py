@@ -24,7 +24,7 @@ def job(
 ) -> None:
     """Run a job in this process: moonlake job NAME [its own options; --help shows them]."""
     names = job_names()
-    if name in ("list", "--help"):
+    if name in ("list", "-h", "--help"):
         typer.echo("usage: moonlake job NAME [options of the job]\njobs: " + ", ".join(names))
         return
     if name not in names:

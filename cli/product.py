@@ -1,4 +1,4 @@
-"""`moonlake products`: hand new and changed products in, take them in as they come, and see how long it takes."""
+"""`moonlake product`: hand new and changed products in, take them in as they come, and see how long it takes."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from moonlake.settings import Settings
 if TYPE_CHECKING:
     from moonlake.lake.product_events import ProductEvent
 
-products_app = typer.Typer(no_args_is_help=True, help="New and changed products.")
+product_app = typer.Typer(no_args_is_help=True, help="New and changed products.")
 
 EVENTS_AT_ONCE = 100
 LOOK_SECONDS = 0.5
 
 
-@products_app.command()
+@product_app.command()
 def add(
     folder: Annotated[Path, typer.Argument(help="Folder with products.jsonl, .csv or .parquet, and images.")],
     source: Annotated[str, typer.Option(help="Name of whoever hands them in.")] = "products-add",
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until all are taken in.")] = 0,
 ) -> None:
-    """Hand products in, in the form of docs/own_files.md; a stream (`moonlake products watch`) takes them in."""
+    """Hand products in, in the form of docs/own_files.md; a stream (`moonlake product watch`) takes them in."""
     from moonlake.errors import RecordRefused
     from moonlake.lake.product_events import hand_in
     from sources.own_files.product_payload import read_products
@@ -64,7 +64,7 @@ def add(
         _wait_for(lake, handed_in, wait)
 
 
-@products_app.command()
+@product_app.command()
 def delete(
     product_ids: Annotated[list[str], typer.Argument(help="Products that are no longer sold.")],
     source: Annotated[str, typer.Option(help="Name of whoever hands them in.")] = "products-delete",
@@ -78,7 +78,7 @@ def delete(
     typer.echo(f"{report.written:,} records handed in, {report.rejected:,} refused (table rejects)")
 
 
-@products_app.command()
+@product_app.command()
 def watch(
     once: Annotated[bool, typer.Option("--once", help="Take in what there is, and end.")] = False,
 ) -> None:
@@ -90,7 +90,7 @@ def watch(
     stream_products.run(spark, settings, clock=lambda: datetime.now(UTC), once=once, say=typer.echo)
 
 
-@products_app.command()
+@product_app.command()
 def status(
     hours: Annotated[float, typer.Option(min=0, help="Look back so far.")] = 24,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -142,5 +142,5 @@ def _wait_for(lake: Lake, event_ids: list[str], seconds: float) -> None:
     typer.echo(f"taken in: {said or 'none'}")
     if len(found) < len(wanted):
         left = len(wanted) - len(found)
-        typer.echo(f"{left:,} not taken in within {seconds:g} s: is `moonlake products watch` running?")
+        typer.echo(f"{left:,} not taken in within {seconds:g} s: is `moonlake product watch` running?")
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""`moonlake stage`: lay a source down in the own-files form, to be looked at or ingested later."""
+"""`moonlake source`: lay a source down in the own-files form, to be looked at or ingested later."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import typer
 from moonlake.settings import Settings
 from sources.registry import SourceName, stage
 
-stage_app = typer.Typer(no_args_is_help=True, help="Sources in the own-files form (docs/own_files.md).")
+source_app = typer.Typer(no_args_is_help=True, help="Sources in the own-files form (docs/own_files.md).")
 
 
-@stage_app.command()
+@source_app.command()
 def marketplace(preset: Annotated[str, typer.Argument(help="Frozen preset.")] = "demo") -> None:
     """Simulate a marketplace."""
     _stage(SourceName.MARKETPLACE, preset=preset)
 
 
-@stage_app.command()
+@source_app.command()
 def myntra(
     data: Annotated[Path, typer.Argument(help="Folder with styles.csv and images.zip or images/.")],
     products: Annotated[int, typer.Option(help="Products to take.")] = 3000,
@@ -28,7 +28,7 @@ def myntra(
     _stage(SourceName.MYNTRA, data=data, products=products)
 
 
-@stage_app.command()
+@source_app.command()
 def files(
     data: Annotated[Path, typer.Argument(help="Folder that holds products, images, impressions, ...")],
     name: Annotated[str, typer.Option(help="Name of the source.")] = "files",
@@ -40,7 +40,7 @@ def files(
 Negatives = Annotated[int, typer.Option(help="Impressions sampled as not clicked for each click.", min=0)]
 
 
-@stage_app.command()
+@source_app.command()
 def taobao(
     data: Annotated[Path, typer.Argument(help="Folder with UserBehavior.csv.")], negatives: Negatives = 0
 ) -> None:
@@ -48,7 +48,7 @@ def taobao(
     _stage(SourceName.TAOBAO, data=data, negatives=negatives)
 
 
-@stage_app.command()
+@source_app.command()
 def rees46(
     data: Annotated[Path, typer.Argument(help="Folder with 2019-Oct.csv or other months.")], negatives: Negatives = 0
 ) -> None:
@@ -56,19 +56,19 @@ def rees46(
     _stage(SourceName.REES46, data=data, negatives=negatives)
 
 
-@stage_app.command()
+@source_app.command()
 def otto(data: Annotated[Path, typer.Argument(help="Folder with train.jsonl.")], negatives: Negatives = 0) -> None:
     """Take the OTTO sessions (docs/behaviour_logs.md)."""
     _stage(SourceName.OTTO, data=data, negatives=negatives)
 
 
-@stage_app.command()
+@source_app.command()
 def esci(data: Annotated[Path, typer.Argument(help="Folder with products.jsonl.gz and judgments.csv.")]) -> None:
     """Take Amazon's judged queries and their products (docs/esci.md)."""
     _stage(SourceName.ESCI, data=data)
 
 
-@stage_app.command(name=SourceName.OPEN_BANDIT)
+@source_app.command(name=SourceName.OPEN_BANDIT)
 def open_bandit(
     data: Annotated[Path, typer.Argument(help="Folder with random/men/men.csv, random_men.csv, or other logs.")],
 ) -> None:
@@ -76,7 +76,7 @@ def open_bandit(
     _stage(SourceName.OPEN_BANDIT, data=data)
 
 
-@stage_app.command()
+@source_app.command()
 def arrivals(
     preset: Annotated[str, typer.Argument(help="Preset whose merchants list the products.")] = "demo",
     count: Annotated[int, typer.Option(help="New products.")] = 5,

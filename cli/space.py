@@ -1,4 +1,4 @@
-"""`moonlake spaces`: which embedding spaces there are, what makes them, and which use runs on which."""
+"""`moonlake space`: which embedding spaces there are, what makes them, and which use runs on which."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from moonlake.settings import Settings
 if TYPE_CHECKING:
     from moonlake.embeddings.spaces import Space
 
-spaces_app = typer.Typer(no_args_is_help=True, help="Embedding spaces.")
+space_app = typer.Typer(no_args_is_help=True, help="Embedding spaces.")
 
 NameOrId = Annotated[str, typer.Argument(help="Space by name, id or beginning of an id; 'live' ranks now.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LINE = "{:<24}  {:<12}  {:<9}  {:>8}  {:>9}  {:<16}  {}"
 
 
-@spaces_app.command("list")
+@space_app.command("list")
 def list_spaces(as_json: Json = False) -> None:
     """Every space: status, coverage, the latest event that its encoder saw, and what runs on it."""
     lake = Lake(Settings.from_environment())
@@ -41,7 +41,7 @@ def list_spaces(as_json: Json = False) -> None:
         typer.echo(LINE.format(*row).rstrip())
 
 
-@spaces_app.command()
+@space_app.command()
 def show(space: NameOrId, as_json: Json = False) -> None:
     """All that is known of a space: what makes its vectors, its life so far, the click models that read it."""
     lake = Lake(Settings.from_environment())
@@ -69,7 +69,7 @@ def show(space: NameOrId, as_json: Json = False) -> None:
             typer.echo(f"{name}: {', '.join(value) if isinstance(value, list) else value}")
 
 
-@spaces_app.command()
+@space_app.command()
 def diff(first: NameOrId, second: NameOrId) -> None:
     """What two spaces differ in; of the definition, a single difference is enough that their vectors never meet."""
     lake = Lake(Settings.from_environment())
@@ -84,7 +84,7 @@ def diff(first: NameOrId, second: NameOrId) -> None:
         typer.echo(f"{first} and {second} are one space")
 
 
-@spaces_app.command()
+@space_app.command()
 def retire(space: NameOrId) -> None:
     """Take a space out of use; its vectors stay in the lake. A space that something runs on is refused."""
     typer.echo(str(releases.retire(Lake(Settings.from_environment()), space, written_at=datetime.now(UTC))))

@@ -39,9 +39,9 @@ with DAG(
     )
     take_in.trigger_rule = TriggerRule.NONE_FAILED
     embed = spark_step("embed_contents", "--space", "{{ params.space }}", writes=["embeddings"])
-    gates = command_step("gates", "quality", "space", "{{ params.space }}", writes=["gate_results"])
+    gates = command_step("gates", "check", "space", "{{ params.space }}", writes=["gate_results"])
     serve = command_step(
-        "serve_online", "features", "materialize", "product_profile_v1", "content_embedding_v1", "--end", MOMENT
+        "serve_online", "feature", "materialize", "product_profile_v1", "content_embedding_v1", "--end", MOMENT
     )
 
     look >> ingest >> take_in >> embed >> gates >> serve

@@ -17,6 +17,6 @@ with DAG(
     tags=["embeddings"],
 ) as dag:
     embed = spark_step("embed_contents", "--space", "{{ params.space }}", writes=["embeddings", "embedding_spaces"])
-    gates = command_step("gates", "quality", "space", "{{ params.space }}", writes=["gate_results"])
+    gates = command_step("gates", "check", "space", "{{ params.space }}", writes=["gate_results"])
 
     embed >> gates

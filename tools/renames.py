@@ -35,7 +35,10 @@ MODULES: dict[str, str] = {
     "cli.products": "cli.product",
     "cli.figures": "cli.printing",
     "cli.quality": "cli.check",
-    "cli.learning": "cli.train_evaluate",
+    "cli.learning": "cli.train",
+    "cli.features": "cli.feature",
+    "cli.consistency": "cli.check_consistency",
+    "cli.exchange_rate": "cli.evaluate_exchange_rate",
     "cli.encoder": "cli.train_encoder",
     "cli.ctr": "cli.train_ctr",
     "cli.ctr_evaluation": "cli.evaluate_ctr",
@@ -195,6 +198,12 @@ MODULES: dict[str, str] = {
 """Old name of a module -> its new name."""
 
 NAMES: dict[str, str] = {
+    "cli.learning.evaluate_app": "cli.evaluate.evaluate_app",
+    "cli.sources.stage_app": "cli.source.source_app",
+    "cli.features.features_app": "cli.feature.feature_app",
+    "cli.products.products_app": "cli.product.product_app",
+    "cli.spaces.spaces_app": "cli.space.space_app",
+    "cli.quality.quality_app": "cli.check.check_app",
     "models.memory.available_bytes": "models.encoder.available_memory.available_bytes",
     "models.memory._left_in_container": "models.encoder.available_memory._left_in_container",
     "models.encoder.new_encoder": "models.encoder.factory.new_encoder",

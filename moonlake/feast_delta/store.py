@@ -90,7 +90,7 @@ def service_views(store: FeatureStore, service: str) -> list[FeatureView]:
         projections = store.get_feature_service(service).feature_view_projections
     except FeatureServiceNotFoundException:
         known = ", ".join(sorted(found.name for found in store.list_feature_services())) or "none"
-        raise NotFound(f"no feature service {service}; registered: {known} (moonlake features apply)") from None
+        raise NotFound(f"no feature service {service}; registered: {known} (moonlake feature apply)") from None
     return [store.get_feature_view(projection.name).with_projection(projection) for projection in projections]
 
 

@@ -3,11 +3,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import pytest
 from typer.testing import CliRunner
 
-from cli.app import COMMANDS, app
+from cli.app import COMMANDS, OLD_NAMES, app
 from moonlake.errors import NotFound
 
 
@@ -26,10 +27,62 @@ def test_every_command_is_where_the_list_says(name: str) -> None:
     assert f" {name} [OPTIONS]" in answer.output
 
 
-def test_an_unknown_command_is_refused() -> None:
-    answer = CliRunner().invoke(app, ["dmeo"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["dmeo"], "No such command 'dmeo'. Did you mean 'demo'?"),
+        (["trainingset"], "No such command 'trainingset'. Did you mean 'training-set'"),
+        (["consistncy"], "No such command 'consistncy'. Did you mean 'check consistency'?"),
+        (["xyzzy"], "No such command 'xyzzy'."),
+        (["space", "lst"], "No such command 'lst'. Did you mean 'list'?"),
+        (["check", "tabels"], "No such command 'tabels'. Did you mean 'tables'?"),
+        (["space", "list", "--jsn"], "No such option: --jsn (Possible options: --json)"),
+        (["train", "encoder"], "Missing argument 'name'"),
+    ],
+)
+def test_a_mistyped_command_is_a_usage_error_that_names_the_nearest(words: list[str], said: str) -> None:
+    answer = CliRunner().invoke(app, words)
     assert answer.exit_code == 2
-    assert "No such command 'dmeo'" in answer.stderr
+    assert answer.stderr.splitlines()[-1].startswith(f"Error: {said}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (["stage", "myntra"], ["source", "myntra"]),
+        (["features", "materialize"], ["feature", "materialize"]),
+        (["products", "add"], ["product", "add"]),
+        (["spaces", "diff"], ["space", "diff"]),
+        (["quality", "tables"], ["check", "tables"]),
+        (["quality", "space"], ["check", "space"]),
+        (["consistency"], ["check", "consistency"]),
+        (["exchange-rate"], ["evaluate", "exchange-rate"]),
+    ],
+)
+def test_old_names_still_run_and_name_the_new_ones_in_one_line(old: list[str], new: list[str]) -> None:
+    answer, now = (CliRunner().invoke(app, [*words, "--help"]) for words in (old, new))
+    assert (answer.exit_code, answer.stdout) == (0, now.stdout)
+    assert now.stderr == ""
+    assert len(answer.stderr.splitlines()) == 1
+    renamed = " ".join(new[: len(new) - len(old) + 1])
+    assert f"`moonlake {old[0]}` is `moonlake {renamed}` now" in answer.stderr
+
+
+def test_old_names_are_not_listed() -> None:
+    listed = CliRunner().invoke(app, ["--help"]).stdout
+    assert not [name for name in OLD_NAMES if f"  {name} " in listed]
+
+
+def test_help_has_a_short_form_everywhere_and_says_the_exit_codes() -> None:
+    for words in ([], ["space"], ["space", "list"], ["job"]):
+        short, long = (CliRunner().invoke(app, [*words, option]) for option in ("-h", "--help"))
+        assert (short.exit_code, short.stdout) == (0, long.stdout)
+    assert "Exit codes: 0 done; 1 refused" in CliRunner().invoke(app, ["-h"]).stdout
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    answer = CliRunner().invoke(app, ["--version"])
+    assert (answer.exit_code, answer.stdout) == (0, f"moonlake {version('moonlake')}\n")
 
 
 def test_an_error_raised_on_purpose_is_one_line_and_exit_code_1() -> None:

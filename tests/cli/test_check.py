@@ -181,7 +181,7 @@ def fill(settings: Settings, vectors: Vectors) -> Lake:
 
 def test_a_good_space_passes_every_gate_and_people_can_read_why(home: Settings, stocked: Shop) -> None:
     lake = fill(home, stocked.vectors[NEXT])
-    answer = ask(home, "quality", "space", NEXT)
+    answer = ask(home, "check", "space", NEXT)
     assert answer.exit_code == 0, answer.output
     assert {name for name, passed in results(lake).items() if passed} == GATES
     assert results(lake)["drift"] is None
@@ -227,7 +227,7 @@ def test_a_spoiled_space_is_refused_by_the_gates_that_should(
     gates: set[str], spoil: Callable[[Vectors, Vectors], Vectors], home: Settings, stocked: Shop
 ) -> None:
     lake = fill(home, spoil(stocked.vectors[NEXT], stocked.vectors[LIVE]))
-    answer = ask(home, "quality", "space", NEXT, "--use", "similar_products")
+    answer = ask(home, "check", "space", NEXT, "--use", "similar_products")
     assert answer.exit_code == 1
     # A few bad rows break the contract too, and are or are not among those that are embedded again.
     assert gates <= failed(lake) <= gates | {"contract", "agreement"}
@@ -271,7 +271,7 @@ def test_an_encoder_that_is_gone_or_was_changed_fails_the_gate_and_not_the_check
         (releases.find(lake, LIVE).artifact, "never meet"),
     ):
         spaces._enter(lake, replace(space, artifact=str(artifact)), datetime.now(UTC))
-        answer = ask(home, "quality", "space", space.space_id)
+        answer = ask(home, "check", "space", space.space_id)
         assert failed(lake) == {"agreement"}
         assert said in answer.stderr
 
@@ -279,13 +279,13 @@ def test_an_encoder_that_is_gone_or_was_changed_fails_the_gate_and_not_the_check
 def test_recall_without_a_live_space_must_beat_chance(home: Settings, stocked: Shop) -> None:
     shutil.rmtree(Lake(home).path("releases"))
     lake = fill(home, stocked.vectors[NEXT])
-    ask(home, "quality", "space", NEXT)
+    ask(home, "check", "space", NEXT)
     rows = {row["gate"]: row for row in lake.read("gate_results").to_pylist()}
     assert rows["recall"]["minimum"] == pytest.approx(2 * 10 / PRODUCTS)
     assert rows["neighbour_overlap"]["detail"] == "no space is live"
     shutil.rmtree(lake.path("embeddings"))
     fill(home, shuffled(stocked.vectors[NEXT], {}))
-    ask(home, "quality", "space", NEXT)
+    ask(home, "check", "space", NEXT)
     assert failed(lake) == {"agreement", "recall"}
 
 
@@ -293,7 +293,7 @@ def test_purchases_that_an_encoder_learnt_from_are_no_trials(home: Settings, sto
     lake = fill(home, stocked.vectors[NEXT])
     later = replace(releases.find(lake, NEXT), trained_until=DAY + timedelta(days=1))
     spaces._enter(lake, later, datetime.now(UTC))
-    assert ask(home, "quality", "space", NEXT).exit_code == 0
+    assert ask(home, "check", "space", NEXT).exit_code == 0
     assert results(lake)["recall"] is None
 
 
@@ -354,12 +354,12 @@ def test_the_exchange_rate_is_the_gain_over_what_runs_for_each_point_of_recall(h
 
 
 def test_tables_are_held_against_their_contracts(home: Settings) -> None:
-    answer = ask(home, "quality", "tables")
+    answer = ask(home, "check", "tables")
     assert answer.exit_code == 0, answer.output
     assert "products: 60 rows, all keep the contract" in answer.stdout
     lake = Lake(home)
     write(lake, "queries", [{"query_id": "q1", "modality": "smell", "image_ids": [], "content_id": "no hash"}])
-    answer = ask(home, "quality", "tables", "queries", "products", "--rows", "600")
+    answer = ask(home, "check", "tables", "queries", "products", "--rows", "600")
     assert answer.exit_code == 1
     assert "products: 60 rows, all keep the contract" in answer.stdout
     (line,) = [line for line in answer.stdout.splitlines() if line.startswith("queries")]

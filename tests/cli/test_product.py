@@ -1,4 +1,4 @@
-"""`moonlake products`, without the stream: tests/spark_jobs/test_stream_products.py runs that."""
+"""`moonlake product`, without the stream: tests/spark_jobs/test_stream_products.py runs that."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from moonlake.settings import Settings
 
 
 def products(settings: Settings, *arguments: str) -> Result:
-    return CliRunner().invoke(app, ["products", *arguments], env=settings.environment())
+    return CliRunner().invoke(app, ["product", *arguments], env=settings.environment())
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_waiting_in_vain_is_an_error_that_says_what_to_run(settings: Settings, f
     told = products(settings, "add", str(folder), "--wait", "0.1")
     assert told.exit_code == 1
     assert "taken in: none" in told.output
-    assert "2 not taken in within 0.1 s: is `moonlake products watch` running?" in told.output
+    assert "2 not taken in within 0.1 s: is `moonlake product watch` running?" in told.output
 
 
 def test_a_folder_without_products_is_an_error(settings: Settings, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`moonlake stage` says where the source lies and what became of its rows."""
+"""`moonlake source` says where the source lies and what became of its rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cli.source import stage_app
+from cli.source import source_app
 from moonlake.errors import InputError
 
 RUN = CliRunner()
@@ -21,13 +21,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_preset_is_staged_and_labelled_simulated(home):
-    result = RUN.invoke(stage_app, ["marketplace", "tiny"], catch_exceptions=False)
+    result = RUN.invoke(source_app, ["marketplace", "tiny"], catch_exceptions=False)
     assert f"{home / 'staging' / 'tiny'} (simulated)" in result.output.replace("\n", "")
     assert (home / "staging" / "tiny" / "source.json").exists()
 
 
 def test_arrivals_are_staged(home):
-    RUN.invoke(stage_app, ["arrivals", "tiny", "--count", "2"], catch_exceptions=False)
+    RUN.invoke(source_app, ["arrivals", "tiny", "--count", "2"], catch_exceptions=False)
     assert (home / "staging" / "tiny-arrivals-1" / "products").is_dir()
 
 
@@ -35,7 +35,7 @@ def test_own_files_report_what_was_refused_and_ignored(tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "products.csv").write_text("product_id,price_cents,colour\n1,5,red\n2,cheap,red\n3,6,red\n")
-    output = RUN.invoke(stage_app, ["files", str(folder)], catch_exceptions=False).output
+    output = RUN.invoke(source_app, ["files", str(folder)], catch_exceptions=False).output
     assert "refused 1" in output
     assert "ignored in products: colour" in output
 
@@ -44,7 +44,7 @@ def test_a_behaviour_log_reports_what_was_taken_for_null_and_ignored(tmp_path):
     header = "event_time,event_type,product_id,category_id,category_code,brand,price,user_id,user_session\n"
     row = "2019-10-01 00:00:00 UTC,view,1,2,,apple,0.00,3,s\n"
     (tmp_path / "2019-Oct.csv").write_text(header + row)
-    output = RUN.invoke(stage_app, ["rees46", str(tmp_path), "--negatives", "2"], catch_exceptions=False).output
+    output = RUN.invoke(source_app, ["rees46", str(tmp_path), "--negatives", "2"], catch_exceptions=False).output
     assert "rees46 (simulated)" in output.replace("\n", "")
     assert "taken for null: category_empty 1" in output
     assert "taken for null: price_zero 1" in output
@@ -53,4 +53,4 @@ def test_a_behaviour_log_reports_what_was_taken_for_null_and_ignored(tmp_path):
 
 def test_a_wrong_path_is_an_error_of_the_tree(tmp_path):
     with pytest.raises(InputError, match="is not a folder"):
-        RUN.invoke(stage_app, ["files", str(tmp_path / "nowhere")], catch_exceptions=False)
+        RUN.invoke(source_app, ["files", str(tmp_path / "nowhere")], catch_exceptions=False)

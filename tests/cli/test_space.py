@@ -45,7 +45,7 @@ def two_spaces(lake: Lake) -> None:
 
 
 def ask(settings: Settings, *arguments: str) -> Result:
-    return CliRunner().invoke(app, ["spaces", *arguments], env=settings.environment())
+    return CliRunner().invoke(app, ["space", *arguments], env=settings.environment())
 
 
 def test_the_list_says_how_each_stands_and_what_runs_on_it(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""`moonlake consistency` on a small lake, as a person types it."""
+"""`moonlake check consistency` on a small lake, as a person types it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli.app import app
-from cli.consistency import parse_duration
+from cli.check_consistency import parse_duration
 from moonlake.errors import InputError
 from moonlake.feast_delta.store import apply
 from moonlake.settings import Settings
@@ -31,26 +31,26 @@ def moonlake(settings: Settings, write_rows: Write, monkeypatch: pytest.MonkeyPa
     def run(*arguments: str) -> Result:
         return CliRunner().invoke(app, arguments)
 
-    assert run("features", "materialize", "--end", "2026-01-06T00:00:00Z").exit_code == 0
-    assert run("features", "online", "user_id=u", "product_id=p", "--log").exit_code == 0
+    assert run("feature", "materialize", "--end", "2026-01-06T00:00:00Z").exit_code == 0
+    assert run("feature", "online", "user_id=u", "product_id=p", "--log").exit_code == 0
     return run
 
 
 def test_a_logged_request_is_replayed(moonlake: Callable[..., Result], settings: Settings, write_rows: Write) -> None:
-    served = moonlake("consistency")
+    served = moonlake("check", "consistency")
     assert served.exit_code == 0, served.stderr
     lines = served.stdout.splitlines()
     assert lines[0] == "ctr_ranking_v1: 1 logged rows, as of served, 100.00% match"
     assert lines[1].split() == ["feature", "match", "neither", "mismatch", "missing", "extra", "unknown"]
     late = {"product_id": "p", "price_cents": 7, "event_timestamp": SHOWN + timedelta(hours=1)}
     write_rows(settings, "products", [late])
-    found = moonlake("consistency", "--as-of", "request", "--fail-under", "0.99")
+    found = moonlake("check", "consistency", "--as-of", "request", "--fail-under", "0.99")
     assert found.exit_code == 1
     row = next(line for line in found.stdout.splitlines() if line.startswith("product_profile_v1__price_cents "))
     assert row.split()[1:] == ["0", "0", "1", "0", "0", "0"]
     assert "online 900, offline 7" in found.stdout
     assert found.stderr.endswith("of the values match, less than 99.00%\n")
-    report = json.loads(moonlake("consistency", "--as-of", "request", "--json").stdout)
+    report = json.loads(moonlake("check", "consistency", "--as-of", "request", "--json").stdout)
     prices = next(each for each in report["features"] if each["feature"] == "product_profile_v1__price_cents")
     assert (prices["mismatch"], prices["examples"][0]["online"]) == (1, 900)
 
@@ -68,7 +68,7 @@ def test_a_logged_request_is_replayed(moonlake: Callable[..., Result], settings:
 def test_a_mistake_is_one_line_and_exit_code_1(
     moonlake: Callable[..., Result], options: list[str], message: str
 ) -> None:
-    result = moonlake("consistency", *options)
+    result = moonlake("check", "consistency", *options)
     assert result.exit_code == 1
     assert result.stderr.count("\n") == 1
     assert message in result.stderr

@@ -1,4 +1,4 @@
-"""`moonlake features` on a small lake, as a person types it."""
+"""`moonlake feature` on a small lake, as a person types it."""
 
 from __future__ import annotations
 
@@ -33,33 +33,33 @@ def moonlake(settings: Settings, write_rows: Write, monkeypatch: pytest.MonkeyPa
 
 
 def test_definitions_are_applied_materialised_and_read_online(moonlake: Callable[..., Result]) -> None:
-    applied = moonlake("features", "apply")
+    applied = moonlake("feature", "apply")
     assert applied.exit_code == 0, applied.output
     assert "similar_products_v1: content_embedding_v1" in applied.stdout
     views = ["product_profile_v1", "user_profile_v1"]
-    materialised = moonlake("features", "materialize", *views, "--end", "2026-01-06T00:00:00Z")
+    materialised = moonlake("feature", "materialize", *views, "--end", "2026-01-06T00:00:00Z")
     assert materialised.stdout == "".join(
         f"{view}: 1 of 1 keys written up to 2026-01-06T00:00:00+00:00, from version 0 (first run)\n" for view in views
     )
-    again = moonlake("features", "materialize", *views, "--end", "2026-01-06T00:00:00Z")
+    again = moonlake("feature", "materialize", *views, "--end", "2026-01-06T00:00:00Z")
     assert "product_profile_v1: 0 of 0 keys written" in again.stdout
     assert "(changed keys)" in again.stdout
-    online = json.loads(moonlake("features", "online", "user_id=u", "product_id=p").stdout)
+    online = json.loads(moonlake("feature", "online", "user_id=u", "product_id=p").stdout)
     assert (online["segment"], online["price_cents"], online["user_clicks_7d"]) == ("loyal", 900, None)
 
 
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["features", "online", "user_id=u"], "is read by the join keys ['product_id', 'user_id'], found ['user_id']"),
-        (["features", "online", "user_id", "product_id=p"], "write user_id=VALUE"),
-        (["features", "materialize", "stats"], "no feature views ['stats']"),
+        (["feature", "online", "user_id=u"], "is read by the join keys ['product_id', 'user_id'], found ['user_id']"),
+        (["feature", "online", "user_id", "product_id=p"], "write user_id=VALUE"),
+        (["feature", "materialize", "stats"], "no feature views ['stats']"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_1(
     moonlake: Callable[..., Result], command: list[str], message: str
 ) -> None:
-    moonlake("features", "apply")
+    moonlake("feature", "apply")
     result = moonlake(*command)
     assert result.exit_code == 1
     assert result.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""`moonlake features`: register feature definitions, fill and read the online store."""
+"""`moonlake feature`: register feature definitions, fill and read the online store."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from moonlake.errors import InputError
 from moonlake.settings import Settings
 from moonlake.timestamps import parse_moment
 
-features_app = typer.Typer(no_args_is_help=True, help="Feature definitions and the online store.")
+feature_app = typer.Typer(no_args_is_help=True, help="Feature definitions and the online store.")
 
 CTR_SERVICE = "ctr_ranking_v1"
 
 
-@features_app.command()
+@feature_app.command()
 def apply() -> None:
     """Register the definitions of feature_repo/, as `feast -c feature_repo apply` does."""
     from moonlake.feast_delta import store
@@ -28,7 +28,7 @@ def apply() -> None:
         typer.echo(f"{service.name}: {views}")
 
 
-@features_app.command()
+@feature_app.command()
 def materialize(
     views: Annotated[list[str] | None, typer.Argument(help="Feature views; default: all.")] = None,
     end: Annotated[str | None, typer.Option(help="Serve facts up to this moment; default: now.")] = None,
@@ -41,11 +41,11 @@ def materialize(
         typer.echo(str(served))
 
 
-@features_app.command()
+@feature_app.command()
 def online(
     entities: Annotated[list[str], typer.Argument(help="Join keys, such as user_id=u1 product_id=p1.")],
     service: Annotated[str, typer.Option(help="Feature service.")] = CTR_SERVICE,
-    log: Annotated[bool, typer.Option("--log", help="Keep the request, for `moonlake consistency`.")] = False,
+    log: Annotated[bool, typer.Option("--log", help="Keep the request, for `moonlake check consistency`.")] = False,
 ) -> None:
     """Read the online features of one combination of join keys, as JSON."""
     from moonlake.feast_delta.serving_logs.request_log import RequestLog, log_of_service

@@ -1,4 +1,4 @@
-"""`moonlake exchange-rate` on a small shop of three spaces, each nearer to the truth, without Spark or Feast."""
+"""`moonlake evaluate exchange-rate` on a small shop of three spaces, each nearer to the truth, without Spark."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import typer
 from typer.testing import CliRunner
 
 from cli.evaluate_ctr import evaluate_ctr
-from cli.exchange_rate import exchange_rate
+from cli.evaluate_exchange_rate import exchange_rate
 from cli.train_ctr import train_ctr
 from moonlake.embeddings import releases, spaces
 from moonlake.embeddings.contents import content_of

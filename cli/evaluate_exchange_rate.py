@@ -1,4 +1,4 @@
-"""`moonlake exchange-rate`: what a gain in an intermediate metric of the encoder buys in CTR."""
+"""`moonlake evaluate exchange-rate`: what a gain in an intermediate metric of the encoder buys in CTR."""
 
 from __future__ import annotations
 

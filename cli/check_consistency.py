@@ -1,4 +1,4 @@
-"""`moonlake consistency`: logged online requests, replayed offline."""
+"""`moonlake check consistency`: logged online requests, replayed offline."""
 
 from __future__ import annotations
 
