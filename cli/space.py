@@ -100,7 +100,7 @@ def _used(lake: Lake) -> dict[str, list[str]]:
 
 def _plain(space: Space) -> dict[str, Any]:
     """A space as plain values."""
-    values = asdict(space)
+    values = asdict(space) | {"aliases": list(space.aliases)}
     return values | {name: str(values[name]) for name in ("trained_until", "event_timestamp") if values[name]}
 
 

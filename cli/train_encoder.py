@@ -5,20 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from moonlake.errors import InputError
-from moonlake.lake.lake import Lake
 from moonlake.settings import Settings
 from moonlake.timestamps import parse_moment
-
-if TYPE_CHECKING:
-    from models.artifacts import Artifact
-    from models.training.captioning import PretrainingConfig
-    from models.training.contrastive import TrainingConfig
-    from models.training.loop import Run
+from workflows.train_encoder import TrainedEncoder, encoder_folder, read_stage_config
+from workflows.train_encoder import train_encoder as train
 
 
 class Attention(StrEnum):
@@ -65,7 +60,6 @@ def train_encoder(
     A run that was killed goes on by the same command. Under `torchrun --nproc-per-node N -m cli.app train encoder ...`
     every process computes its part of each batch.
     """
-    from models.training.distributed import is_first, joined
     from models.training.loop import Run
 
     settings = Settings.from_environment()
@@ -73,104 +67,28 @@ def train_encoder(
     described = {"backbone": backbone, **_size(image_size), "attention": attention.value if attention else None}
     if pairs is not None:
         given["pairs"] = pairs.value
-    stage_config = _config(stage, config, given, described)
+    stage_config = read_stage_config(stage, config, given, described)
     run = Run(folder=settings.artifacts / "runs" / name, fresh=fresh, checkpoint_steps=checkpoint_steps)
-    start = _artifact(settings, parent) if parent else None
+    start = encoder_folder(settings, parent) if parent else None
     if start is not None and any(value is not None for value in described.values()):
         raise InputError(f"--from {parent} takes its encoder over: leave out --backbone, --image-size and --attention")
-    with joined():
-        artifact = _train(settings, name, stage, stage_config, run, before=parse_moment(before), parent=start)
-        if is_first():
-            _report(settings, name, stage, artifact)
+    moments = {"before": parse_moment(before), "written_at": datetime.now(UTC)}
+    trained = train(settings, name, stage_config, parent=start, run=run, **moments)
+    if trained is not None:
+        _echo(trained)
 
 
-def _train(
-    settings: Settings,
-    name: str,
-    stage: int,
-    config: PretrainingConfig | TrainingConfig,
-    run: Run,
-    *,
-    before: datetime,
-    parent: Path | None,
-) -> Artifact:
-    from contextlib import nullcontext
-    from dataclasses import replace
-
-    from models.training.captioning import PretrainingConfig, pretrain_encoder
-    from models.training.contrastive import train_encoder as train
-    from models.training.distributed import is_first
-    from models.training.progress import shown
-
-    lake, folder = Lake(settings), settings.artifacts / f"encoder-{name}"
-    unit = "pairs" if stage else "products"
-    progress = shown(f"stage {stage} of {name}", config.steps, unit) if is_first() else nullcontext(None)
-    with progress as report:
-        watched = replace(run, report=report)
-        if isinstance(config, PretrainingConfig):
-            return pretrain_encoder(lake, config, folder, before=before, parent=parent, run=watched)
-        return train(lake, config, folder, before=before, parent=parent, run=watched)
-
-
-def _report(settings: Settings, name: str, stage: int, artifact: Artifact) -> None:
-    """Say what came out; register the space of an encoder whose vectors are to be compared."""
-    from models.encoder.config import read_encoder_artifact
-    from moonlake.embeddings.spaces import register
-
-    folder = settings.artifacts / f"encoder-{name}"
-    if stage == 0:
-        typer.echo(f"stage 0 of {name}: artifact {folder}, trained until {artifact.trained_until}")
+def _echo(trained: TrainedEncoder) -> None:
+    """The artifact or the space that came out, and the command to go on with."""
+    name, folder, until = trained.name, trained.folder, trained.artifact.trained_until
+    if trained.space is None:
+        typer.echo(f"stage 0 of {name}: artifact {folder}, trained until {until}")
         typer.echo(f"next: moonlake train encoder NAME --stage 1 --from {name} --before T1")
         return
-    space = register(
-        Lake(settings),
-        read_encoder_artifact(folder).space,
-        name=name,
-        artifact=str(folder.absolute()),
-        trained_until=artifact.trained_until,
-        metrics=artifact.metrics,
-        written_at=datetime.now(UTC),
-    )
-    typer.echo(f"{space}: artifact {folder}, trained until {artifact.trained_until}")
+    typer.echo(f"{trained.space}: artifact {folder}, trained until {until}")
+    if trained.is_known_space:
+        typer.echo(f"NOTE: the same weights are the space {trained.space.name} already; {name} is a further name of it")
     typer.echo(f"next: moonlake job embed_contents --space {name}")
-
-
-def _config(
-    stage: int, file: Path | None, given: dict[str, Any], encoder: dict[str, Any]
-) -> PretrainingConfig | TrainingConfig:
-    """The stage's configuration: its defaults, over them the file, over them the options."""
-    import tomllib
-
-    from models.training.captioning import PretrainingConfig
-    from models.training.contrastive import TrainingConfig
-    from models.training.stages import stage_config
-
-    values: dict[str, Any] = {}
-    if file is not None:
-        try:
-            values = tomllib.loads(file.read_text())
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise InputError(f"--config {file}: {error}") from None
-    values |= {key: value for key, value in given.items() if value is not None}
-    named = {key: value for key, value in encoder.items() if value is not None}
-    if named:
-        values["encoder"] = {**values.get("encoder", {}), **named}
-    where = str(file or "options")
-    if stage == 0:
-        return stage_config(PretrainingConfig, values, where=where)
-    if values.setdefault("stage", stage) != stage:
-        raise InputError(f"{where}: stage {values['stage']}, but --stage {stage}")
-    return stage_config(TrainingConfig, values, where=where)
-
-
-def _artifact(settings: Settings, name: str) -> Path:
-    """The artifact's folder of a path, of a name under which one was trained, or of a space."""
-    from moonlake.embeddings.releases import find
-
-    for folder in (Path(name), settings.artifacts / f"encoder-{name}"):
-        if (folder / "encoder.json").is_file():
-            return folder
-    return Path(find(Lake(settings), name).artifact)
 
 
 def _size(text: str | None) -> dict[str, int | None]:

@@ -35,7 +35,7 @@ def find(lake: Lake, name_or_id: str) -> Space:
     if name_or_id == LIVE:
         return live(lake)
     known = spaces(lake)
-    exact = [space for space in known if name_or_id in (space.name, space.space_id)]
+    exact = [space for space in known if name_or_id in (*space.names, space.space_id)]
     matches = exact or [space for space in known if name_or_id and space.space_id.startswith(name_or_id)]
     if len(matches) == 1:
         return matches[0]

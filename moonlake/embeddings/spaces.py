@@ -76,7 +76,12 @@ class SpaceDefinition:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """One embedding space as it stands now."""
+    """One embedding space as it stands now.
+
+    Attributes:
+        name: the name under which it was registered first.
+        aliases: names that were asked for later, for the same weights; it is found by any of its names.
+    """
 
     space_id: str
     name: str
@@ -87,14 +92,21 @@ class Space:
     coverage: float
     metrics: Mapping[str, float]
     event_timestamp: datetime
+    aliases: tuple[str, ...] = ()
 
     @property
     def dimension(self) -> int:
         """Length of a vector."""
         return self.definition.dimension
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that it was ever given, the first one first."""
+        return self.name, *self.aliases
+
     def __str__(self) -> str:
-        return f"{self.name} ({self.space_id[:12]}, {self.status})"
+        also = f", also called {', '.join(self.aliases)}" if self.aliases else ""
+        return f"{self.name} ({self.space_id[:12]}, {self.status}{also})"
 
 
 def require_same(expected: str, found: str, *, what: str) -> None:
@@ -115,23 +127,30 @@ def register(
     coverage: float = 0.0,
     written_at: datetime,
 ) -> Space:
-    """The space, entered in the lake's books; one that stands there already is returned as it is.
+    """The space, entered in the lake; one that stands there already is returned, with the name as one of its names.
 
     Raises:
         InputError: the name belongs to another space.
     """
-    known = spaces(lake)
-    for space in known:
-        if space.space_id == definition.space_id:
-            return space
-        if space.name == name:
+    known = {space.space_id: space for space in spaces(lake)}
+    for space in known.values():
+        if name in space.names and space.space_id != definition.space_id:
             raise InputError(f"the name {name} belongs to the embedding space {space}: choose another")
+    if (space := known.get(definition.space_id)) is not None:
+        return space if name in space.names else _also_called(lake, space, name, written_at)
     if status not in NEXT_STATUSES:
         raise InputError(f"unknown status {status}; an embedding space is {', '.join(NEXT_STATUSES)}")
     space = Space(
         definition.space_id, name, status, definition, artifact, trained_until, coverage, dict(metrics), written_at
     )
     return _enter(lake, space, written_at)
+
+
+def _also_called(lake: Lake, space: Space, name: str, written_at: datetime) -> Space:
+    """The space with one more name: a row of its own that repeats the space's state."""
+    moment = _after(space.event_timestamp, written_at)
+    _enter(lake, replace(space, name=name, event_timestamp=moment), written_at)
+    return replace(space, aliases=(*space.aliases, name), event_timestamp=moment)
 
 
 def set_status(
@@ -179,7 +198,12 @@ def _with_id(lake: Lake, space_id: str) -> Space:
 def spaces(lake: Lake) -> list[Space]:
     """Every space as it stands now, in the order in which they were registered."""
     rows = lake.read("embedding_spaces").sort_by([("event_timestamp", "ascending"), ("created_at", "ascending")])
-    return list({row["space_id"]: _space(row) for row in rows.to_pylist()}.values())
+    names: dict[str, dict[str, None]] = {}
+    latest: dict[str, Mapping[str, Any]] = {}
+    for row in rows.to_pylist():
+        names.setdefault(row["space_id"], {})[row["name"]] = None
+        latest[row["space_id"]] = row
+    return [_space(row, *names[space_id]) for space_id, row in latest.items()]
 
 
 def _after(earlier: datetime, written_at: datetime) -> datetime:
@@ -206,10 +230,10 @@ def _enter(lake: Lake, space: Space, written_at: datetime) -> Space:
     return space
 
 
-def _space(row: Mapping[str, Any]) -> Space:
+def _space(row: Mapping[str, Any], name: str, *aliases: str) -> Space:
     return Space(
         row["space_id"],
-        row["name"],
+        name,
         row["status"],
         SpaceDefinition.from_json(row["definition"]),
         row["artifact"],
@@ -217,4 +241,5 @@ def _space(row: Mapping[str, Any]) -> Space:
         row["coverage"],
         json.loads(row["metrics"]),
         row["event_timestamp"],
+        aliases,
     )

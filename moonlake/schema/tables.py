@@ -437,13 +437,13 @@ EMBEDDINGS = Table(
 
 EMBEDDING_SPACES = Table(
     name="embedding_spaces",
-    grain="One row per embedding space and change of its status.",
+    grain="One row per embedding space and change of its status or further name.",
     key=("space_id",),
     writer="moonlake.embeddings.spaces",
     writing="append",
     columns=(
         SPACE_ID,
-        _id("name", "short name for people"),
+        _id("name", "short name for people; a space is found by each name that a row of it holds"),
         Column("status", "string", "where the space is in its life", values=SPACE_STATUSES),
         Column("dimension", "int32", "length of a vector", minimum=2, maximum=8_192),
         Column("storage_type", "string", "type that vectors are rounded to", values=("float16", "float32")),

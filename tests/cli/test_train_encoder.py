@@ -1,45 +1,52 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from cli.train_encoder import _config, _size
-from models.training.captioning import PretrainingConfig
-from models.training.contrastive import TrainingConfig
+from cli.app import app
+from cli.train_encoder import _size
 from moonlake.errors import InputError
 
-NOTHING: dict[str, Any] = {}
+TINY = """
+steps = 0
+[encoder]
+image_height = 32
+image_width = 32
+dimension = 16
+[encoder.tiny]
+tower = "resnet10t"
+tower_weights = "random"
+vocabulary = 300
+hidden = 32
+layers = 1
+heads = 2
+"""
 
 
-def test_options_stand_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
-    file = tmp_path / "stage.toml"
-    file.write_text(
-        'steps = 7\nbatch_size = 9\nprefixes = [8, 16]\n[encoder]\nimage_height = 32\nattention = "causal"\n'
-    )
-    config = _config(2, file, {"steps": 3, "seed": None}, {"image_height": None, "image_width": 48})
-    assert isinstance(config, TrainingConfig)
-    assert (config.stage, config.steps, config.batch_size, config.seed, config.prefixes) == (2, 3, 9, 0, (8, 16))
-    assert (config.encoder.image_size, config.encoder.attention) == ((32, 48), "causal")
-    assert _config(0, None, {"steps": 3}, NOTHING) == PretrainingConfig(steps=3)
+def test_a_name_for_weights_that_are_a_space_already_works_and_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOONLAKE_HOME", str(tmp_path))
+    file = tmp_path / "tiny.toml"
+    file.write_text(TINY)
 
+    def run(*words: str) -> str:
+        done = CliRunner().invoke(app, list(words), catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.stdout
 
-def test_a_file_that_does_not_fit_the_stage_is_refused_by_name(tmp_path: Path) -> None:
-    file = tmp_path / "stage.toml"
-    cases = [
-        (0, "queue = 4", r"stage.toml: unknown keys queue; PretrainingConfig has"),
-        (1, "stage = 2", r"stage.toml: stage 2, but --stage 1"),
-        (1, "steps = ", r"--config .*stage.toml: "),
-        (1, "queue = 4.5", r"queue is 4.5, expected int, such as 0"),
-        (1, "[encoder.tiny]\nhiden = 4", r"encoder: tiny: unknown keys hiden"),
+    printed = [
+        run("train", "encoder", name, "--before", "2026-01-01T00:00Z", "--config", str(file))
+        for name in ("demo", "next")
     ]
-    for stage, text, message in cases:
-        file.write_text(text)
-        with pytest.raises(InputError, match=message):
-            _config(stage, file, NOTHING, NOTHING)
-    with pytest.raises(InputError, match=r"absent.toml: .*No such file"):
-        _config(1, tmp_path / "absent.toml", NOTHING, NOTHING)
+    assert "NOTE" not in printed[0]
+    assert "NOTE: the same weights are the space demo already; next is a further name of it" in printed[1]
+    assert "also called next" in printed[1]
+    shown = run("spaces", "show", "next")
+    assert "name: demo" in shown
+    assert "aliases: next" in shown
 
 
 def test_an_image_size_is_two_numbers() -> None:

@@ -96,6 +96,22 @@ def test_registering_twice_commits_once_and_a_taken_name_is_refused(lake: Lake, 
         enter(lake, written_at, OTHER, "first")
 
 
+def test_the_same_weights_under_another_name_are_one_space_with_both_names(lake: Lake, written_at: datetime) -> None:
+    space_id = complete(lake, written_at)
+    again = enter(lake, written_at, name="next")
+    assert (again.space_id, again.name, again.aliases, again.status) == (space_id, "first", ("next",), "candidate")
+    version = lake.version("embedding_spaces")
+    assert enter(lake, written_at, name="next") == enter(lake, written_at) == again
+    assert lake.version("embedding_spaces") == version, "a name that it has is not given again"
+    releases.release(lake, "similar_products", "next", written_at=written_at)
+    for asked in ("first", "next", space_id):
+        found = releases.find(lake, asked)
+        assert (found.names, found.status, found.coverage) == (("first", "next"), "live", 1.0)
+    assert str(found) == f"first ({space_id[:12]}, live, also called next)"
+    with pytest.raises(InputError, match="the name next belongs to the embedding space first"):
+        enter(lake, written_at, OTHER, "next")
+
+
 def test_status_goes_forward_only_and_a_candidate_is_complete(lake: Lake, written_at: datetime) -> None:
     space = enter(lake, written_at)
     with pytest.raises(ContractError, match="expected to become candidate, retired, not live"):
