@@ -136,8 +136,8 @@ def register(
     for space in known.values():
         if name in space.names and space.space_id != definition.space_id:
             raise InputError(f"the name {name} belongs to the embedding space {space}: choose another")
-    if (space := known.get(definition.space_id)) is not None:
-        return space if name in space.names else _also_called(lake, space, name, written_at)
+    if (found := known.get(definition.space_id)) is not None:
+        return found if name in found.names else _also_called(lake, found, name, written_at)
     if status not in NEXT_STATUSES:
         raise InputError(f"unknown status {status}; an embedding space is {', '.join(NEXT_STATUSES)}")
     space = Space(
