@@ -21,7 +21,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """What an artifact's JSON file says.
+    """The contents of an artifact's JSON file.
 
     Attributes:
         kind: "encoder" or "ctr"; the file is called `<kind>.json`.

@@ -37,7 +37,7 @@ Features: TypeAlias = Mapping[Key, ImageFeatures | None]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an embedder holds at a time, whatever it is asked to embed.
+    """Limits on what an embedder holds in memory at a time.
 
     Attributes:
         rows: rows of a block, of which the prompts are sorted by length.
@@ -108,7 +108,7 @@ class Embedder:
 
     @property
     def artifact(self) -> Artifact:
-        """What the artifact's JSON file says. Raises InputError for an encoder that was never saved."""
+        """The contents of the artifact's JSON file. Raises InputError for an encoder that was never saved."""
         return self._require_artifact().artifact
 
     @property

@@ -31,7 +31,7 @@ class MissingDependency(MoonlakeError):
 
 
 class InputError(MoonlakeError):
-    """What a user handed in cannot be read: path, file, format, column."""
+    """A user's input cannot be read: path, file, format, column."""
 
 
 class ContractError(MoonlakeError):

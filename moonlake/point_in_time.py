@@ -240,7 +240,7 @@ def _written(slices: Slices, log_written: IntArray, until: IntArray) -> tuple[In
 
 @dataclass(frozen=True, slots=True)
 class _Packing:
-    """How a key and a time become one integer that sorts as the pair of them does.
+    """A packing of key and time into one integer that sorts as the pair does.
 
     Attributes:
         earliest: time that is packed as 1; what lies before all times is packed as 0.

@@ -69,7 +69,7 @@ def fit_calibrator(kind: Calibration, clicked: NDArray[np.float32], scores: Floa
 
 
 def require_enough(kind: Calibration, clicked: NDArray[np.float32]) -> None:
-    """Nothing, if a map of that kind can be fitted to clicks [n]. Raises InputError, with what is there, if not."""
+    """Raise InputError, with the counts, unless a map of that kind can be fitted to clicks [n]."""
     clicks = int(clicked.sum(dtype=np.float64))
     fewest, needed = min(clicks, len(clicked) - clicks), CLICKS_NEEDED.get(kind, 0)
     if fewest < needed:
@@ -117,7 +117,7 @@ def write_calibrator(calibrator: Calibrator, folder: Path) -> None:
 
 
 def read_calibrator(kind: Calibration, folder: Path) -> Calibrator | None:
-    """What `write_calibrator` wrote; None for "none"."""
+    """The calibrator that `write_calibrator` wrote; None for "none"."""
     if kind == "none":
         return None
     values = json.loads((folder / FILE).read_text())

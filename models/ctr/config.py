@@ -1,4 +1,4 @@
-"""What a click model is told: which of the models, what enters it, and how it learns."""
+"""Configuration of a click model: its kind, its inputs, and its training."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ Ints = NDArray[Any]
 
 
 class Summary(NamedTuple):
-    """What the cosines of each row's known behaviours say together; zeros in a row without any, or without a target."""
+    """A summary of the cosines of each row's known behaviours; zeros in a row without any, or without a target."""
 
     histogram: Tensor  # float32 [B, bins], the share of them by cosine, in equal bins over [-1, 1] (SimTier)
     largest: Tensor  # float32 [B]
@@ -186,7 +186,7 @@ def pool(weights: Tensor, values: Tensor) -> Tensor:
 
 
 def summary(cosines: Tensor, known: Tensor, target_known: Tensor, bins: int = HISTOGRAM_BINS) -> Summary:
-    """What the cosines of the known behaviours of each row say together.
+    """A summary of the cosines of each row's known behaviours.
 
     Args: cosines: float32 [B, L].   known: bool [B, L].   target_known: bool [B].
     """

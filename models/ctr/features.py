@@ -169,7 +169,7 @@ class FeatureEncoder:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """How many numbers each id feature uses."""
+        """The number of distinct codes of each id feature."""
         known = {**self.vocabularies, **self.hashed}
         return tuple(FIRST_ID + len(known[name]) for name in self.id_features)
 

@@ -45,7 +45,7 @@ def descend(
     identity: Identity,
     after_batch: AfterBatch,
 ) -> dict[str, float]:
-    """How it went to train a network in place on the rows where `fitted` [n] is true, until the other rows stop it.
+    """Figures of training a network in place on the rows where `fitted` [n] is true, until the other rows stop it.
 
     The network is left at the epoch of its least validation loss.
 

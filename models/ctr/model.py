@@ -30,7 +30,7 @@ LINEAGE = "lineage.json"
 
 @dataclass(frozen=True)
 class Lineage:
-    """What a model was made from.
+    """The inputs that a model was made from.
 
     Attributes:
         space_id: the space that the model reads; None if it reads none. A control reads a space of its own.
@@ -86,7 +86,7 @@ class CtrModel:
         return found if self.calibrator is None else self.calibrator(found)
 
     def require_snapshot(self, snapshot: Snapshot | None) -> None:
-        """Nothing, if the snapshot is the one that the model reads. Raises SpaceMismatch, naming both, if not."""
+        """Raise SpaceMismatch, which names both, unless the snapshot is of the space that the model reads."""
         reader = f"CTR model {self.model_id or '(not saved yet)'}"
         if snapshot is not None:
             snapshot.require_space(self.space_id, reader)
@@ -126,7 +126,7 @@ class CtrModel:
 
 
 def _lineage(file: Path) -> Lineage:
-    """What an artifact says of itself; one from before there were several controls has a `shuffle_seed`."""
+    """The lineage in an artifact's file; one from before there were several controls has a `shuffle_seed`."""
     document: dict[str, Any] = json.loads(file.read_text())
     start, end = (datetime.fromisoformat(edge) for edge in document["window"])
     control, seed = document.pop("control", None), document.pop("shuffle_seed", None)
@@ -137,5 +137,5 @@ def _lineage(file: Path) -> Lineage:
 
 
 def tree_columns(features: FeatureEncoder, config: CtrConfig, content: bool) -> TreeColumns:
-    """What the trees of a configuration see of rows that `features` encodes, with or without similarities."""
+    """The columns that a configuration's trees read of rows encoded by `features`, with or without similarities."""
     return TreeColumns.of(features, config.trees, config.behavior_length, content=content)

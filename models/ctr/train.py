@@ -164,7 +164,7 @@ def evaluate(scored: pa.Table, segment: Booleans | None = None) -> ClickMetrics:
 
 
 def gain(scored: pa.Table, baseline: pa.Table, metric: Metric = "auc") -> Interval:
-    """How much one model exceeds another in a metric, with its bootstrap interval over users.
+    """The gain of one model over another in a metric, with its bootstrap interval over users.
 
     Args: scored, baseline: what `score` returned for the two models, on the same rows.
     """
@@ -176,7 +176,7 @@ def gain(scored: pa.Table, baseline: pa.Table, metric: Metric = "auc") -> Interv
 
 
 def gain_over(baseline: CtrModel, name: str, gains: Mapping[Metric, Estimate], impressions: int) -> dict[str, Any]:
-    """What a model gains over another one, with which that is, as plain values to be recorded.
+    """The gains of a model over a baseline, with the baseline's name and ids, as plain values to record.
 
     Args:
         name: of the baseline.   gains: by metric.

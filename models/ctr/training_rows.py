@@ -1,4 +1,4 @@
-"""What a click model learns from: the rows of a window, encoded, and what has to be said about them."""
+"""Training rows of a click model: the rows of a window, encoded, and the labels that must stand beside its figures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENOUGH_CLICKS = 50
 
 
 class TrainingRows(NamedTuple):
-    """What every model learns from: n encoded rows, and what is unusual about them.
+    """Training rows of every kind of model: n encoded rows, and labels for what is unusual about them.
 
     Attributes:
         clicked: float32 [n].
@@ -90,7 +90,7 @@ def _protocol_labels(snapshot: Snapshot | None, times: pa.ChunkedArray, allow_se
 
 
 def _few_clicks(clicked: NDArray[np.float32], config: CtrConfig, window: tuple[datetime, datetime]) -> tuple[str, ...]:
-    """What to say of the clicks [n] of the validation part. Raises InputError where they cannot tell when to stop."""
+    """Labels for too few clicks [n] in the validation part. Raises InputError where they cannot tell when to stop."""
     clicks = int(clicked.sum(dtype=np.float64))
     if clicks in (0, len(clicked)):
         raise InputError(

@@ -34,7 +34,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class TreesConfig:
-    """How the trees are grown; names and meanings are XGBoost's where it has them.
+    """Configuration of the trees; names and meanings are XGBoost's where it has them.
 
     Attributes:
         left_out: id features that no tree splits by: each of their ids would be a category of its own.
@@ -63,7 +63,7 @@ class TreesConfig:
 
 @dataclass(frozen=True)
 class TreeColumns:
-    """What the trees see of encoded rows.
+    """The columns of encoded rows that the trees read.
 
     Attributes:
         categorical: place of each categorical feature among the encoded ids, by name.

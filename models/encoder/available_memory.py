@@ -1,4 +1,4 @@
-"""How much memory is free: of a GPU, of the machine, of the container."""
+"""Free memory: of a GPU, of the machine, of the container."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def available_bytes(device: torch.device | None = None) -> int:
 
 
 def _left_in_container() -> int:
-    """What control groups (version 2) leave; files that are only cached do not count as used."""
+    """Bytes that control groups (version 2) leave; files that are only cached do not count as used."""
     group = Path("/sys/fs/cgroup")
     limit, used, detail = group / "memory.max", group / "memory.current", group / "memory.stat"
     if not (limit.is_file() and used.is_file() and detail.is_file()) or limit.read_text().strip() == "max":

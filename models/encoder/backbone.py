@@ -40,7 +40,7 @@ PATCH_GRID_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 @dataclass(frozen=True, slots=True)
 class ImageFeatures:
-    """What the tower and the projector make of images: all that a language model reads of them.
+    """The output of tower and projector for images: all that a language model reads of them.
 
     Attributes:
         tokens: float [N, places, hidden].

@@ -1,4 +1,4 @@
-"""What an encoder is, and the embedding space that follows from it. Read without loading torch."""
+"""Configuration of an encoder, and the embedding space that follows from it. Read without loading torch."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class LoraConfig:
 
 @dataclass(frozen=True, slots=True)
 class EncoderConfig:
-    """What an encoder is.
+    """Configuration of an encoder.
 
     Attributes:
         architecture: "generative" reads images and text in one prompt; "dual_flow" is the baseline of two towers, of

@@ -63,7 +63,7 @@ class Encoder(nn.Module):
         return F.normalize(self.head(self._pool(states, batch.attention_mask)).float(), dim=-1)
 
     def image_features(self, images: Tensor) -> ImageFeatures:
-        """What the encoder reads of images, whatever prompt they stand in, of float [N, 3, H, W] in [0, 1]."""
+        """Features of images, float [N, 3, H, W] in [0, 1], that hold for every prompt they stand in."""
         return self.backbone.image_features(images)
 
     def batch(self, texts: Sequence[str | None], images: Sequence[NDArray[np.uint8]]) -> Batch:

@@ -19,7 +19,7 @@ def computing_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 def cpu_flags() -> frozenset[str]:
-    """What the processor can do, as Linux names it; nothing on another system, where float32 is right everywhere."""
+    """The processor's flags, as Linux names them; none on another system, where float32 is right everywhere."""
     path = Path("/proc/cpuinfo")
     if not path.is_file():
         return frozenset()

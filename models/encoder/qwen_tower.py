@@ -41,7 +41,7 @@ def flatten_patches(pixels: Tensor, patch: int, merge: int, frames: int) -> Tens
 
 
 def positions(tower: Any, grid: Tensor) -> dict[str, Tensor]:
-    """What a tower would work out for each image by itself, from the first one's: arguments of `get_image_features`.
+    """Arguments of `get_image_features` that a tower would compute image by image, made from the first image's.
 
     Args: grid: int64 [N, 3], (1, h, w) in patches, N times the same.
     """

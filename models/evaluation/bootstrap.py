@@ -76,7 +76,7 @@ def ratios(numerators: Doubles, denominators: Doubles, clusters: NDArray[Any], *
 
 
 def drawn_times(clusters: int, *, draws: int = DRAWS, seed: int = 0) -> Iterator[Doubles]:
-    """How often each cluster is taken: blocks of float64 [some draws, clusters], `draws` rows in all.
+    """Counts of each cluster in each draw: blocks of float64 [some draws, clusters], `draws` rows in all.
 
     A draw takes as many clusters as there are, with replacement. The same seed gives the same draws to everything.
     """

@@ -1,4 +1,4 @@
-"""How far predicted click probabilities are from the clicks that came: by bins of score, and in one figure.
+"""Calibration error: predicted click probabilities beside observed clicks, by bins of score and in one figure.
 
 Bins are of equal mass: their edges are the quantiles of the scores, so that each holds the same share of the
 impressions. Bins of equal width would leave nearly all impressions in the first one, for most click probabilities are
@@ -19,7 +19,7 @@ BINS = 20
 
 
 class Reliability(NamedTuple):
-    """What was predicted and what came in each bin that holds something, lowest scores first.
+    """Predicted and observed clicks of each bin that is not empty, lowest scores first.
 
     Attributes:
         impressions: int64 [B].

@@ -1,4 +1,4 @@
-"""What a click model is worth: AUC, GAUC, log loss, calibration, and whether two models differ.
+"""Metrics of click models: AUC, GAUC, log loss, calibration, and whether two models differ.
 
 Pure functions over parallel arrays, one element an impression. A metric that is undefined (one class only, no click) is
 NaN, never a made-up number. Each is tested against a slow twin or scikit-learn.
@@ -181,7 +181,7 @@ def paired_bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """How much `scores` exceed `baseline` in a metric, with a percentile interval over resampled users.
+    """The gain of `scores` over `baseline` in a metric, with a percentile interval over resampled users.
 
     A draw in which the metric is undefined is left out.
     """
@@ -202,7 +202,7 @@ def gain_over_runs(
     metric: Metric = "auc",
     seed: int = 0,
 ) -> Estimate:
-    """How much the runs of one model exceed those of another on average, its interval over runs and users.
+    """The mean gain of one model's runs over another's, with its interval over runs and users.
 
     Args: scores, baselines: [S, n], run by run; run s of one is compared with run s of the other.
     """

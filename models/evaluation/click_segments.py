@@ -35,7 +35,7 @@ DAY_US = 86_400_000_000
 
 
 class ClickFacts(NamedTuple):
-    """What is known of n impressions.
+    """Facts about n impressions, by which they are divided into segments.
 
     Attributes:
         age_days: float64 [n], since the product was first on sale; NaN where the lake does not know the product.
@@ -59,7 +59,7 @@ class ClickSegment(NamedTuple):
 
 
 class SegmentGain(NamedTuple):
-    """How much one model exceeds another on a segment."""
+    """The gain of one model over another on a segment."""
 
     division: str
     part: str
@@ -120,7 +120,7 @@ def gains_by_segment(
     metric: Metric = "auc",
     seed: int = 0,
 ) -> list[SegmentGain]:
-    """How much one model exceeds another on each segment that is large enough, over runs and the segment's users.
+    """The gain of one model over another on each segment that is large enough, over runs and the segment's users.
 
     Args: scores, baselines: [S, n], run by run, as in `models.evaluation.click_metrics.gain_over_runs`.
     """

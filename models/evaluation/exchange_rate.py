@@ -94,7 +94,7 @@ class Exchange(NamedTuple):
 
 
 class Predictor(NamedTuple):
-    """How an intermediate metric goes with AUC (or GAUC) across all spaces.
+    """The relation of an intermediate metric to AUC (or GAUC) across all spaces.
 
     Attributes:
         slope: least squares, AUC for each STEP, without the attenuation by the metric's own noise; None where blank.
@@ -114,7 +114,7 @@ class Predictor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ExchangeRates:
-    """What the comparison found; predictors best first, and what may be said of it in words."""
+    """The result of a comparison: predictors, best first, and its conclusions in words."""
 
     target: Target
     spaces: list[Measured]
@@ -145,7 +145,7 @@ def retrieval_candidates(trials: Trials, places: NDArray[np.int64]) -> list[Cand
 
 
 def require_held_fixed(models: Mapping[str, Mapping[str, Any]]) -> None:
-    """Nothing, if all CTR models are one but for seed and space. Raises InputError, naming two that differ and in what.
+    """Raise InputError, which names two that differ, unless all CTR models are the same but for seed and space.
 
     Args: models: by name, everything that decides what a model is, seed and space left out.
     """
@@ -167,7 +167,7 @@ def exchange_rates(
     target: Target = "auc",
     seed: int = 0,
 ) -> ExchangeRates:
-    """How intermediate metrics and AUC (or GAUC) move together over spaces, oldest first.
+    """The exchange rates of intermediate metrics and AUC (or GAUC) over spaces, oldest first.
 
     Raises: InputError: fewer than two spaces, one named twice, or impressions of one class only.
     """
@@ -249,7 +249,7 @@ def _predictors(spaces: Sequence[str], drawn: Mapping[str, Doubles], gains: Doub
 
 
 def _verdict(target: Target, spaces: Sequence[Measured], predictors: Sequence[Predictor]) -> list[str]:
-    """What may be said in words, and what not."""
+    """The conclusions of a comparison in words, with what cannot be concluded."""
     name, found = target.upper(), []
     if not predictors:
         found.append(f"{len(spaces)} spaces: pairs only; a slope and a rank correlation need {FEWEST_SPACES} or more")

@@ -1,4 +1,4 @@
-"""How vectors lie in their space: norm, uniformity, alignment, duplicates, and how many directions they use."""
+"""Geometry of vectors in their space: norm, uniformity, alignment, duplicates, and the number of directions in use."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class JudgedQuery(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class JudgedQueries:
-    """What is measured on.
+    """The queries, judgments and products of a measurement.
 
     Attributes:
         queries: those with a relevant product in the pool.
@@ -78,7 +78,7 @@ class Figure(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class JudgedFigures:
-    """What was measured.
+    """The figures of a measurement on judged queries.
 
     Attributes:
         differences: of paired queries; their interval says whether the first is better.

@@ -1,4 +1,4 @@
-"""What an encoder is measured on: what a user had in hand, and the product that was bought after it.
+"""Purchase trials, on which encoders are measured: a user's query, and the product that was bought after it.
 
 Read once from the lake and used for many encoders: nothing here depends on vectors.
 """

@@ -1,4 +1,4 @@
-"""How well vectors retrieve what was bought: hit rate and precision over the whole pool, in all and by segment.
+"""Recall of purchases by vectors: hit rate and precision over the whole pool, in all and by segment.
 
 `measure` is a pure function of trials and vectors: trials are read once and serve many encoders.
 """
@@ -40,7 +40,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """What vectors find of a task.
+    """Recall figures of one task.
 
     Attributes:
         hit_rates: share of purchases with the product among the first k of the pool; a query content weighs at most
@@ -107,7 +107,7 @@ def require_unseen(start: datetime, trained_until: datetime | None, *, allow_see
 
 
 def require_trials(trials: Trials) -> None:
-    """Nothing, if there is something to measure on. Raises InputError, with what there was."""
+    """Raise InputError, with the counts, unless there are purchases to measure on."""
     if not len(trials.positives):
         raise InputError(
             f"{trials.task}: no purchase in [{trials.start}, {trials.end}) that can be measured on "
@@ -132,7 +132,7 @@ def measure(
     cutoffs: Sequence[int] = CUTOFFS,
     seen: bool = False,
 ) -> Recall:
-    """What vectors find, ties against us.
+    """Recall figures of vectors, with ties counted against them.
 
     Args:
         query_vectors, pool_vectors: float32 [Q, D] of `trials.queries` and [N, D] of `trials.pool`, unit rows.

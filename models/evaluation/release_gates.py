@@ -112,7 +112,7 @@ def recall_gate(lake: Lake, space: Space, live: Space | None, use: str, limits: 
 
 
 def ctr_gates(lake: Lake, model: ModelToRelease, recall: RecallMove, limits: GateLimits) -> list[Gate]:
-    """What a CTR model gains over IDs alone and over the model that runs, as `evaluate ctr --against` recorded it.
+    """Gates on a CTR model's gain over IDs alone and over the model that runs, as `evaluate ctr --against` recorded it.
 
     The exchange rate has no limit of its own: what recall moved and what AUC gained have theirs.
     """

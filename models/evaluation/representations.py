@@ -31,7 +31,7 @@ class EmbedsPixels(Protocol):
 
     @property
     def config(self) -> EncoderConfig:
-        """What the encoder is: its image size."""
+        """The encoder's configuration, of which the image size is read."""
         ...
 
     def embed_pixels(

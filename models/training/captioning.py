@@ -70,7 +70,7 @@ class Part(NamedTuple):
 
     @property
     def given(self) -> str:
-        """What stands before the value."""
+        """The prompt text before the value."""
         return f"{self.name}:" if self.name else ""
 
     def __str__(self) -> str:
@@ -156,7 +156,7 @@ def read_descriptions(
 def describe(
     title: str | None, attributes: Mapping[str, str], category: str | None, fields: Sequence[str]
 ) -> tuple[Part, ...]:
-    """What a description says, part by part.
+    """The parts of a product's description.
 
     >>> [str(part) for part in describe("Oak chair", {"material": "oak"}, "chairs", FIELDS)]
     ['Oak chair', 'material: oak', 'category: chairs']
@@ -275,7 +275,7 @@ class DescriptionLesson:
         return made
 
     def _told(self, product: int, rng: np.random.Generator) -> list[Told]:
-        """What a product's prompts give and tell, one or several."""
+        """The given and the told text of each prompt of a product."""
         parts = self.described.parts[product]
         if self.config.apart:
             drawn = rng.permutation(len(parts))[: self.config.apart]

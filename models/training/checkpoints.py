@@ -23,7 +23,7 @@ Identity = Mapping[str, Any]
 
 
 class HasState(Protocol):
-    """What is saved beside the model."""
+    """State that a checkpoint holds beside the model."""
 
     def state_dict(self) -> Any:
         """All of it."""

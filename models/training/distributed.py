@@ -13,7 +13,7 @@ from torch import distributed as dist
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """How many train together, and which of them this one is."""
+    """The number of processes that train together, and the rank of this one."""
 
     rank: int
     count: int

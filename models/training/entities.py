@@ -30,7 +30,7 @@ class EntityFinder:
         self.language = new_ruler(vocabulary)
 
     def count(self, texts: Iterable[str]) -> list[int]:
-        """How many different entities each text holds: a name that stands there twice counts once.
+        """The number of distinct entities in each text: a name that stands there twice counts once.
 
         >>> EntityFinder([Phrase("WORD", "red"), Phrase("CATEGORY", "mug")]).count(["A red, red MUG", "a mug", ""])
         [2, 1, 0]

@@ -23,7 +23,7 @@ LISTS_PROBED = 32
 
 @dataclass(frozen=True, slots=True)
 class MiningConfig:
-    """How hard negatives are chosen.
+    """Configuration of the choice of hard negatives.
 
     Attributes:
         count: negatives of a pair, at most.

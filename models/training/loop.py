@@ -39,7 +39,7 @@ STEPS_AHEAD = 2
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """What every stage of an encoder's training is told.
+    """Configuration that every stage of an encoder's training shares.
 
     Attributes:
         steps: optimiser steps; 0 leaves the encoder as it is: the baseline.
@@ -136,7 +136,7 @@ class Run:
 
 
 class Lesson(Protocol, Generic[Prepared]):
-    """What a stage teaches.
+    """The objective of a training stage.
 
     Attributes:
         model: everything that a checkpoint holds: encoder, loss, queue.
@@ -199,7 +199,7 @@ def run_steps(lesson: Lesson[Any], config: RunConfig, run: Run, identity: Identi
 
 
 def ahead(prepare: Callable[[int], Prepared], steps: range) -> Iterator[Prepared]:
-    """What `prepare` makes of each step, in order, made in a thread while earlier ones are used."""
+    """The batch that `prepare` makes for each step, in order, made in a thread while earlier ones are used."""
     with ThreadPoolExecutor(1, "prepare") as thread:
         coming = iter(steps)
         waiting = deque(thread.submit(prepare, step) for step in islice(coming, STEPS_AHEAD))
@@ -309,7 +309,7 @@ class Optimizers:
 
     @property
     def bytes(self) -> int:
-        """What gradients and state take: of every weight its gradient, and AdamW's two moments or Muon's one."""
+        """Bytes of gradients and optimiser state: per weight its gradient, and AdamW's two moments or Muon's one."""
         copies = [2 if isinstance(optimizer, Muon) else 3 for optimizer in self.all]
         return sum(
             of_each * parameter.nbytes

@@ -1,4 +1,4 @@
-"""How much memory a training step will take, found before the first one, and how much there is."""
+"""The memory that a training step will need, estimated before the first one, compared with what is free."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Probe:
 
 
 def require_room(model: nn.Module, probe: Probe, optimizer: int) -> None:
-    """Nothing, if a training step fits into the free memory. Raises InputError with the figures if not.
+    """Raise InputError, with the figures, unless a training step fits into the free memory.
 
     Args: optimizer: bytes of the gradients and of the optimiser's state.
     """

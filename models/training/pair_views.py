@@ -1,4 +1,4 @@
-"""What one contrastive step shows of its pairs: each distinct prompt once, as tensors, a part in each process."""
+"""Views of the pairs of a contrastive step: each distinct prompt once, as tensors, a part in each process."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What of some contents a step shows.
+    """The pictures and texts of contents that a step shows.
 
     Attributes:
         rows: int64 [N]: pictures, those of one content after those of the one before it.
@@ -134,7 +134,7 @@ class Pairs:
         text_dropout: float,
         draws: NDArray[np.float64],
     ) -> Choice:
-        """What of each content is seen. A query is seen as it is; a product as `shown` says, partly hidden by chance.
+        """The visible part of each content. A query is seen whole; a product as `shown` says, partly hidden by chance.
 
         Args:
             contents: [V].

@@ -1,4 +1,4 @@
-"""What a person sees of a training run: a bar or plain lines, and TensorBoard's event files."""
+"""Progress of a training run for people: a bar or plain lines, and TensorBoard's event files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class StepReport:
 
 
 class Watched(Protocol):
-    """What the watch reads of a run's configuration."""
+    """The part of a run's configuration that the watch reads."""
 
     @property
     def steps(self) -> int: ...

@@ -25,7 +25,7 @@ Config = TypeVar("Config", bound=RunConfig)
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What an encoder's artifact says of its training.
+    """The record of training in an encoder's artifact.
 
     Attributes:
         stage: 0, 1 or 2.
@@ -41,7 +41,7 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What a stage begins from.
+    """The starting point of a stage.
 
     Attributes:
         encoder: new, or as the stage before left it.
@@ -124,7 +124,7 @@ def stage_config(kind: type[Config], values: Mapping[str, Any], *, where: str) -
 
 
 def _require_types(kind: Any, values: Mapping[str, Any], where: str) -> None:
-    """Nothing, if every value has the type of its field. A whole number is taken where a fraction may stand."""
+    """Raise InputError unless every value has the type of its field. A whole number may stand for a fraction."""
     default, hints = kind(), get_type_hints(kind)
     for name, value in values.items():
         nested = next((hint for hint in (hints[name], *get_args(hints[name])) if is_dataclass(hint)), None)

@@ -31,7 +31,7 @@ RATE_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be embedded in a space, in chunks by the first bits of the content ids.
+    """The contents that a backfill embeds in a space, in chunks by the first bits of the content ids.
 
     Attributes:
         plan_id: another one for every plan.
@@ -47,7 +47,7 @@ class Plan:
 
     @property
     def chunks(self) -> int:
-        """How many chunks there are."""
+        """The number of chunks."""
         return 1 << self.bits
 
     @property
@@ -58,7 +58,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a plan is.
+    """The progress of a plan.
 
     Attributes:
         done: chunks that are embedded.
@@ -145,7 +145,7 @@ class Backfill:
         return sum(pq.read_metadata(file).num_rows for file in self.kept(plan)) if plan else 0
 
     def progress(self, plan: Plan) -> Progress:
-        """How far a plan is."""
+        """The progress of a plan, from the files of its finished chunks."""
         times = []
         for file in self.kept(plan):
             with suppress(FileNotFoundError):  # another run has just brought it into the lake

@@ -1,4 +1,4 @@
-"""What an encoder reads of a product or a query, and the id of exactly that."""
+"""Contents: exactly what an encoder reads of a product or a query, and the id of it."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from moonlake.schema.tables import GATE_RESULTS
 
 @dataclass(frozen=True, slots=True)
 class GateLimits:
-    """What an embedding space has to keep.
+    """The limits that an embedding space must keep.
 
     Attributes:
         max_duplicate_share: vectors that another content has too; distinct contents may show the same thing.
@@ -184,7 +184,7 @@ def vector_gates(figures: SpaceFigures, limits: GateLimits) -> list[Gate]:
 
 
 def drift_gate(figures: SpaceFigures, limits: GateLimits) -> Gate:
-    """How far the products that were given a vector at last lie from those before, in the mean.
+    """The gate on the distance between the mean vectors of the products embedded last and of those before.
 
     Of products alone: queries of another kind lie elsewhere, and how many of each kind come in varies by the day.
     """
@@ -199,7 +199,7 @@ def drift_gate(figures: SpaceFigures, limits: GateLimits) -> Gate:
 def overlap_gate(
     lake: Lake, space: Space, live: Space | None, contents: ContentsNow, check_id: str, limits: GateLimits
 ) -> Gate:
-    """How many nearest neighbours contents have in common in a space and in the live one.
+    """The gate on the nearest neighbours that a space and the live space have in common, over a sample of contents.
 
     Args: check_id: where the sample begins, so that the next check looks at other contents.
     """

@@ -42,7 +42,7 @@ _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What a file turned out to hold. `width` and `height` are in pixels after EXIF rotation."""
+    """Facts about a decoded image file. `width` and `height` are in pixels after EXIF rotation."""
 
     image_id: str
     format: str
@@ -113,7 +113,7 @@ def _require_moderate(size: tuple[int, int]) -> None:
 
 
 def _scans(jpeg: bytes) -> int:
-    """How many scans the first picture of a JPEG file has; counting ends where it is clear that they are too many."""
+    """The number of scans in the first picture of a JPEG file; counting stops once there are too many."""
     scans, at = 0, 2
     while scans <= MAX_SCANS and (found := _JPEG_MARKER.search(jpeg, at)) and found[0][1] != _END_OF_IMAGE:
         scans += found[0][1] == _START_OF_SCAN

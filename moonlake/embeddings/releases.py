@@ -17,7 +17,7 @@ from moonlake.schema.tables import RELEASES
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """What a use runs on from `event_timestamp`."""
+    """A release: the space, model, feature service and snapshot of a use from `event_timestamp` on."""
 
     use: str
     space_id: str
@@ -49,7 +49,7 @@ def live(lake: Lake, use: str = "ctr_ranking") -> Space:
 
 
 def current_release(lake: Lake, use: str) -> Release:
-    """What a use runs on now. Raises NotFound if nothing was released for it."""
+    """The current release of a use. Raises NotFound if nothing was released for it."""
     past = history(lake, use)
     if not past:
         known = ", ".join(map(str, spaces(lake))) or "none"
@@ -77,7 +77,7 @@ def release(
     snapshot: str | None = None,
     written_at: datetime,
 ) -> Release:
-    """What the use runs on from now: one commit to `releases` is the switch, and a roll-back is another.
+    """The new release of a use: one commit to `releases` is the switch, and a roll-back is another.
 
     The statuses of the spaces follow: the named one is live, one that no release names any more is retired.
 
@@ -106,7 +106,7 @@ def release(
 
 
 def before_current(lake: Lake, use: str) -> Release:
-    """What a roll-back leads back to: what the use ran on before what it runs on now.
+    """The release that a roll-back returns to: the one before the current release.
 
     A switch back to what was there before takes a switch away: after releases of A, B and C and a roll-back to B, the
     next one leads to A.
@@ -138,7 +138,7 @@ def retire(lake: Lake, space_id: str, *, written_at: datetime) -> Space:
 
 
 def running(lake: Lake) -> dict[str, Release]:
-    """What every use runs on now, but for those that nothing was released for."""
+    """The current release of every use that has one."""
     pasts = {use: history(lake, use) for use in RELEASES["use"].values}
     return {use: past[-1] for use, past in pasts.items() if past}
 

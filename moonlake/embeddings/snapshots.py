@@ -46,7 +46,7 @@ CONTROLS: tuple[ControlKind, ...] = get_args(ControlKind)
 
 
 class Control(NamedTuple):
-    """What stands in the place of the true vectors: those of other contents, or unit vectors that mean nothing."""
+    """A control in place of the true vectors: vectors of other contents, or random unit vectors."""
 
     kind: ControlKind
     seed: int
@@ -128,7 +128,7 @@ class Snapshot:
         )
 
     def __len__(self) -> int:
-        """How many contents have a vector."""
+        """The number of contents with a vector."""
         return len(self.vectors)
 
     @property
@@ -164,7 +164,7 @@ class Snapshot:
         return dict(zip(rows["product_id"].to_pylist(), rows["content_id"].to_pylist(), strict=True))
 
     def require_space(self, space_id: str | None, reader: str) -> None:
-        """Nothing, if `reader` reads this snapshot's space. Raises SpaceMismatch, naming both, if not."""
+        """Raise SpaceMismatch, which names both spaces, unless `reader` reads this snapshot's space."""
         if space_id != self.space_id:
             label = f" ({self.control})" if self.control else ""
             raise SpaceMismatch(
@@ -201,7 +201,7 @@ class Snapshot:
         return replace(self, control=control, labels=(*self.labels, str(control)), **changes)
 
     def verify(self) -> None:
-        """Nothing, if every file is what was written. Raises InputError, naming the file, if not. Reads everything."""
+        """Raise InputError, which names the file, unless every file is as it was written. Reads everything."""
         manifest = _manifest(self.folder) or {"files": {}}
         for name, facts in manifest["files"].items():
             if (found := _checksum(self.folder / name)) != facts["blake2b"]:
@@ -369,7 +369,7 @@ def _write_ipc(path: Path, rows: pa.RecordBatch | pa.Table) -> None:
 
 
 def _writing(folder: Path) -> tuple[int, int] | None:
-    """What tells one writing of a folder from the next; None where there is no folder."""
+    """An identity of the folder that changes each time it is written; None where there is no folder."""
     try:
         found = folder.stat()
     except FileNotFoundError:

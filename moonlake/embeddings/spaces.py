@@ -110,7 +110,7 @@ class Space:
 
 
 def require_same(expected: str, found: str, *, what: str) -> None:
-    """Nothing, if both sides are of one space. Raises SpaceMismatch, naming both and what was to meet."""
+    """Raise SpaceMismatch, which names both and where they met, unless both sides are of one space."""
     if expected != found:
         raise SpaceMismatch(f"{what}: expected embedding space {expected}, found {found}; vectors of two never meet")
 

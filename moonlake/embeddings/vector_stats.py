@@ -1,4 +1,4 @@
-"""What the vectors of an embedding space are like, measured batch by batch: the gates of a release read it.
+"""Statistics of the vectors of an embedding space, computed batch by batch: the gates of a release read them.
 
 Rows are taken as they lie in the lake: null, of another length, NaN. Each content that there is costs 18 bytes of
 memory; vectors are held one batch at a time, and for a sample.
@@ -52,7 +52,7 @@ class ContentsNow:
         return [f"{high:016x}{low:016x}" for high, low in zip(part.high.tolist(), part.low.tolist(), strict=True)]
 
     def known(self, content_ids: Sequence[str]) -> list[str]:
-        """Those of the ids that are among them."""
+        """The given ids that are among the contents, in the given order."""
         rows = self.index.rows_of(pa.array(content_ids, pa.string()))
         return [name for name, row in zip(content_ids, rows, strict=True) if row >= 0]
 
@@ -65,7 +65,7 @@ class ContentsNow:
 
 @dataclass(frozen=True, slots=True)
 class SpaceFigures:
-    """What the vectors of one space are like.
+    """Statistics of the vectors of one space.
 
     Attributes:
         contents: that the lake has now, less those of which nothing can be read.   covered: those with a row.
@@ -180,7 +180,7 @@ def measure(
 
 
 class DistinctCount:
-    """How many distinct rows were added, by their hashes: exact up to `kept`, an estimate above."""
+    """A count of distinct rows by their hashes: exact up to `kept`, an estimate above."""
 
     def __init__(self, kept: int = HASHES_KEPT) -> None:
         self._most = kept

@@ -1,4 +1,4 @@
-"""What Feast writes into Delta tables: rows of a feature view, and logs of served features; no JVM."""
+"""Writes from Feast into Delta tables: rows of a feature view, and logs of served features; no JVM."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def _cast(column: pa.ChunkedArray, field: pa.Field, subject: str) -> pa.ChunkedA
 
 
 def _kind(of: pa.DataType) -> str:
-    """What values of a type are, whatever their width: a cast within one kind loses nothing or fails."""
+    """The kind of an Arrow type, without its width: a cast within one kind loses nothing or fails."""
     types = pa.types
     if types.is_dictionary(of):
         return _kind(of.value_type)

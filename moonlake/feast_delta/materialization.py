@@ -69,7 +69,7 @@ class DeltaChangeEngineConfig(FeastConfigBaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ViewServed:
-    """What a materialisation did for a view.
+    """The report of one view's materialisation.
 
     Attributes:
         keys: keys that were looked at.
@@ -209,7 +209,7 @@ class DeltaChangeEngine(LocalComputeEngine):
 
 
 def serve_changes(store: FeatureStore, views: Sequence[str], end: datetime) -> list[ViewServed]:
-    """What was done to bring views up to a moment, from where they were last served.
+    """A report for each view, once its changes up to a moment are online.
 
     For a stream: Feast's own command takes a view out of service meanwhile, and adds to the registry, for every reader
     to load, a line each time it is given. A view must have been materialised by that command once.
@@ -223,7 +223,7 @@ def serve_changes(store: FeatureStore, views: Sequence[str], end: datetime) -> l
 
 
 def reports_of(store: FeatureStore) -> dict[str, ViewServed]:
-    """What the last materialisation of each view did, by the name of the view."""
+    """The report of each view's last materialisation, by the name of the view."""
     engine = getattr(store._get_provider(), "batch_engine", None)
     return engine.reports if isinstance(engine, DeltaChangeEngine) else {}
 

@@ -14,7 +14,7 @@ from moonlake.settings import Settings
 
 
 def run(settings: Settings, end: datetime, views: Sequence[str] | None = None) -> list[ViewServed]:
-    """What was done for each feature view that was materialised: those named, or all.
+    """A report for each feature view that was materialised: the named ones, or all.
 
     Of each view the keys that changed since it was last served go online, late rows and timeless vectors among them,
     and the keys with facts since then.

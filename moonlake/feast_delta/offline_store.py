@@ -44,7 +44,7 @@ from moonlake.schema.tables import TABLES
 
 
 class DeltaOfflineStoreConfig(FeastConfigBaseModel):
-    """What one feature store, or one pull, sets.
+    """Options of the offline store, for one feature store or one pull.
 
     Feast's own call has no channel for versions and lengths: `moonlake.feast_delta.store.feature_store` sets them here.
     """

@@ -269,7 +269,7 @@ _Fields = Sequence[Any]
 
 
 class _Query:
-    """What is to be read of one view: commands for Redis, and rows made of the answers."""
+    """An online read of one view: commands for Redis, and rows made of the answers."""
 
     def __init__(
         self, config: RepoConfig, view: FeatureView, keys: Sequence[EntityKey], features: Sequence[str] | None

@@ -35,7 +35,7 @@ MAX_REJECT_VALUE_CHARACTERS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class WriteReport:
-    """What became of a batch: rows_in = written + rejected + duplicates + unchanged, and rejected = sum(by_rule).
+    """Counts of one write: rows_in = written + rejected + duplicates + unchanged, and rejected = sum(by_rule).
 
     Attributes:
         duplicates: rows that stood twice in the batch.
@@ -130,7 +130,7 @@ class Lake:
         return rows.cast(schema)
 
     def nothing_for(self, name: str) -> WriteReport:
-        """What a write of no rows comes to."""
+        """The report of a write without rows."""
         return WriteReport(name, 0, 0, 0, 0, 0, self.version(name))
 
     def append(self, name: str, rows: pa.Table, *, written_at: datetime) -> WriteReport:

@@ -131,7 +131,7 @@ class RowGroups:
         return pa.Table.from_batches(batches, schema)
 
     def _each(self, read: Callable[[int], T], numbers: Sequence[int]) -> Iterator[T]:
-        """What `read` makes of each row group, in order, while the next ones are read beside."""
+        """The result of `read` for each row group, in order, while the next ones are being read."""
         with ThreadPoolExecutor(READERS) as readers:
             running: deque[Future[T]] = deque()
             for number in numbers:

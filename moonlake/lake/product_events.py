@@ -45,7 +45,7 @@ class ProductEvent:
 
 
 def hand_in(lake: Lake, events: Sequence[ProductEvent], *, written_at: datetime) -> WriteReport:
-    """What became of the records: appended in one commit, but for those that break a rule, which go to `rejects`.
+    """The report of appending the records in one commit; records that break a rule go to `rejects`.
 
     Nothing is looked up, so that handing in costs the same however many there were before.
     """

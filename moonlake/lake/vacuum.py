@@ -35,7 +35,7 @@ _OF_VERSION = re.compile(r"\.?(\d{20})\.")
 
 @dataclass(frozen=True, slots=True)
 class Vacuumed:
-    """What a vacuum removed, or would remove."""
+    """Counts of the files that a vacuum removed, or would remove."""
 
     files: int
     bytes: int

@@ -1,4 +1,4 @@
-"""What of the lake names a product or a user, and everything that goes with them. Derived from the table contracts.
+"""The rows of the lake that name a product or a user, and all that goes with them, by the table contracts.
 
 A column says by its name what its ids are of (`kind_of`). A row goes when a single id in it goes; of a list of ids the
 entry goes, with the entries beside it where lists of the row are parallel (shape "[L]").
@@ -60,7 +60,7 @@ UNIT_OF_PRODUCT = "product:"
 
 
 def kind_of(column: str) -> str | None:
-    """What the ids of a column are of, by its name; None where that is nothing that goes.
+    """The kind of the ids in a column, by its name; None where such ids are never erased.
 
     >>> kind_of("behavior_query_content_ids"), kind_of("merchant_id")
     ('content', None)
@@ -90,7 +90,7 @@ def parallel_lists(table: Table) -> list[str]:
 
 
 def subject_hash(subject: Subject, subject_id: str) -> str:
-    """What the books say of an erased product or user in place of its id."""
+    """The hash that stands for an erased product or user in `erasures`, in place of its id."""
     return hashlib.blake2b(f"{subject}\0{subject_id}".encode(), digest_size=16).hexdigest()
 
 
@@ -136,7 +136,7 @@ def names_that_go(
 
 
 def rows_that_name(lake: Lake, table: Table, names: Names) -> int:
-    """How many rows of a table as it stands now name something that goes, in one id or in a list."""
+    """The number of rows in the table's latest version that name something to erase, in one id or in a list."""
     columns = [*single_ids(table, names), *listed_ids(table, names)]
     if not columns or not lake.exists(table.name):
         return 0
@@ -182,7 +182,7 @@ def _only_of(lake: Lake, table: str, key: str, ids: frozenset[str], earlier: Nam
 
 
 def _queries_of_others(lake: Lake, queries: frozenset[str], users: frozenset[str]) -> frozenset[str]:
-    """Those of the queries that stand in a row of somebody else, or in a row of nobody."""
+    """The queries that also stand in a row of another user, or in a row without a user."""
     found: frozenset[str] = frozenset()
     for table in TABLES.values():
         if table.name == "queries" or not lake.exists(table.name):
@@ -202,7 +202,7 @@ def _pair_id(behavior_id: str, stage: int, pair_type: str) -> str:
 
 
 def subject_of(text: str) -> Subject:
-    """What a person wants erased. Raises NotFound for anything but a product or a user."""
+    """The subject of an erasure, by its name. Raises NotFound for anything but a product or a user."""
     for subject in SUBJECTS:
         if subject == text:
             return subject

@@ -159,7 +159,7 @@ class Search:
 
 
 def search_home(settings: Settings, names: Names) -> list[Searched]:
-    """What was found in every file below the home, and below the lake where that lies elsewhere, store by store."""
+    """Search results for every file below the home, and below the lake if it lies elsewhere, store by store."""
     search = Search(names)
     found = search_folder(str(settings.home), search, lambda path: _store_of(settings, path))
     if not Path(settings.lake).is_relative_to(settings.home):
@@ -168,7 +168,7 @@ def search_home(settings: Settings, names: Names) -> list[Searched]:
 
 
 def search_folder(folder: str, search: Search, store_of: Callable[[str], str]) -> list[Searched]:
-    """What was found in every file below a folder or URI, by the store that each file is of."""
+    """Search results for every file below a folder or URI, by the store that a file belongs to."""
     system, root = file_system(folder)
     stores: dict[str, Searched] = {}
     for info in system.get_file_info(pyarrow.fs.FileSelector(root, recursive=True, allow_not_found=True)):
@@ -191,7 +191,7 @@ def search_folder(folder: str, search: Search, store_of: Callable[[str], str]) -
 
 
 def _search_file(system: pyarrow.fs.FileSystem, path: str, search: Search) -> tuple[int, int]:
-    """How many rows the file has, and in how many something was found."""
+    """The number of rows in the file, and of those in which something was found."""
     if path.endswith(".parquet"):
         with system.open_input_file(path) as file:
             return _counted(search, pq.ParquetFile(file).iter_batches(ROWS_AT_A_TIME))

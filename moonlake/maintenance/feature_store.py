@@ -1,4 +1,4 @@
-"""What erasure and retention ask of the feature store: keys that go, logs of requests, versions that are in use."""
+"""The feature store's part in erasure and retention: keys to remove, logs of requests, versions in use."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def serve_again(settings: Settings, repo: Path) -> None:
 
 
 def forget_online(settings: Settings, repo: Path, names: Mapping[str, frozenset[str]]) -> int:
-    """How many keys of what goes were online; nothing is left of them."""
+    """The number of keys that were removed from the online store; nothing is left of them."""
     found = _store(settings, repo)
     if found is None:
         return 0
@@ -47,7 +47,7 @@ def forget_online(settings: Settings, repo: Path, names: Mapping[str, frozenset[
 
 
 def search_online(settings: Settings, repo: Path, search: Search) -> list[Searched]:
-    """What is found in an online store that is no file of the home."""
+    """Search results for an online store that is not a file of the home."""
     found = _store(settings, repo)
     if found is None:
         return []
@@ -67,7 +67,7 @@ def logs_of_services(settings: Settings, repo: Path) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class VersionsServed:
-    """What the feature store needs of the lake's tables.
+    """Versions of the lake's tables that the feature store needs.
 
     Attributes:
         pinned: (table, version) of every source that reads one version only.

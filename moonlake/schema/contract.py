@@ -1,4 +1,4 @@
-"""What a table contract is made of: columns, tables and the rules that follow from them.
+"""Parts of a table contract: columns, tables and the rules that follow from them.
 
 `moonlake.schema.tables` writes the contracts down. Everything else is derived: the Arrow schema
 (`moonlake.schema.arrow`), the Spark schema (`moonlake.spark.session`), the row rules and the Great Expectations suite

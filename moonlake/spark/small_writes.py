@@ -88,14 +88,14 @@ def append_few(
 
 @dataclass(frozen=True, slots=True)
 class _Present:
-    """What the table says of an identity last. `facts` are None where they do not matter."""
+    """The latest row of an identity in the table. `facts` are None where they do not matter."""
 
     facts: tuple[Any, ...] | None
     created_at: datetime
 
 
 def _present(lake: Lake, table: Table, rows: pa.Table) -> dict[tuple[Any, ...], _Present]:
-    """What the table holds of the identities of the rows, and of more."""
+    """The latest row in the table of each identity in `rows`, and of some others."""
     wanted = pc.scalar(True)
     for name in table.key:
         wanted &= pc.field(name).isin(pc.unique(rows[name]))

@@ -255,7 +255,7 @@ def _facts_hash(table: Table) -> Column:
 
 
 def check_batch(table: Table, rows: DataFrame, rejected: int, total: int) -> None:
-    """Nothing, if a batch may lose so many of its rows.
+    """Raise BatchRejected unless a batch may lose so many of its rows.
 
     Args: rows: the batch, with the rule that a row breaks in `_rule`, null for a good one.
     Raises: BatchRejected: too large a share breaks rules; the message names the three that most rows break.
@@ -305,7 +305,7 @@ def with_refused(
 
 
 def rows_by_rule(refused: DataFrame) -> dict[str, int]:
-    """How many of the refused records broke each rule, which stands in `_rule`."""
+    """The number of refused records by the rule that they broke, which stands in `_rule`."""
     return {row["_rule"]: row["count"] for row in refused.groupBy("_rule").count().orderBy("_rule").collect()}
 
 

@@ -38,7 +38,7 @@ from moonlake.training_sets.verify import versions_gone
 
 @dataclass(frozen=True, slots=True)
 class BuildReport:
-    """What a build came to.
+    """The result of a build.
 
     Attributes:
         built: False when the folder already held exactly this training set.
@@ -52,7 +52,7 @@ class BuildReport:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What a training set is made of."""
+    """The inputs of a build."""
 
     settings: Settings
     inputs: Manifest

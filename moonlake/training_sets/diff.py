@@ -24,7 +24,7 @@ _TIMESTAMP = pa.timestamp("us", tz="UTC")
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How training set B differs from A.
+    """The difference between two training sets, A and B.
 
     Attributes:
         inputs: one line for each difference of declaration, versions, definitions and code.
@@ -48,7 +48,7 @@ class Difference:
 
 
 def diff(a: TrainingSet, b: TrainingSet) -> Difference:
-    """How B differs from A: what they were made of, and their rows by event time and label key.
+    """The difference between A and B: their inputs, and their rows by event time and label key.
 
     Row groups are compared span by span of event time, so that memory does not grow with the sets. Where the manifests
     state the same files, nothing is read.
@@ -83,7 +83,7 @@ def diff(a: TrainingSet, b: TrainingSet) -> Difference:
 
 
 def definition_changes(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What differs between the views of two manifests, one line for each difference."""
+    """Differences between the views of two manifests, one line each."""
     old, new = ({str(view.get("alias", view["view"])): view for view in views} for views in (before, after))
     lines = [f"view {name} is gone" for name in old if name not in new]
     lines += [f"view {name} is new" for name in new if name not in old]

@@ -94,7 +94,7 @@ class Manifest:
 
 
 def describe(manifest: Manifest) -> dict[str, Any]:
-    """What a person wants to know of a training set, by name."""
+    """A training set's facts for people, by name."""
     declared = manifest.declaration
     return {
         "training_set_id": manifest.training_set_id,

@@ -22,7 +22,7 @@ CHOICES = {"known_by": ("event", "written"), "format": ("parquet", "delta"), "se
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What a training set is: everything that a person decides about it.
+    """The specification of a training set: everything that a person decides about it.
 
     Attributes:
         name: its folder's name.
@@ -97,7 +97,7 @@ class Declaration:
 
 
 def numbers_by_name(pairs: Sequence[str]) -> dict[str, int]:
-    """What a command line says of versions and lengths: NAME=NUMBER, and a bare number by "".
+    """Versions or lengths from a command line: NAME=NUMBER, and a bare number under "".
 
     >>> numbers_by_name(["50", "user_behavior_sequence_v1=1000"])
     {'': 50, 'user_behavior_sequence_v1': 1000}

@@ -30,7 +30,7 @@ LOG_RETENTION = ("delta.logRetentionDuration", timedelta(days=30))
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was found of a training set.
+    """The result of verifying a training set.
 
     Attributes:
         problems: one line for each thing that is wrong.
@@ -136,7 +136,7 @@ def _erased_at(path: str) -> str | None:
 
 
 def _kept_until(settings: Settings, subject: str, version: int) -> datetime | None:
-    """How long the version can be read for certain; None while it is the latest, as nothing removes it then."""
+    """The moment up to which the version can surely be read; None while it is the latest, which nothing removes."""
     if version < 0:
         return None
     path = _path(settings, subject)

@@ -202,7 +202,7 @@ def features_between(
 
 
 def possible_rows(labels: pa.Table, label_times: IntArray, join: ViewJoin) -> ds.Expression:
-    """What statistics can rule out before anything is read: keys that few labels have, times, and the `where`."""
+    """A filter on file statistics, before anything is read: by keys (where labels have few), times, and the `where`."""
     if not len(label_times):
         return ds.scalar(False)
     event = ds.field(join.event_column)

@@ -124,7 +124,7 @@ def path_of(storage: SavedDatasetStorage, *, allow_overwrite: bool) -> str:
 
 
 def metadata_of(labels: Labels[Any], pull: Pull) -> RetrievalMetadata:
-    """What Feast may ask of a retrieval: features, keys, and the span of label times."""
+    """The metadata that Feast asks of a retrieval: features, keys, and the span of label times."""
     return RetrievalMetadata(
         features=list(pull.feature_refs),
         keys=[name for name in labels.columns if name != labels.time_column],

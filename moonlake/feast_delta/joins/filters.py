@@ -17,7 +17,7 @@ PUSHED_DOWN_KEYS = 1_000
 
 
 def row_filter(join: ViewJoin) -> ds.Expression:
-    """What the source's `where` asks of a row."""
+    """The source's `where` as an Arrow expression."""
     where = ds.scalar(True)
     for column, operator, value in join.source.where:
         where = where & _condition(join, column, operator, value)

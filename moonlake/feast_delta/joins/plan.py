@@ -1,4 +1,4 @@
-"""What is to be joined, freed of Feast's classes: the seam between the offline store and its engines."""
+"""The plan of a join without Feast's classes: the seam between the offline store and its engines."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Labels(Generic[Rows]):
 
 @dataclass(frozen=True, slots=True)
 class Pull:
-    """How features are to be pulled, and what Feast asks of the job that does it.
+    """Options of a feature pull, and the values that Feast asks its job for.
 
     Attributes:
         known_by: rule 7 of DESIGN.md section 4.
@@ -82,7 +82,7 @@ class Pull:
 
 
 class Engine(Protocol[Rows]):
-    """What joins labels and features; every engine follows the same rules and passes the same tests."""
+    """An engine that joins labels and features; all follow the same rules and pass the same tests."""
 
     def labels(self, rows: object, tables: Mapping[str, TableSnapshot]) -> Labels[Rows]:
         """Label rows of any kind that the engine reads.

@@ -48,7 +48,7 @@ from moonlake.feast_delta.sources import BehaviorSequenceSource
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one shard, and one executor, takes.
+    """Limits of one shard and of one executor.
 
     Attributes:
         rows_per_shard: narrow rows; a million are 100 to 200 MB in a Python worker.

@@ -1,4 +1,4 @@
-"""What the Spark engine runs in Python workers: the kernel over the rows of one shard, Arrow batches in and out.
+"""Code that the Spark engine runs in Python workers: the kernel over the rows of a shard, Arrow batches in and out.
 
 The rows of label side and feature side come mixed, in any order: those that have a LABEL are label rows. Workers import
 this file alone, so it imports nothing of Feast or Spark.

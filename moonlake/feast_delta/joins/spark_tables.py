@@ -87,7 +87,7 @@ def column(name: str) -> Column:
 
 
 def source_condition(join: ViewJoin) -> Column:
-    """What the source's `where` asks of a row, as Arrow would compare: a null meets nothing, nor does a NaN.
+    """The source's `where` as a Spark condition that compares as Arrow does: null and NaN meet no condition.
 
     Raises: InputError: a value that cannot be compared with its column.
     """

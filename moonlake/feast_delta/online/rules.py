@@ -49,7 +49,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class OnlineRow:
-    """What is to be online for a key.
+    """The value that a key is to have online.
 
     Attributes:
         values: features by name; None when no row of the key is left.
@@ -64,7 +64,7 @@ class OnlineRow:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """How far a view has been served.
+    """The state of a view's online copy: how far it has been served.
 
     Attributes:
         epoch: counts how often the view was served from the whole snapshot.
@@ -117,7 +117,7 @@ class ServedOnlineStore(ABC):
 
     @abstractmethod
     def served(self, config: RepoConfig, view: FeatureView) -> Served:
-        """How far the view has been served."""
+        """The state of the view's online copy: how far it has been served."""
 
     @abstractmethod
     def serving(
@@ -131,11 +131,11 @@ class ServedOnlineStore(ABC):
 
     @abstractmethod
     def forget(self, config: RepoConfig, views: Sequence[FeatureView], named: NamedKey) -> int:
-        """How many keys of the views were taken away with all that stood there, stamps too, leaving no trace."""
+        """The number of keys that were removed from the views with everything stored for them, stamps too."""
 
     @abstractmethod
     def search(self, config: RepoConfig, holds: Callable[[bytes], bool]) -> tuple[int, int]:
-        """How many values of the project are online, and how many of them, or of their keys, hold what is asked."""
+        """The number of values the project has online, and of those whose key or value meets `holds`."""
 
 
 NamedKey: TypeAlias = Callable[[EntityKey], bool]

@@ -72,7 +72,7 @@ class Distances:
 
 @dataclass(slots=True)
 class FeatureConsistency:
-    """What became of one feature.
+    """Counts of one feature's replay.
 
     A null and an empty list are no value. A timestamp is compared by the second, which is what Feast serves.
 
@@ -144,7 +144,7 @@ class FeatureConsistency:
 
 @dataclass(frozen=True, slots=True)
 class Consistency:
-    """What a replay came to: one entry for each feature of the service."""
+    """The result of a replay: one entry for each feature of the service."""
 
     service: str
     as_of: AsOf

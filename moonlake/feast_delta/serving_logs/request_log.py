@@ -142,7 +142,7 @@ class RequestLog:
         return pa.table([columns[field.name].cast(field.type) for field in self._schema], schema=self._schema)
 
     def _served(self, view: FeatureView) -> Mapping[str, Any]:
-        """How far the online store has been brought, read right after the values were."""
+        """The version and moment up to which the view was served, read right after the values were."""
         version, until = served_columns(view)
         online = self._store._get_provider().online_store
         if not isinstance(online, ServedOnlineStore):
