@@ -1,8 +1,11 @@
 # moonlake: `make demo` and `make test` are all you need; both set everything up first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long check format lock clean
+.PHONY: help setup demo test test-quick test-long check format lock clean
 
 BIN := .venv/bin
+PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest
+# Two workers, one of which holds the Spark session; on more cores a third gains little.
+TIERS := -n 2 --durations=25
 CODE := $(wildcard benchmarks cli dags feature_repo models moonlake serving sources spark_jobs studies tests tools workflows)
 
 help:  ## this list
@@ -15,11 +18,14 @@ demo: setup  ## the whole product on simulated shops: lake, encoder, features, C
 	@$(BIN)/moonlake demo
 
 test: setup  ## every test but those that need a GPU
-	@OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -m "not gpu"
+	@$(PYTEST) $(TIERS) -m "not gpu"
+
+test-quick: setup  ## the tests that need no JVM, no Airflow and no Redis, and are not slow
+	@$(PYTEST) $(TIERS) -m "not (spark or airflow or redis or slow or gpu)"
 
 test-long: setup  ## the oracle tests of point-in-time joins, on 50,000 random cases an engine
-	@OMP_WAIT_POLICY=PASSIVE ORACLE_CASES=50000 $(BIN)/pytest --hypothesis-profile=long \
-		tests/moonlake/test_point_in_time.py tests/moonlake/feast_delta/test_oracle_cases.py
+	@ORACLE_CASES=50000 $(PYTEST) --hypothesis-profile=long \
+		tests/moonlake/test_point_in_time.py tests/moonlake/feast_delta/joins/test_oracle_cases.py
 
 check: setup  ## ruff, mypy strict, import layers: the pre-commit check
 	$(BIN)/ruff check $(CODE)

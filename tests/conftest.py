@@ -1,7 +1,14 @@
-"""Fixtures that every package's tests share: one Spark session for the run, a fresh home for each test."""
+"""Fixtures that every package's tests share: one Spark session for the run, a fresh home for each test.
+
+And the tiers: which test may start a JVM, and which tests run in one worker when there are several (`make test`).
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +31,91 @@ if TYPE_CHECKING:
 hypothesis_settings.register_profile("long", max_examples=25 * hypothesis_settings().max_examples)
 """`make test-long`; tests that state their number of examples state it as a multiple of the profile's."""
 
+NEEDS = {"spark": "spark", "redis_address": "redis", "redis_online": "redis"}
+"""Fixture -> the marker of every test that asks for it."""
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS")
+SESSION = "spark"
+"""The group of all tests that share the Spark session: it is started in one worker only."""
+GROUPS = pytest.StashKey[Path]()
+"""The folder in which workers leave the groups of their tests."""
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let each of several workers use one thread: together they use all cores already."""
+    if config.getoption("numprocesses", None):
+        config.stash[GROUPS] = Path(tempfile.mkdtemp())
+        for name in ONE_THREAD:
+            os.environ.setdefault(name, "1")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the folder of groups, if this process made one."""
+    if GROUPS in config.stash:
+        shutil.rmtree(config.stash[GROUPS])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give every test the markers of its fixtures; let several workers start with the long groups."""
+    for item in items:
+        for fixture in NEEDS.keys() & getattr(item, "fixturenames", ()):
+            item.add_marker(NEEDS[fixture])
+    if hasattr(config, "workerinput"):
+        slow = {_group(item) for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: (_group(item) != SESSION, not _starts_a_jvm(item), _group(item) not in slow))
+
+
+def _group(item: pytest.Item) -> str:
+    """The tests that run in one worker: those of the Spark session, else those of one file."""
+    marker = item.get_closest_marker("spark")
+    return SESSION if marker and marker.kwargs.get("session", True) else item.location[0]
+
+
+def _starts_a_jvm(item: pytest.Item) -> bool:
+    return item.get_closest_marker("spark") is not None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker where to leave the groups of its tests."""
+    node.workerinput["groups"] = str(node.config.stash[GROUPS])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Leave the groups of a worker's tests for the scheduler, which is told of no markers."""
+    given = getattr(session.config, "workerinput", None)
+    if given is not None:
+        groups = {item.nodeid: _group(item) for item in session.items}
+        Path(given["groups"], given["workerid"]).write_text(json.dumps(groups))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Whole groups for each worker, in the order of the tests (on pytest 9.2, xdist 3.8 knows no `xdist_group`)."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def schedule(self) -> None:
+            one_of_the_workers = next(config.stash[GROUPS].iterdir())
+            self.groups: dict[str, str] = json.loads(one_of_the_workers.read_text())
+            super().schedule()
+
+        def _split_scope(self, nodeid: str) -> str:
+            return self.groups[nodeid]
+
+    config.option.loadscopereorder = False
+    return Groups(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Let a test that is not marked `spark` find no Java: it fails if it starts Spark, in any process."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not _starts_a_jvm(item):
+            patch.setenv("JAVA_HOME", "/a test that starts Spark is marked spark")
+        return (yield)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from moonlake.settings import Settings
 from moonlake.training_sets.training_set import TrainingSet
 from sources.simulator.presets import preset_named
 
-pytestmark = [pytest.mark.spark, pytest.mark.slow]
+pytestmark = [pytest.mark.spark(session=False), pytest.mark.slow]
 
 WINDOW = preset_named("tiny").window
 

@@ -23,7 +23,7 @@ from moonlake.lake.product_events import ProductEvent, hand_in
 from moonlake.settings import Settings
 from sources.simulator.marketplace import stage_arrivals
 
-pytestmark = [pytest.mark.airflow, pytest.mark.spark, pytest.mark.slow]
+pytestmark = [pytest.mark.airflow, pytest.mark.spark(session=False), pytest.mark.slow]
 
 TINY = EncoderConfig(
     tiny=TinyConfig(tower="resnet10t", tower_weights="random", vocabulary=300, hidden=32, layers=1, heads=2),
