@@ -37,7 +37,7 @@ from moonlake.hashing import stable_hash
 from moonlake.lake.sequence_logs import SequenceLog, lists_of, pointer_names, write_log
 from moonlake.training_sets.files import write_training_set
 from moonlake.training_sets.manifest import Manifest
-from moonlake.training_sets.spec import Declaration
+from moonlake.training_sets.spec import TrainingSetSpec
 from moonlake.training_sets.training_set import TrainingSet
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def simulated_training_set(folder: Path, rows: int) -> TrainingSet:
     actions = shop.actions
     batches = (with_lists(one, actions) for one in impressions(shop, LENGTH, rows, test))
     labels = pa.table({"impression_id": _texts("i", np.arange(rows + test))})
-    inputs = Manifest(Declaration(folder.name, T1, END), {}, [], stable_hash(""), "simulated")
+    inputs = Manifest(TrainingSetSpec(folder.name, T1, END), {}, [], stable_hash(""), "simulated")
     return write_training_set(folder, inputs, labels, batches)
 
 

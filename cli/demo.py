@@ -251,14 +251,14 @@ class Demo:
         def work() -> Found:
             from moonlake.feast_delta import materialize
             from moonlake.training_sets import build
-            from moonlake.training_sets.spec import Declaration
+            from moonlake.training_sets.spec import TrainingSetSpec
 
             materialize.run(self.settings, end)
             spans = {"ctr-train": (t1, t2), "ctr-test": (t2, end)}
             found = {}
             for name, (start, stop) in spans.items():
-                declared = Declaration(name=name, start=start, end=stop, space_id=space_id)
-                report = build.run(self.settings, declared, written_at=self.now)
+                spec = TrainingSetSpec(name=name, start=start, end=stop, space_id=space_id)
+                report = build.run(self.settings, spec, written_at=self.now)
                 found[name] = str(report.training_set.folder)
             return found
 

@@ -3,78 +3,58 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from moonlake.errors import InputError, MoonlakeError
 from moonlake.settings import Settings
-from moonlake.timestamps import parse_moment
+from moonlake.training_sets.spec import TrainingSetSpec, options
 
 training_set_app = typer.Typer(no_args_is_help=True, help="Point-in-time training sets.")
-
-CTR_SERVICE = "ctr_ranking_v1"
 
 Name = Annotated[str, typer.Argument(help="Name of the training set: its folder.")]
 
 
+def with_spec_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with an option for each field of TrainingSetSpec in place of its `**stated`."""
+    own = signature(command, eval_str=True)
+    parameters = [one for one in own.parameters.values() if one.kind is not Parameter.VAR_KEYWORD]
+    for option in options():
+        words: Any = list[str] | None if option.repeated else str | None
+        annotation = Annotated[words, typer.Option(*option.flags, help=option.help)]
+        parameters.append(Parameter(option.field, Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+    command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in parameters}
+    return command
+
+
 @training_set_app.command()
+@with_spec_options
 def build(
     name: Name,
-    start: Annotated[str | None, typer.Option(help="First moment of the label window.")] = None,
-    end: Annotated[str | None, typer.Option(help="Moment behind the label window.")] = None,
-    settled_by: Annotated[str | None, typer.Option(help="Leave labels out that settled later; default: --end.")] = None,
-    service: Annotated[str, typer.Option(help="Feature service.")] = CTR_SERVICE,
-    label_table: Annotated[str, typer.Option(help="Lake table with an event time, or path of a Delta table.")] = (
-        "impressions"
-    ),
-    label_key: Annotated[list[str] | None, typer.Option(help="Key column of a label table at a path.")] = None,
-    label_event_time: Annotated[str | None, typer.Option(help="Event time column of a table at a path.")] = None,
-    label_column: Annotated[list[str] | None, typer.Option(help="Column of the label table that enters.")] = None,
-    version: Annotated[list[str] | None, typer.Option(help="TABLE=NUMBER: read that Delta version.")] = None,
-    sequence_length: Annotated[
-        list[str] | None, typer.Option(help="Actions of a behaviour sequence: NUMBER, or VIEW=NUMBER; default 50.")
-    ] = None,
-    known_by: Annotated[str, typer.Option(help="event: what was true then; written: what we had written.")] = "event",
-    format: Annotated[str, typer.Option(help="parquet or delta.")] = "parquet",
-    sequences: Annotated[str, typer.Option(help="inline: lists; pointers: slices of a log.")] = "inline",
-    space_id: Annotated[str | None, typer.Option(help="Embedding space to read content ids in.")] = None,
     from_manifest: Annotated[
         str | None, typer.Option(help="Build again, byte for byte: a manifest.json or a training set's name.")
     ] = None,
+    **stated: Any,
 ) -> None:
     """Join the label rows of a window with their features as of each of them."""
     from moonlake.training_sets import build
     from moonlake.training_sets.manifest import describe
-    from moonlake.training_sets.spec import Declaration, numbers_by_name
 
     settings = Settings.from_environment()
     if from_manifest is not None:
-        if start or end:
-            raise InputError("--from-manifest states the window: leave --start and --end out")
+        if given := [option.flags[0] for option in options() if stated[option.field]]:
+            raise InputError(f"--from-manifest states everything: leave {', '.join(given)} out")
         _replay(settings, name, from_manifest)
         return
-    if start is None or end is None:
+    if not stated["start"] or not stated["end"]:
         raise InputError("state the window with --start and --end, or a manifest with --from-manifest")
-    declaration = Declaration(
-        name=name,
-        start=parse_moment(start),
-        end=parse_moment(end),
-        settled_by=parse_moment(settled_by) if settled_by else None,
-        feature_service=service,
-        label_table=label_table,
-        label_key=tuple(label_key or ()),
-        label_event_time=label_event_time,
-        label_columns=tuple(label_column or ()),
-        versions=numbers_by_name(version or []),
-        known_by=known_by,  # type: ignore[arg-type]  # the declaration checks it
-        format=format,  # type: ignore[arg-type]
-        sequences=sequences,  # type: ignore[arg-type]
-        space_id=space_id,
-    ).with_lengths(numbers_by_name(sequence_length or []))
-    report = build.run(settings, declaration, written_at=datetime.now(UTC))
+    report = build.run(settings, TrainingSetSpec.from_options(name, stated), written_at=datetime.now(UTC))
     state = "built" if report.built else "unchanged"
     typer.echo(f"{report.training_set.folder} ({state})")
     _echo(describe(report.training_set.manifest))

@@ -241,7 +241,7 @@ NAMES: dict[str, str] = {
     "moonlake.lake.ARROW_TYPES": "moonlake.schema.arrow.ARROW_TYPES",
     "moonlake.lake.arrow_schema": "moonlake.schema.arrow.arrow_schema",
     "moonlake.lake.contract": "moonlake.schema.arrow.contract",
-    "moonlake.training_sets.Declaration": "moonlake.training_sets.spec.Declaration",
+    "moonlake.training_sets.Declaration": "moonlake.training_sets.spec.TrainingSetSpec",
     "moonlake.training_sets.numbers_by_name": "moonlake.training_sets.spec.numbers_by_name",
     "moonlake.training_sets.CHOICES": "moonlake.training_sets.spec.CHOICES",
     "moonlake.training_sets.Format": "moonlake.training_sets.spec.Format",

@@ -90,7 +90,7 @@ def train_ctr(
     Raises:
         InputError: no rows in the window, or no clicks to learn from, to stop by or to calibrate by; a snapshot that
             the model does not read, or none where it reads one; a checkpoint of another run.
-        SpaceMismatch: the training set was declared for another space than the snapshot's.
+        SpaceMismatch: the training set was specified for another space than the snapshot's.
         PointInTimeError: the encoder of the snapshot's space knows the window.
     """
     if config.model != "trees" and (config.model == "cube") != (snapshot is not None):

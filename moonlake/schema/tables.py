@@ -520,7 +520,7 @@ TRAINING_SETS = Table(
         _id("name", "short name for people"),
         _text("folder", "where rows and manifest lie", nullable=False),
         _count("rows", "label rows"),
-        _json("manifest", "declaration and everything that reproduces it, as JSON"),
+        _json("manifest", "specification and everything that reproduces it, as JSON"),
         EVENT_TIMESTAMP,
         CREATED_AT,
     ),

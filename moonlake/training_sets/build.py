@@ -31,7 +31,7 @@ from moonlake.training_sets.diff import definition_changes
 from moonlake.training_sets.files import write_training_set
 from moonlake.training_sets.labels import LabelTable
 from moonlake.training_sets.manifest import Manifest
-from moonlake.training_sets.spec import Declaration
+from moonlake.training_sets.spec import TrainingSetSpec
 from moonlake.training_sets.training_set import TrainingSet, manifest_of
 from moonlake.training_sets.verify import versions_gone
 
@@ -66,15 +66,15 @@ class _Streamed(Protocol):
     def to_batches(self) -> Iterator[pa.Table]: ...
 
 
-def run(settings: Settings, declaration: Declaration, *, written_at: datetime) -> BuildReport:
+def run(settings: Settings, spec: TrainingSetSpec, *, written_at: datetime) -> BuildReport:
     """Build the training set, or find it built already; one row of `training_sets` says that it is there.
 
     Raises:
-        InputError: no settled label row in the window, or a declaration that cannot be meant.
+        InputError: no settled label row in the window, or a specification that cannot be met.
         NotFound: an unknown feature service, view, table, version or column.
     """
-    plan = _plan(settings, declaration, declaration.versions)
-    folder = settings.training_sets / declaration.name
+    plan = _plan(settings, spec, spec.versions)
+    folder = settings.training_sets / spec.name
     present = manifest_of(folder)
     built = present is None or not present.same_inputs(plan.inputs)
     training_set = _build(plan, folder) if built else TrainingSet.open(folder)
@@ -90,10 +90,10 @@ def replay(settings: Settings, manifest: Manifest, folder: Path, *, written_at: 
         InputError: definitions changed since, or other rows or bytes came out; the message names what differs.
         NotFound: a version is no longer there.
     """
-    name = manifest.declaration.name
+    name = manifest.spec.name
     if gone := versions_gone(settings, manifest.table_versions):
         raise NotFound(f"training set {name} cannot be built again: {'; '.join(gone)}")
-    plan = _plan(settings, manifest.declaration, manifest.table_versions)
+    plan = _plan(settings, manifest.spec, manifest.table_versions)
     if changes := definition_changes(manifest.definitions, plan.inputs.definitions):
         raise InputError(f"training set {name} cannot be built again, definitions changed: {'; '.join(changes)}")
     training_set = _build(plan, folder, manifest)
@@ -106,23 +106,23 @@ def replay(settings: Settings, manifest: Manifest, folder: Path, *, written_at: 
     return BuildReport(training_set, built=True, warnings=tuple(warnings))
 
 
-def _plan(settings: Settings, declared: Declaration, versions: Mapping[str, int]) -> _Plan:
-    labels = LabelTable.open(settings, declared, versions.get(declared.label_table))
+def _plan(settings: Settings, spec: TrainingSetSpec, versions: Mapping[str, int]) -> _Plan:
+    labels = LabelTable.open(settings, spec, versions.get(spec.label_table))
     pinned = {**versions, labels.subject: labels.snapshot.version}
     latest = feature_store(settings, versions=pinned)
-    views = service_views(latest, declared.feature_service)
+    views = service_views(latest, spec.feature_service)
     sequences = [view.name for view in views if isinstance(delta_source(view), BehaviorSequenceSource)]
-    if unknown := sorted(declared.sequence_lengths.keys() - set(sequences)):
-        raise NotFound(f"{declared.feature_service} has no sequence views {unknown}; it has {', '.join(sequences)}")
+    if unknown := sorted(spec.sequence_lengths.keys() - set(sequences)):
+        raise NotFound(f"{spec.feature_service} has no sequence views {unknown}; it has {', '.join(sequences)}")
     read = versions_read(latest, views) | {labels.subject: labels.snapshot.version}
     if unread := sorted(versions.keys() - read.keys()):
-        raise NotFound(f"training set {declared.name} reads no tables {unread}; it reads {', '.join(read)}")
+        raise NotFound(f"training set {spec.name} reads no tables {unread}; it reads {', '.join(read)}")
     if pinned_otherwise := [
         f"{name} {read[name]}, not {versions[name]}" for name in versions if read[name] != versions[name]
     ]:
-        raise InputError(f"training set {declared.name}: its sources pin other versions: {'; '.join(pinned_otherwise)}")
+        raise InputError(f"training set {spec.name}: its sources pin other versions: {'; '.join(pinned_otherwise)}")
     inputs = Manifest(
-        declaration=declared,
+        spec=spec,
         table_versions=read,
         definitions=[definition_of(view) for view in views],
         definitions_hash=definitions_hash(views),
@@ -134,20 +134,20 @@ def _plan(settings: Settings, declared: Declaration, versions: Mapping[str, int]
 
 
 def _build(plan: _Plan, folder: Path, expected: Manifest | None = None) -> TrainingSet:
-    declared = plan.inputs.declaration
-    logs = folder.with_name(f".{folder.name}.sequences") if declared.sequences == "pointers" else None
+    spec = plan.inputs.spec
+    logs = folder.with_name(f".{folder.name}.sequences") if spec.sequences == "pointers" else None
     store = feature_store(
         plan.settings,
         versions=plan.inputs.table_versions,
-        sequence_length=declared.sequence_length,
-        sequence_lengths=declared.sequence_lengths,
+        sequence_length=spec.sequence_length,
+        sequence_lengths=spec.sequence_lengths,
         sequence_logs=logs,
     )
-    labels = plan.labels.read(declared)
+    labels = plan.labels.read(spec)
     job = store.get_historical_features(
-        _in_space(labels, declared, plan.views),
-        store.get_feature_service(declared.feature_service),
-        filter_by_created_timestamp=declared.known_by == "written",
+        _in_space(labels, spec, plan.views),
+        store.get_feature_service(spec.feature_service),
+        filter_by_created_timestamp=spec.known_by == "written",
     )
     batches = cast(_Streamed, job).to_batches()
     try:
@@ -157,14 +157,14 @@ def _build(plan: _Plan, folder: Path, expected: Manifest | None = None) -> Train
             shutil.rmtree(logs, ignore_errors=True)
 
 
-def _in_space(labels: pa.Table, declared: Declaration, views: Sequence[FeatureView]) -> pa.Table:
-    """The label rows with the declared space, where a view is keyed by it and the rows do not say."""
+def _in_space(labels: pa.Table, spec: TrainingSetSpec, views: Sequence[FeatureView]) -> pa.Table:
+    """The label rows with the space of the specification, where a view is keyed by it and the rows do not say."""
     keyed = [view.name for view in views if SPACE_ID.name in view.join_keys]
     if not keyed or SPACE_ID.name in labels.column_names:
         return labels
-    if declared.space_id is None:
-        raise InputError(f"training set {declared.name}: views {keyed} are keyed by {SPACE_ID.name}; declare a space")
-    return labels.append_column(SPACE_ID.name, pa.repeat(declared.space_id, len(labels)))
+    if spec.space_id is None:
+        raise InputError(f"training set {spec.name}: views {keyed} are keyed by {SPACE_ID.name}; state a space")
+    return labels.append_column(SPACE_ID.name, pa.repeat(spec.space_id, len(labels)))
 
 
 def _register(lake: Lake, training_set: TrainingSet, written_at: datetime) -> None:
@@ -173,7 +173,7 @@ def _register(lake: Lake, training_set: TrainingSet, written_at: datetime) -> No
         return
     row = {
         "training_set_id": manifest.training_set_id,
-        "name": manifest.declaration.name,
+        "name": manifest.spec.name,
         "folder": str(training_set.folder.absolute()),
         "rows": manifest.rows,
         "manifest": manifest.as_json(),

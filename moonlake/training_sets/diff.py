@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from moonlake.errors import NotFound
 from moonlake.lake.column_diff import unequal
 from moonlake.point_in_time import IntArray, encode_keys
-from moonlake.training_sets.manifest import Manifest
+from moonlake.training_sets.manifest import SPEC_KEY, Manifest
 from moonlake.training_sets.training_set import TrainingSet
 
 _TIMESTAMP = pa.timestamp("us", tz="UTC")
@@ -27,7 +27,7 @@ class Difference:
     """The difference between two training sets, A and B.
 
     Attributes:
-        inputs: one line for each difference of declaration, versions, definitions and code.
+        inputs: one line for each difference of specification, versions, definitions and code.
         columns: one line for each column that was added, removed or has another type.
         only_in_a, only_in_b: rows whose event time and label key the other has not.
         in_both: rows that both have.
@@ -93,9 +93,9 @@ def definition_changes(before: Sequence[Mapping[str, Any]], after: Sequence[Mapp
 
 
 def _input_changes(a: Manifest, b: Manifest) -> Iterator[str]:
-    """Declarations, versions, definitions and code, without what is compared of the rows themselves."""
+    """Differences of specification, versions, definitions and code, without what is compared of the rows themselves."""
     left, right = (json.loads(manifest.as_json()) for manifest in (a, b))
-    yield from (f"declaration: {line}" for line in _changes(left["declaration"], right["declaration"]))
+    yield from (f"specification: {line}" for line in _changes(left[SPEC_KEY], right[SPEC_KEY]))
     yield from (f"version of {line}" for line in _changes(left["table_versions"], right["table_versions"]))
     yield from definition_changes(a.definitions, b.definitions)
     built = ({"moonlake": manifest.code_version, **manifest.libraries} for manifest in (a, b))

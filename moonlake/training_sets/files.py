@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from moonlake.errors import InputError
 from moonlake.hashing import stable_hash
 from moonlake.training_sets.manifest import Manifest
-from moonlake.training_sets.spec import Declaration
+from moonlake.training_sets.spec import TrainingSetSpec
 from moonlake.training_sets.training_set import SEQUENCE_LOGS, TrainingSet
 
 ROWS_PER_FILE = 100_000
@@ -52,11 +52,11 @@ def write_training_set(
     rows = partial / "rows"
     rows.mkdir(parents=True)
     try:
-        schema, counts = _write_rows(rows, inputs.declaration, batches)
-        if sequence_logs is not None:
+        schema, counts = _write_rows(rows, inputs.spec, batches)
+        if sequence_logs is not None and sequence_logs.exists():  # a service may have no sequences
             sequence_logs.rename(rows / SEQUENCE_LOGS)
-        if inputs.declaration.format == "delta":
-            _write_delta_log(rows, inputs.declaration, schema, counts)
+        if inputs.spec.format == "delta":
+            _write_delta_log(rows, inputs.spec, schema, counts)
         manifest = replace(
             inputs,
             label_hash=hash_of_rows(labels),
@@ -77,7 +77,7 @@ def write_training_set(
 
 def require_same_rows(expected: Manifest, found: Manifest) -> None:
     """Nothing, when both have the same files. Raises InputError, naming what differs first: labels, columns, files."""
-    name = expected.declaration.name
+    name = expected.spec.name
     if found.label_hash != expected.label_hash:
         raise InputError(
             f"training set {name}: the label rows are others than those of the manifest: {found.rows} rows of hash "
@@ -107,9 +107,9 @@ def hash_of_rows(rows: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def _write_rows(folder: Path, declared: Declaration, batches: Iterable[pa.Table]) -> tuple[pa.Schema, dict[str, int]]:
+def _write_rows(folder: Path, spec: TrainingSetSpec, batches: Iterable[pa.Table]) -> tuple[pa.Schema, dict[str, int]]:
     """The schema, and how many rows each file holds. Raises InputError when there are no rows."""
-    longest = max(declared.lengths.values()) if declared.sequences == "inline" else 1
+    longest = max(spec.lengths.values()) if spec.sequences == "inline" else 1
     per_group = max(100, min(ROWS_PER_GROUP, ACTIONS_PER_GROUP // longest))
     groups_per_file = max(1, ROWS_PER_FILE // per_group)
     schema: pa.Schema | None = None
@@ -127,7 +127,7 @@ def _write_rows(folder: Path, declared: Declaration, batches: Iterable[pa.Table]
         writer.write_table(group.cast(schema).combine_chunks(), row_group_size=len(group))
         counts[name] = counts.get(name, 0) + len(group)
     if schema is None or writer is None:
-        raise InputError(f"training set {declared.name}: there are no rows to write")
+        raise InputError(f"training set {spec.name}: there are no rows to write")
     writer.close()
     return schema, counts
 
@@ -145,13 +145,13 @@ def _blocks(batches: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
         yield pa.concat_tables(held)
 
 
-def _write_delta_log(folder: Path, declared: Declaration, schema: pa.Schema, counts: dict[str, int]) -> None:
-    """The one commit of a Delta table over the files. Its ids and times are of the declaration, never of the clock."""
+def _write_delta_log(folder: Path, spec: TrainingSetSpec, schema: pa.Schema, counts: dict[str, int]) -> None:
+    """The one commit of a Delta table over the files. Its ids and times follow from the specification alone."""
     from deltalake import Schema
 
-    moment = int(declared.settled.timestamp() * 1000)
+    moment = int(spec.settled.timestamp() * 1000)
     metadata = {
-        "id": stable_hash(declared.name),
+        "id": stable_hash(spec.name),
         "format": {"provider": "parquet", "options": {}},
         "schemaString": Schema.from_arrow(schema).to_json(),
         "partitionColumns": [],

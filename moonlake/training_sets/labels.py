@@ -14,7 +14,7 @@ from moonlake.point_in_time import encode_keys, latest_rows, microseconds
 from moonlake.schema.arrow import arrow_schema, contract
 from moonlake.schema.tables import IMPRESSIONS, TABLES
 from moonlake.settings import Settings
-from moonlake.training_sets.spec import Declaration
+from moonlake.training_sets.spec import TrainingSetSpec
 
 EVENT_TIMESTAMP = "event_timestamp"
 """What the event time of a label row is called in a training set, whatever its own table calls it."""
@@ -59,25 +59,25 @@ class LabelTable:
     label_time: str | None
 
     @classmethod
-    def open(cls, settings: Settings, declared: Declaration, version: int | None = None) -> Self:
-        """The label table of a declaration, at a version or its latest.
+    def open(cls, settings: Settings, spec: TrainingSetSpec, version: int | None = None) -> Self:
+        """The label table of a specification, at a version or its latest.
 
         Raises:
             InputError: what a path needs is not stated, or a column is asked for that may never enter.
             NotFound: no such table, version or column.
         """
-        if forbidden := [name for name in declared.label_columns if name in NEVER_ENTER]:
-            raise InputError(f"training set {declared.name}: label columns {forbidden} never enter a training set")
-        if "/" in declared.label_table and declared.label_table not in TABLES:
-            found = cls._at_path(declared, version)
+        if forbidden := [name for name in spec.label_columns if name in NEVER_ENTER]:
+            raise InputError(f"training set {spec.name}: label columns {forbidden} never enter a training set")
+        if "/" in spec.label_table and spec.label_table not in TABLES:
+            found = cls._at_path(spec, version)
         else:
-            found = cls._of_lake(settings, declared, version)
+            found = cls._of_lake(settings, spec, version)
         present = found.snapshot.dataset.schema.names
         if unknown := [name for name in (*found.columns, *found.key, found.event_time) if name not in present]:
             raise NotFound(f"label table {found.subject} has no columns {unknown}; it has {', '.join(present)}")
         return found
 
-    def read(self, declared: Declaration) -> pa.Table:
+    def read(self, spec: TrainingSetSpec) -> pa.Table:
         """The label rows of the window, each key once, by event time and key.
 
         Raises: InputError: there are none, or a key with a null in it.
@@ -85,31 +85,31 @@ class LabelTable:
         event = ds.field(self.event_time)
         if pa.types.is_timestamp(of := self.snapshot.dataset.schema.field(self.event_time).type) and of.tz is None:
             raise InputError(f"label table {self.subject}: times of {self.event_time} have no time zone; state one")
-        where = (event >= pa.scalar(declared.start, _TIMESTAMP)) & (event < pa.scalar(declared.end, _TIMESTAMP))
+        where = (event >= pa.scalar(spec.start, _TIMESTAMP)) & (event < pa.scalar(spec.end, _TIMESTAMP))
         if self.label_time:
-            where = where & (ds.field(self.label_time) <= pa.scalar(declared.settled, _TIMESTAMP))
+            where = where & (ds.field(self.label_time) <= pa.scalar(spec.settled, _TIMESTAMP))
         named = dict.fromkeys([*self.columns, *self.key, self.event_time, *([self.created] if self.created else [])])
         rows = self.snapshot.dataset.to_table(columns=list(named), filter=where)
         if not len(rows):
-            settled = f" with a label settled by {declared.settled}" if self.label_time else ""
+            settled = f" with a label settled by {spec.settled}" if self.label_time else ""
             raise InputError(
-                f"training set {declared.name}: table {self.subject} holds no label row in"
-                f" [{declared.start}, {declared.end}){settled}"
+                f"training set {spec.name}: table {self.subject} holds no label row in"
+                f" [{spec.start}, {spec.end}){settled}"
             )
         rows = _written_last(rows, self.key, self.created, self.subject).select(self.columns)
         rows = rows.rename_columns([EVENT_TIMESTAMP if name == self.event_time else name for name in self.columns])
         return rows.sort_by([(name, "ascending") for name in (EVENT_TIMESTAMP, *self.key)]).combine_chunks()
 
     @classmethod
-    def _of_lake(cls, settings: Settings, declared: Declaration, version: int | None) -> Self:
-        table = contract(declared.label_table)
+    def _of_lake(cls, settings: Settings, spec: TrainingSetSpec, version: int | None) -> Self:
+        table = contract(spec.label_table)
         if table.event_time is None:
             raise InputError(f"table {table.name} has no event time, so that its rows cannot be labels")
-        if declared.label_key or declared.label_event_time:
+        if spec.label_key or spec.label_event_time:
             raise InputError(f"label table {table.name}: its contract states key and event time; leave them out")
         entering = [name for name in table.facts if name not in NEVER_ENTER]
-        if declared.label_columns:
-            entering = list(dict.fromkeys([*table.key, *declared.label_columns, table.event_time]))
+        if spec.label_columns:
+            entering = list(dict.fromkeys([*table.key, *spec.label_columns, table.event_time]))
         elif table is IMPRESSIONS:
             entering = list(LABEL_COLUMNS)
         return cls(
@@ -123,23 +123,23 @@ class LabelTable:
         )
 
     @classmethod
-    def _at_path(cls, declared: Declaration, version: int | None) -> Self:
+    def _at_path(cls, spec: TrainingSetSpec, version: int | None) -> Self:
         needed = {
-            "label_key": declared.label_key,
-            "label_event_time": declared.label_event_time,
-            "label_columns": declared.label_columns,
+            "label_key": spec.label_key,
+            "label_event_time": spec.label_event_time,
+            "label_columns": spec.label_columns,
         }
         if unstated := [name for name, value in needed.items() if not value]:
-            raise InputError(f"training set {declared.name}: for a label table at a path state {', '.join(unstated)}")
-        event_time = str(declared.label_event_time)
-        snapshot = open_path(declared.label_table, version)
+            raise InputError(f"training set {spec.name}: for a label table at a path state {', '.join(unstated)}")
+        event_time = str(spec.label_event_time)
+        snapshot = open_path(spec.label_table, version)
         present = snapshot.dataset.schema.names
         return cls(
-            subject=declared.label_table,
+            subject=spec.label_table,
             snapshot=snapshot,
-            key=declared.label_key,
+            key=spec.label_key,
             event_time=event_time,
-            columns=tuple(dict.fromkeys([*declared.label_key, event_time, *declared.label_columns])),
+            columns=tuple(dict.fromkeys([*spec.label_key, event_time, *spec.label_columns])),
             created="created_at" if "created_at" in present else None,
             label_time="label_time" if "label_time" in present else None,
         )

@@ -8,7 +8,10 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from moonlake.hashing import stable_hash
-from moonlake.training_sets.spec import Declaration
+from moonlake.training_sets.spec import TrainingSetSpec
+
+SPEC_KEY = "declaration"
+"""Key of the specification in `manifest.json`: files of 0.1 stay readable, and their hashes stay the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class Manifest:
         files: hash of each file below `rows`, by its name.
     """
 
-    declaration: Declaration
+    spec: TrainingSetSpec
     table_versions: dict[str, int]
     definitions: list[dict[str, Any]]
     definitions_hash: str
@@ -47,17 +50,17 @@ class Manifest:
     @property
     def start(self) -> datetime:
         """First moment of the label window."""
-        return self.declaration.start
+        return self.spec.start
 
     @property
     def end(self) -> datetime:
         """Moment behind the label window."""
-        return self.declaration.end
+        return self.spec.end
 
     @property
     def space_id(self) -> str | None:
-        """The embedding space that was declared, if one was."""
-        return self.declaration.space_id
+        """The embedding space of the specification; None where that is left open."""
+        return self.spec.space_id
 
     def same_inputs(self, other: Manifest) -> bool:
         """True when both were made of the same inputs, so that they hold the same rows."""
@@ -73,39 +76,39 @@ class Manifest:
         """The manifest that `as_json` wrote."""
         document = json.loads(text)
         document.pop("training_set_id")
-        declared = document.pop("declaration")
+        spec = document.pop(SPEC_KEY)
         for name in ("start", "end", "settled_by"):
-            declared[name] = datetime.fromisoformat(declared[name])
+            spec[name] = datetime.fromisoformat(spec[name])
         for name in ("label_key", "label_columns"):
-            declared[name] = tuple(declared.get(name, ()))
+            spec[name] = tuple(spec.get(name, ()))
         document["label_key"] = tuple(document.get("label_key", ("impression_id",)))
-        return cls(declaration=Declaration(**declared), **document)
+        return cls(spec=TrainingSetSpec(**spec), **document)
 
     def _inputs(self) -> dict[str, Any]:
         document = self._document()
-        names = ("declaration", "table_versions", "definitions_hash", "code_version", "libraries")
+        names = (SPEC_KEY, "table_versions", "definitions_hash", "code_version", "libraries")
         return {name: document[name] for name in names}
 
     def _document(self) -> dict[str, Any]:
         document = asdict(self)
-        declared = document["declaration"] | {"settled_by": self.declaration.settled}
-        moments = {name: declared[name].astimezone(UTC).isoformat() for name in ("start", "end", "settled_by")}
-        return document | {"declaration": declared | moments}
+        spec = document.pop("spec") | {"settled_by": self.spec.settled}
+        moments = {name: spec[name].astimezone(UTC).isoformat() for name in ("start", "end", "settled_by")}
+        return document | {SPEC_KEY: spec | moments}
 
 
 def describe(manifest: Manifest) -> dict[str, Any]:
     """A training set's facts for people, by name."""
-    declared = manifest.declaration
+    spec = manifest.spec
     return {
         "training_set_id": manifest.training_set_id,
         "rows": manifest.rows,
-        "window": f"[{declared.start.isoformat()}, {declared.end.isoformat()})",
-        "labels": f"{declared.label_table}, settled by {declared.settled.isoformat()}",
-        "feature service": declared.feature_service,
-        "sequence length": ", ".join(f"{view} {length}".strip() for view, length in declared.lengths.items()),
-        "sequences": declared.sequences,
-        "known by": declared.known_by,
-        "space": declared.space_id or "open",
+        "window": f"[{spec.start.isoformat()}, {spec.end.isoformat()})",
+        "labels": f"{spec.label_table}, settled by {spec.settled.isoformat()}",
+        "feature service": spec.feature_service,
+        "sequence length": ", ".join(f"{view} {length}".strip() for view, length in spec.lengths.items()),
+        "sequences": spec.sequences,
+        "known by": spec.known_by,
+        "space": spec.space_id or "open",
         "table versions": manifest.table_versions,
         "columns": ", ".join(manifest.columns or {}),
     }

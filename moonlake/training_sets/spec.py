@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 from moonlake.errors import InputError
 from moonlake.point_in_time import KnownBy
+from moonlake.timestamps import parse_moment
 
 Format = Literal["parquet", "delta"]
 
@@ -21,8 +22,50 @@ CHOICES = {"known_by": ("event", "written"), "format": ("parquet", "delta"), "se
 
 
 @dataclass(frozen=True, slots=True)
-class Declaration:
+class Option:
+    """A command-line option for a field of TrainingSetSpec.
+
+    Attributes:
+        field: the name of the field.
+        flags: all spellings; the first is the usual one.
+        read: gives the field's value for what was typed.
+        repeated: True when it may be given several times; `read` then takes a sequence of words.
+        required: True when the field has no default.
+    """
+
+    field: str
+    flags: tuple[str, ...]
+    help: str
+    read: Callable[[Any], Any]
+    repeated: bool
+    required: bool
+
+
+def numbers_by_name(pairs: Sequence[str]) -> dict[str, int]:
+    """Versions or lengths from a command line: NAME=NUMBER, and a bare number under "".
+
+    >>> numbers_by_name(["50", "user_behavior_sequence_v1=1000"])
+    {'': 50, 'user_behavior_sequence_v1': 1000}
+    """
+    numbers: dict[str, int] = {}
+    for pair in pairs:
+        name, _, number = pair.rpartition("=")
+        if not number.isdecimal():
+            raise InputError(f"{pair!r}: expected NAME=NUMBER, such as products=3")
+        numbers[name] = int(number)
+    return numbers
+
+
+def _option(help: str, *flags: str, read: Callable[[Any], Any] = str) -> dict[str, Any]:
+    """Metadata of a field that a command line may state; without `flags` the option is named after the field."""
+    return {"help": help, "flags": flags, "read": read}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSetSpec:
     """The specification of a training set: everything that a person decides about it.
+
+    The commands derive their options from the fields (see `options`).
 
     Attributes:
         name: its folder's name.
@@ -45,21 +88,39 @@ class Declaration:
     """
 
     name: str
-    start: datetime
-    end: datetime
-    settled_by: datetime | None = None
-    feature_service: str = "ctr_ranking_v1"
-    label_table: str = "impressions"
-    sequence_length: int = 50
-    space_id: str | None = None
-    label_key: tuple[str, ...] = ()
-    label_event_time: str | None = None
-    label_columns: tuple[str, ...] = ()
-    versions: Mapping[str, int] = field(default_factory=dict)
-    sequence_lengths: Mapping[str, int] = field(default_factory=dict)
-    known_by: KnownBy = "event"
-    format: Format = "parquet"
-    sequences: Sequences = "inline"
+    start: datetime = field(metadata=_option("First moment of the label window, with time zone.", read=parse_moment))
+    end: datetime = field(metadata=_option("Moment behind the label window.", read=parse_moment))
+    settled_by: datetime | None = field(
+        default=None, metadata=_option("Leave labels out that settled later; default: --end.", read=parse_moment)
+    )
+    feature_service: str = field(
+        default="ctr_ranking_v1", metadata=_option("Feature service.", "--service", "--feature-service")
+    )
+    label_table: str = field(
+        default="impressions", metadata=_option("Lake table with an event time, or path of a Delta table.")
+    )
+    sequence_length: int = field(
+        default=50,
+        metadata=_option("Actions of a behaviour sequence: NUMBER, or VIEW=NUMBER.", read=numbers_by_name),
+    )
+    space_id: str | None = field(default=None, metadata=_option("Embedding space to read content ids in."))
+    label_key: tuple[str, ...] = field(
+        default=(), metadata=_option("Key column of a label table at a path.", read=tuple)
+    )
+    label_event_time: str | None = field(default=None, metadata=_option("Event time column of a table at a path."))
+    label_columns: tuple[str, ...] = field(
+        default=(), metadata=_option("Column of the label table that enters.", "--label-column", read=tuple)
+    )
+    versions: Mapping[str, int] = field(
+        default_factory=dict,
+        metadata=_option("TABLE=NUMBER: read that Delta version.", "--version", read=numbers_by_name),
+    )
+    sequence_lengths: Mapping[str, int] = field(default_factory=dict)  # an option states it with `sequence_length`
+    known_by: KnownBy = field(
+        default="event", metadata=_option("event: what was true then; written: what we had written.")
+    )
+    format: Format = field(default="parquet", metadata=_option("parquet or delta."))
+    sequences: Sequences = field(default="inline", metadata=_option("inline: lists; pointers: slices of a log."))
 
     def __post_init__(self) -> None:
         moments = {"start": self.start, "end": self.end, "settled_by": self.settled_by}
@@ -76,6 +137,24 @@ class Declaration:
         if short := {name: length for name, length in self.lengths.items() if length < 1}:
             raise InputError(f"training set {self.name}: sequences of {short} actions; a length is 1 or more")
 
+    @classmethod
+    def from_options(cls, name: str, stated: Mapping[str, Any]) -> Self:
+        """The specification that a command line states.
+
+        Args: stated: what was typed, by the field of the option: a word, or a sequence of words where the option may be
+            repeated. None and an empty sequence stand for an option that was not given.
+        Raises: InputError: an option that cannot be read, or no window.
+        """
+        values = {
+            option.field: option.read(stated[option.field])
+            for option in options()
+            if stated.get(option.field) not in (None, [], ())
+        }
+        if not values.keys() >= {"start", "end"}:
+            raise InputError(f"training set {name}: state the window with --start and --end")
+        lengths = values.pop("sequence_length", {})
+        return cls(name=name, **values).with_lengths(lengths)
+
     @property
     def settled(self) -> datetime:
         """When the labels have to be settled."""
@@ -86,7 +165,7 @@ class Declaration:
         """Actions of a sequence by view, and by "" of every other view."""
         return {"": self.sequence_length, **self.sequence_lengths}
 
-    def with_lengths(self, lengths: Mapping[str, int]) -> Declaration:
+    def with_lengths(self, lengths: Mapping[str, int]) -> Self:
         """The same with other lengths, given as `lengths` gives them; what they do not name stays."""
         by_view = {view: length for view, length in lengths.items() if view}
         return replace(
@@ -96,16 +175,15 @@ class Declaration:
         )
 
 
-def numbers_by_name(pairs: Sequence[str]) -> dict[str, int]:
-    """Versions or lengths from a command line: NAME=NUMBER, and a bare number under "".
-
-    >>> numbers_by_name(["50", "user_behavior_sequence_v1=1000"])
-    {'': 50, 'user_behavior_sequence_v1': 1000}
-    """
-    numbers: dict[str, int] = {}
-    for pair in pairs:
-        name, _, number = pair.rpartition("=")
-        if not number.isdecimal():
-            raise InputError(f"{pair!r}: expected NAME=NUMBER, such as products=3")
-        numbers[name] = int(number)
-    return numbers
+def options() -> list[Option]:
+    """An option for each field of TrainingSetSpec but its name, which is an argument of its own."""
+    found = []
+    for one in fields(TrainingSetSpec):
+        if one.metadata:
+            flags = one.metadata["flags"] or (f"--{one.name.replace('_', '-')}",)
+            shown = f" Default: {one.default}." if isinstance(one.default, str | int) else ""
+            read = one.metadata["read"]
+            repeated = read in (tuple, numbers_by_name)
+            required = one.default is MISSING and one.default_factory is MISSING
+            found.append(Option(one.name, flags, f"{one.metadata['help']}{shown}", read, repeated, required))
+    return found

@@ -1,4 +1,4 @@
-"""Training sets: what was declared, what it was made of, and how to read it. Needs pyarrow only.
+"""Training sets: specification, manifest, and how to read them. Needs pyarrow only.
 
 A training set is a folder with `rows/*.parquet` and `manifest.json`, which is written last: a folder without one is
 no training set.

@@ -28,7 +28,7 @@ from moonlake.schema.tables import TIMELESS
 from moonlake.settings import Settings
 from moonlake.training_sets.files import write_training_set
 from moonlake.training_sets.manifest import Manifest
-from moonlake.training_sets.spec import Declaration
+from moonlake.training_sets.spec import TrainingSetSpec
 
 T1 = datetime(2026, 1, 1, tzinfo=UTC)
 T2, END = T1 + timedelta(days=3), T1 + timedelta(days=5)
@@ -90,7 +90,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, write_rows: Callable[..., Non
         **{f"behavior_{name}": pa.array([["x"]] * IMPRESSIONS) for name in BEHAVIORS},
         "behavior_times_us": pa.array([[0]] * IMPRESSIONS),
     })  # fmt: skip
-    manifest = Manifest(Declaration("clicks", T1, END), {}, [], stable_hash(""), "test")
+    manifest = Manifest(TrainingSetSpec("clicks", T1, END), {}, [], stable_hash(""), "test")
     write_training_set(settings.training_sets / "clicks", manifest, labels.select(["impression_id"]), [labels])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOONLAKE_HOME", str(settings.home))

@@ -29,7 +29,7 @@ from moonlake.schema.tables import EMBEDDINGS, TIMELESS
 from moonlake.settings import Settings
 from moonlake.training_sets.files import write_training_set
 from moonlake.training_sets.manifest import Manifest
-from moonlake.training_sets.spec import Declaration
+from moonlake.training_sets.spec import TrainingSetSpec
 from sources.simulator.clicks import Catalogue, ClickModel, Requests, Shoppers
 from sources.simulator.presets import BehaviorConfig
 
@@ -67,7 +67,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
            for name in ("product_ids", "content_ids", "query_content_ids", "actions")},
         "behavior_times_us": pa.array([[0]] * 400),
     })  # fmt: skip
-    manifest = Manifest(Declaration("clicks", T1, T1 + timedelta(days=4)), {}, [], stable_hash(""), "test")
+    manifest = Manifest(TrainingSetSpec("clicks", T1, T1 + timedelta(days=4)), {}, [], stable_hash(""), "test")
     write_training_set(settings.training_sets / "clicks", manifest, labels.select(["impression_id"]), [labels])
     return settings
 

@@ -25,7 +25,7 @@ from moonlake.schema.tables import EMBEDDING_SPACES, EMBEDDINGS, TABLES, TIMELES
 from moonlake.settings import Settings
 from moonlake.training_sets.files import write_training_set
 from moonlake.training_sets.manifest import Manifest
-from moonlake.training_sets.spec import Declaration
+from moonlake.training_sets.spec import TrainingSetSpec
 from moonlake.training_sets.training_set import TrainingSet
 
 DAY0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -111,7 +111,7 @@ def _layout() -> pa.Schema:
 
 
 def _training_set(folder: Path, rows: pa.Table) -> TrainingSet:
-    inputs = Manifest(Declaration(folder.name, T1, END), {}, [], stable_hash(""), "test")
+    inputs = Manifest(TrainingSetSpec(folder.name, T1, END), {}, [], stable_hash(""), "test")
     half = len(rows) // 2
     return write_training_set(folder, inputs, rows.select(["impression_id"]), [rows.slice(0, half), rows.slice(half)])
 

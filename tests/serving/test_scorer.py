@@ -27,7 +27,7 @@ from moonlake.schema.arrow import arrow_schema
 from moonlake.schema.tables import TABLES, TIMELESS
 from moonlake.settings import Settings
 from moonlake.training_sets import build
-from moonlake.training_sets.spec import Declaration
+from moonlake.training_sets.spec import TrainingSetSpec
 from moonlake.training_sets.training_set import TrainingSet
 from serving.scorer import Scorer
 
@@ -125,8 +125,8 @@ class Shop:
         self.snapshot_folder, self.model_folder = home / "snapshots" / "test", home / "artifacts" / "ctr"
         self.snapshot = write_snapshot(self.lake, new_space(self.lake), self.snapshot_folder)
         materialize.run(self.settings, NOW)
-        self.declaration = Declaration("test", T1, NOW + timedelta(seconds=1), sequence_length=50)
-        self.training_set: TrainingSet = build.run(self.settings, self.declaration, written_at=NOW).training_set
+        self.spec = TrainingSetSpec("test", T1, NOW + timedelta(seconds=1), sequence_length=50)
+        self.training_set: TrainingSet = build.run(self.settings, self.spec, written_at=NOW).training_set
         config = CtrConfig(model="cube", behavior_length=10, hidden=(16,), max_epochs=3, batch_size=64, min_count=1)
         model = train_ctr(self.training_set, self.snapshot, config, window=(T1, NOW))
         self.model: CtrModel = model.save(self.model_folder)

@@ -28,7 +28,7 @@ from moonlake.schema.tables import PAIR_TYPES, TABLES, TIMELESS
 from moonlake.settings import Settings
 from moonlake.spark import writes
 from moonlake.training_sets import build
-from moonlake.training_sets.spec import Declaration
+from moonlake.training_sets.spec import TrainingSetSpec
 from moonlake.training_sets.training_set import TrainingSet
 from moonlake.training_sets.verify import reproducible
 from sources.own_files.staging import KINDS, SourceInfo, new_stage, stage_path
@@ -62,7 +62,7 @@ class Shop:
         self._staged()
         self.online = apply(settings)
         materialize.run(settings, END)
-        build.run(settings, Declaration("january", DAY - timedelta(days=1), END, space_id=SPACE), written_at=NOW)
+        build.run(settings, TrainingSetSpec("january", DAY - timedelta(days=1), END, space_id=SPACE), written_at=NOW)
 
     def _catalogue(self, write: Write) -> None:
         images = {PRODUCTS[0]: [ALONE, BOTH], PRODUCTS[1]: [BOTH], PRODUCTS[2]: []}

@@ -18,7 +18,7 @@ from moonlake.lake.lake import Lake
 from moonlake.settings import Settings
 from moonlake.spark import writes
 from moonlake.training_sets import build
-from moonlake.training_sets.spec import Declaration
+from moonlake.training_sets.spec import TrainingSetSpec
 from moonlake.training_sets.verify import reproducible
 from spark_jobs import maintain_lake
 
@@ -53,8 +53,8 @@ def test_what_is_named_stays_and_changes_are_still_served(
     write_rows(settings, "impressions", [shown])
     add("u1", 1)
     apply(settings)
-    declared = Declaration("january", DAY - timedelta(days=1), END)
-    january = build.run(settings, declared, written_at=DAY).training_set
+    spec = TrainingSetSpec("january", DAY - timedelta(days=1), END)
+    january = build.run(settings, spec, written_at=DAY).training_set
     named = january.manifest.table_versions["user_stats"]
     assert materialise() == ("first run", 1)
     add("u2", 2)

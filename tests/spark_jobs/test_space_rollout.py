@@ -221,7 +221,7 @@ def test_content_that_goes_a_b_a_is_embedded_twice_and_each_label_sees_what_was_
 
     from moonlake.feast_delta.store import apply
     from moonlake.training_sets import build
-    from moonlake.training_sets.spec import Declaration
+    from moonlake.training_sets.spec import TrainingSetSpec
     from spark_jobs import embed_contents, ingest_behaviors, ingest_catalogue
 
     lake = Lake(settings)
@@ -244,8 +244,8 @@ def test_content_that_goes_a_b_a_is_embedded_twice_and_each_label_sees_what_was_
 
     store = apply(settings)
     store.apply(FeatureService(name="contents_v1", features=[store.get_feature_view("product_profile_v1")]))
-    declared = Declaration("january", start=T0, end=T0 + timedelta(days=31), feature_service="contents_v1")
-    rows = build.run(settings, declared, written_at=written_at).training_set.read()
+    spec = TrainingSetSpec("january", start=T0, end=T0 + timedelta(days=31), feature_service="contents_v1")
+    rows = build.run(settings, spec, written_at=written_at).training_set.read()
     a, b = (content_of(title, []).content_id for title in "AB")
     assert rows["impression_id"].to_pylist() == ["i1", "i3", "i5"]
     assert rows["content_id"].to_pylist() == rows["product_content_id"].to_pylist() == [a, b, a]

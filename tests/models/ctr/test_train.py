@@ -97,8 +97,8 @@ def test_test_rows_before_the_end_of_training_are_refused_unless_asked_for_by_na
 
 
 def test_a_training_set_of_another_space_is_refused(world: Any) -> None:
-    declaration = replace(world.training_set.manifest.declaration, space_id="f" * 32)
-    other = replace(world.training_set, manifest=replace(world.training_set.manifest, declaration=declaration))
+    spec = replace(world.training_set.manifest.spec, space_id="f" * 32)
+    other = replace(world.training_set, manifest=replace(world.training_set.manifest, spec=spec))
     with pytest.raises(SpaceMismatch, match="f" * 32):
         train_ctr(other, world.snapshot, replace(BRIEF, model="cube"), window=world.window)
 

@@ -18,11 +18,12 @@ from moonlake.feast_delta.joins.plan import delta_source
 from moonlake.feast_delta.store import apply, feature_store
 from moonlake.lake.lake import Lake
 from moonlake.settings import Settings
+from moonlake.training_sets import build
 from moonlake.training_sets.build import replay, run
 from moonlake.training_sets.diff import diff
 from moonlake.training_sets.files import write_training_set
 from moonlake.training_sets.labels import LABEL_COLUMNS
-from moonlake.training_sets.spec import Declaration
+from moonlake.training_sets.spec import TrainingSetSpec
 from moonlake.training_sets.training_set import TrainingSet
 from moonlake.training_sets.verify import verify
 from spark_jobs import build_training_set
@@ -31,7 +32,7 @@ Write = Callable[[Settings, str, Sequence[Mapping[str, Any]]], None]
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 WRITTEN = datetime(2026, 3, 1, tzinfo=UTC)
-JANUARY = Declaration("january", start=START, end=START + timedelta(days=31))
+JANUARY = TrainingSetSpec("january", start=START, end=START + timedelta(days=31))
 
 
 def impression(number: int, day: float, **stated: Any) -> dict[str, Any]:
@@ -76,8 +77,8 @@ def home(settings: Settings, write_rows: Write) -> Settings:
     return settings
 
 
-def built(settings: Settings, declaration: Declaration = JANUARY) -> TrainingSet:
-    return run(settings, declaration, written_at=WRITTEN).training_set
+def built(settings: Settings, spec: TrainingSetSpec = JANUARY) -> TrainingSet:
+    return run(settings, spec, written_at=WRITTEN).training_set
 
 
 def file_bytes(folder: Path) -> dict[str, bytes]:
@@ -144,7 +145,7 @@ def test_the_same_tables_give_the_same_bytes_in_any_folder_and_by_any_blocks(
         blocks = [block.slice(first, 7) for block in batches for first in range(0, len(block), 7)]
         return write_training_set(folder, manifest, labels, blocks, **stated)
 
-    monkeypatch.setattr(build_training_set, "write_training_set", in_small_blocks)
+    monkeypatch.setattr(build, "write_training_set", in_small_blocks)
     assert file_bytes(built(home).folder) == first
 
 
@@ -166,7 +167,7 @@ def test_the_manifest_says_what_was_read(home: Settings) -> None:
     tables = {"impressions", "products", "product_stats", "users", "user_stats", "behavior_sequences"}
     assert set(manifest.table_versions) == tables
     assert manifest.definitions[0]["view"] == "product_profile_v1"
-    assert manifest.declaration == replace(JANUARY, settled_by=JANUARY.end)
+    assert manifest.spec == replace(JANUARY, settled_by=JANUARY.end)
 
 
 def test_of_a_restated_label_the_row_written_last_counts(home: Settings, write_rows: Write) -> None:
@@ -186,6 +187,15 @@ def test_a_window_without_settled_impressions_and_an_unknown_service_are_named(h
     with pytest.raises(NotFound, match="no feature service ctr_v9"):
         built(home, replace(JANUARY, feature_service="ctr_v9"))
     assert not (home.training_sets / "february").exists()
+
+
+def test_pointers_of_a_service_without_sequences_are_the_rows_alone(home: Settings) -> None:
+    inline, pointers = (
+        built(home, replace(JANUARY, name=kind, feature_service="profile_v1", sequences=kind))
+        for kind in ("inline", "pointers")
+    )
+    assert pointers.read() == inline.read()
+    assert verify(home, pointers.folder).problems == ()
 
 
 def test_the_command_builds_and_then_finds_it_built(
@@ -275,7 +285,7 @@ def test_key_columns_with_nulls_are_refused_and_not_dropped(home: Settings, tmp_
         built(home, wanted)
 
 
-def test_tables_are_read_at_the_versions_that_are_declared(home: Settings, write_rows: Write) -> None:
+def test_tables_are_read_at_the_versions_that_are_stated(home: Settings, write_rows: Write) -> None:
     write_rows(home, "products", [{"product_id": "p0", "price_cents": 999, "event_timestamp": START}])
     write_rows(home, "impressions", [impression(77, day=2)])
     latest = built(home, replace(JANUARY, name="latest"))
@@ -301,7 +311,7 @@ def test_a_version_that_a_source_pins_itself_is_not_overruled_in_silence(home: S
         built(home, replace(JANUARY, versions={"products": 0}))
 
 
-def test_lengths_are_declared_by_view(home: Settings) -> None:
+def test_lengths_are_stated_by_view(home: Settings) -> None:
     view = "user_behavior_sequence_v1"
     found = built(home, replace(JANUARY, sequence_lengths={view: 2})).read(["user_id", "behavior_actions"])
     assert max(len(row["behavior_actions"]) for row in found.to_pylist()) == 2
@@ -334,7 +344,7 @@ def move_on(settings: Settings, write_rows: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    "declared",
+    "changed",
     [
         {"sequence_length": 7},
         {"sequences": "pointers", "sequence_length": 7},
@@ -342,18 +352,18 @@ def move_on(settings: Settings, write_rows: Write) -> None:
     ],
 )
 def test_a_manifest_gives_the_same_bytes_after_the_tables_have_moved_on(
-    home: Settings, write_rows: Write, tmp_path: Path, declared: dict[str, Any]
+    home: Settings, write_rows: Write, tmp_path: Path, changed: dict[str, Any]
 ) -> None:
-    first = built(home, replace(JANUARY, **declared))
+    first = built(home, replace(JANUARY, **changed))
     before = file_bytes(first.folder)
     move_on(home, write_rows)
     report = replay(home, first.manifest, tmp_path / "again", written_at=WRITTEN)
     assert file_bytes(tmp_path / "again") == before
     assert report.warnings == ()
-    assert built(home, first.manifest.declaration).manifest.label_hash != first.manifest.label_hash
+    assert built(home, first.manifest.spec).manifest.label_hash != first.manifest.label_hash
     registered = Lake(home).read("training_sets")["training_set_id"].to_pylist()
     assert registered.count(first.manifest.training_set_id) == 1
-    if first.manifest.declaration.format == "delta":
+    if first.manifest.spec.format == "delta":
         folder = str(tmp_path / "again" / "rows")
         assert DeltaTable(folder).to_pyarrow_dataset().to_table() == report.training_set.read()
 
@@ -378,9 +388,7 @@ def test_a_build_that_cannot_be_repeated_says_what_differs(home: Settings, write
         replay(home, manifest, again, written_at=None)
 
 
-def test_a_service_that_is_keyed_by_space_has_the_features_of_the_declared_one(
-    home: Settings, write_rows: Write
-) -> None:
+def test_a_service_that_is_keyed_by_space_has_the_features_of_the_stated_one(home: Settings, write_rows: Write) -> None:
     content, spaces = "c" * 32, ("5" * 32, "6" * 32)
     vectors = [{"content_id": content, "space_id": space, "vector": [float(space[0]), 1.0]} for space in spaces]
     write_rows(home, "embeddings", vectors)
@@ -389,7 +397,7 @@ def test_a_service_that_is_keyed_by_space_has_the_features_of_the_declared_one(
     rows = built(home, replace(similar, space_id=spaces[1])).read(["space_id", "vector"]).to_pylist()
     assert [row["vector"] for row in rows] == [None, [6.0, 1.0], None, None]
     assert {row["space_id"] for row in rows} == {spaces[1]}
-    with pytest.raises(InputError, match=r"views \['content_embedding_v1'\] are keyed by space_id; declare a space"):
+    with pytest.raises(InputError, match=r"views \['content_embedding_v1'\] are keyed by space_id; state a space"):
         built(home, replace(similar, name="open"))
 
 

@@ -17,15 +17,15 @@ from moonlake.errors import InputError
 from moonlake.training_sets import files
 from moonlake.training_sets.files import DELTA_LOG, hash_of_file, hash_of_rows, write_training_set
 from moonlake.training_sets.manifest import Manifest
-from moonlake.training_sets.spec import Declaration
+from moonlake.training_sets.spec import TrainingSetSpec
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 END = datetime(2026, 2, 1, tzinfo=UTC)
 MOMENT = pa.timestamp("us", tz="UTC")
 
 
-def manifest(**declared: Any) -> Manifest:
-    return Manifest(Declaration("january", START, END, **declared), {}, [], definitions_hash="d", code_version="1")
+def manifest(**fields: Any) -> Manifest:
+    return Manifest(TrainingSetSpec("january", START, END, **fields), {}, [], definitions_hash="d", code_version="1")
 
 
 def rows(count: int) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Declaration, manifest, files and reader of a training set, without Feast."""
+"""Specification, manifest, files and reader of a training set, without Feast."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from moonlake.errors import InputError, NotFound
 from moonlake.training_sets.files import write_training_set
 from moonlake.training_sets.labels import LABEL_COLUMNS
 from moonlake.training_sets.manifest import Manifest, describe
-from moonlake.training_sets.spec import Declaration, numbers_by_name
+from moonlake.training_sets.spec import TrainingSetSpec, numbers_by_name
 from moonlake.training_sets.training_set import TrainingSet, manifest_of
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -22,10 +22,10 @@ END = datetime(2026, 2, 1, tzinfo=UTC)
 MOMENT = pa.timestamp("us", tz="UTC")
 
 
-def manifest(**declared: Any) -> Manifest:
-    declaration = Declaration(**{"name": "january", "start": START, "end": END, **declared})
+def manifest(**fields: Any) -> Manifest:
+    spec = TrainingSetSpec(**{"name": "january", "start": START, "end": END, **fields})
     versions = {"impressions": 4, "users": -1}
-    return Manifest(declaration, versions, [{"view": "v"}], definitions_hash="d", code_version="1")
+    return Manifest(spec, versions, [{"view": "v"}], definitions_hash="d", code_version="1")
 
 
 def rows(count: int, first: int = 0) -> pa.Table:
@@ -79,7 +79,7 @@ def test_the_id_changes_with_everything_that_the_manifest_says(written: Training
         replace(original, definitions_hash="e"),
         replace(original, code_version="2"),
         replace(original, label_hash="l"),
-        replace(original, declaration=replace(original.declaration, sequence_length=51)),
+        replace(original, spec=replace(original.spec, sequence_length=51)),
     ]
     assert len({other.training_set_id for other in [original, *others]}) == 6
 
@@ -121,7 +121,7 @@ def test_what_is_missing_is_named(written: TrainingSet, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("declared", "message"),
+    ("fields", "message"),
     [
         ({"start": END, "end": START}, "is not before end"),
         ({"start": START.replace(tzinfo=None)}, "start 2026-01-01 00:00:00 has no time zone"),
@@ -133,9 +133,9 @@ def test_what_is_missing_is_named(written: TrainingSet, tmp_path: Path) -> None:
         ({"sequence_lengths": {"v": 0}}, r"sequences of \{'v': 0\} actions; a length is 1 or more"),
     ],
 )
-def test_a_declaration_that_cannot_be_meant_is_refused(declared: dict[str, Any], message: str) -> None:
+def test_a_specification_that_cannot_be_met_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        manifest(**declared)
+        manifest(**fields)
 
 
 def test_no_label_column_knows_its_future() -> None:
@@ -143,14 +143,14 @@ def test_no_label_column_knows_its_future() -> None:
 
 
 def test_lengths_are_stated_for_all_and_by_view() -> None:
-    declared = manifest(sequence_length=9, sequence_lengths={"v": 3}).declaration
-    assert declared.with_lengths({"w": 4}).lengths == {"": 9, "v": 3, "w": 4}
-    assert declared.with_lengths({"": 5, "v": 6}).lengths == {"": 5, "v": 6}
+    spec = manifest(sequence_length=9, sequence_lengths={"v": 3}).spec
+    assert spec.with_lengths({"w": 4}).lengths == {"": 9, "v": 3, "w": 4}
+    assert spec.with_lengths({"": 5, "v": 6}).lengths == {"": 5, "v": 6}
     with pytest.raises(InputError, match="'v=long': expected NAME=NUMBER"):
         numbers_by_name(["v=long"])
 
 
-def test_a_declaration_with_everything_stated_comes_back_from_json() -> None:
+def test_a_specification_with_everything_stated_comes_back_from_json() -> None:
     stated = manifest(
         label_table="/data/clicks",
         label_key=("basket", "line"),

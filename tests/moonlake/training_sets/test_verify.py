@@ -21,7 +21,7 @@ from moonlake.training_sets import files
 from moonlake.training_sets.diff import diff
 from moonlake.training_sets.files import write_training_set
 from moonlake.training_sets.manifest import Manifest
-from moonlake.training_sets.spec import Declaration
+from moonlake.training_sets.spec import TrainingSetSpec
 from moonlake.training_sets.training_set import TrainingSet
 from moonlake.training_sets.verify import verify
 
@@ -42,10 +42,10 @@ def rows(count: int, **columns: Any) -> pa.Table:
 
 
 def training_set(
-    folder: Path, table: pa.Table, versions: Mapping[str, int] | None = None, **declared: Any
+    folder: Path, table: pa.Table, versions: Mapping[str, int] | None = None, **fields: Any
 ) -> TrainingSet:
-    declaration = Declaration(**{"name": "january", "start": START, "end": END, **declared})
-    inputs = Manifest(declaration, dict(versions or {}), [{"view": "v", "ttl": 1}], "d", "1")
+    spec = TrainingSetSpec(**{"name": "january", "start": START, "end": END, **fields})
+    inputs = Manifest(spec, dict(versions or {}), [{"view": "v", "ttl": 1}], "d", "1")
     return write_training_set(folder, inputs, table, [table])
 
 
@@ -159,8 +159,8 @@ def test_columns_and_inputs_that_differ_are_named(tmp_path: Path) -> None:
     found = diff(a, replace(b, manifest=manifest))
     assert found.columns == ["- products list<element: string>", "+ new double", "price int64 -> double"]
     assert found.inputs == [
-        "declaration: name january -> february",
-        "declaration: sequence_length 50 -> 9",
+        "specification: name january -> february",
+        "specification: sequence_length 50 -> 9",
         "version of gone 2 -> None",
         "version of users 1 -> 2",
         "view w is new",
