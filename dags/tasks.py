@@ -15,6 +15,7 @@ from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOpe
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import Asset, Param
 
+from moonlake import names
 from moonlake.schema.tables import TABLES
 from moonlake.settings import Settings
 
@@ -32,7 +33,7 @@ MOMENT = "{{ " + RUN + ".isoformat() }}"
 END = f"(macros.datetime.fromisoformat(params.end) if params.end else {RUN})"
 """The day that closes a window: of the run, unless a parameter names it. A run has the same window when repeated."""
 
-NAME = r"^[\w.\-]+$"
+NAME = names.PATTERN
 DAY = r"^\d{4}-\d{2}-\d{2}$"
 """What a parameter may look like: it becomes a word of a command."""
 

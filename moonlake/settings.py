@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from moonlake.errors import SettingsError
+from moonlake.names import require_name
 
 PREFIX = "MOONLAKE_"
 
@@ -96,3 +97,23 @@ class Settings(BaseSettings):
     def feast(self) -> Path:
         """Feast's registry and SQLite online store."""
         return self.home / "feast"
+
+    def staged(self, source: str) -> Path:
+        """The folder that a source of that name is staged in. Raise InputError unless the name is a plain one."""
+        return self.staging / require_name("source", source)
+
+    def truth_of(self, source: str) -> Path:
+        """The folder of a simulated source's hidden truth. Raise InputError unless the name is a plain one."""
+        return self.truth / require_name("source", source)
+
+    def training_set(self, name: str) -> Path:
+        """The folder of the training set of that name. Raise InputError unless the name is a plain one."""
+        return self.training_sets / require_name("training set", name)
+
+    def encoder(self, name: str) -> Path:
+        """The folder of the encoder of that name. Raise InputError unless the name is a plain one."""
+        return self.artifacts / f"encoder-{require_name('encoder', name)}"
+
+    def ctr_model(self, name: str) -> Path:
+        """The folder of the click model of that name. Raise InputError unless the name is a plain one."""
+        return self.artifacts / f"ctr-{require_name('model', name)}"

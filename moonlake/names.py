@@ -1,0 +1,31 @@
+"""Names that users give to sources, training sets, encoders and click models: each becomes the name of a folder."""
+
+from __future__ import annotations
+
+import re
+
+from moonlake.errors import InputError
+
+LONGEST = 64
+"""Characters: an id of 64 hex digits is a name too."""
+
+PATTERN = rf"^\w[\w.\-]{{0,{LONGEST - 1}}}$"
+"""A plain folder name, as a regular expression that Python, JSON schemas and browsers read alike for ASCII."""
+
+
+def require_name(kind: str, name: str) -> str:
+    """The name itself. Raise InputError unless it is a plain folder name.
+
+    >>> require_name("training set", "january-2026")
+    'january-2026'
+    >>> require_name("training set", "../january")
+    Traceback (most recent call last):
+    moonlake.errors.InputError: training set name '../january': expected letters, digits, '_', '-' and '.', ...
+    """
+    if re.fullmatch(PATTERN, name) is None or name.endswith("\n"):
+        shown = name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
+        raise InputError(
+            f"{kind} name {shown!r}: expected letters, digits, '_', '-' and '.', "
+            f"first a letter, a digit or '_', at most {LONGEST} characters"
+        )
+    return name
