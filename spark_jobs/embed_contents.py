@@ -198,7 +198,7 @@ def run(
         finally:
             wanted.unpersist()
         last = count
-        with backfill.alone():
+        with backfill.exclusive():
             if backfill.current() == plan:  # or another run has written it
                 now = written_at + timedelta(seconds=time.monotonic() - began)
                 reports.append(_write(spark, settings, found, backfill.kept(plan), now))

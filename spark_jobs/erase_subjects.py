@@ -30,6 +30,7 @@ from pyspark.sql import functions as f
 from moonlake.embeddings.snapshots import MANIFEST, Snapshot, write_snapshot, write_vectors
 from moonlake.errors import NotFound
 from moonlake.feast_delta.store import FEATURE_REPO
+from moonlake.files import atomic_write
 from moonlake.hashing import stable_hash
 from moonlake.lake.lake import Lake
 from moonlake.lake.vacuum import ERASED, drop_history, file_system
@@ -161,9 +162,8 @@ def _plan_file(settings: Settings, subject: Subject, ids: Sequence[str]) -> Path
 
 def _keep(plan_file: Path, names: Names) -> None:
     plan_file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = plan_file.with_suffix(".partial")
-    unfinished.write_text(json.dumps({kind: sorted(ids) for kind, ids in names.items()}))
-    unfinished.replace(plan_file)
+    with atomic_write(plan_file) as file:
+        file.write_text(json.dumps({kind: sorted(ids) for kind, ids in names.items()}))
 
 
 def _stores_that_name(settings: Settings, search: Search) -> set[str]:

@@ -7,7 +7,6 @@ record that cannot be read goes to `rejects` and stops nothing. Files dropped in
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import signal
 import threading
@@ -25,6 +24,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from moonlake.errors import ContractError
+from moonlake.files import exclusive
 from moonlake.hashing import stable_hash
 from moonlake.lake.lake import Lake
 from moonlake.lake.product_events import ProductEvent, hand_in
@@ -76,7 +76,7 @@ def run(
     from spark_jobs.intake.batch import Intake
 
     folder = settings.home / "streams"
-    with _only_one(folder) as only:
+    with exclusive(folder / "products.lock", wait=False) as only:
         if not only and once:
             say("another stream is at work, and takes in what there is")
             return
@@ -175,19 +175,6 @@ def _told_to_stop() -> Iterator[threading.Event]:
     finally:
         for one, handler in zip(signals, before, strict=True):
             signal.signal(one, handler)
-
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[bool]:
-    """A block, and whether no other stream of the home is in it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "products.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
 
 
 def main(argv: Sequence[str] | None = None) -> None:

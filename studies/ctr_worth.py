@@ -32,6 +32,7 @@ from models.training.loop import Run
 from moonlake.embeddings import releases
 from moonlake.embeddings.snapshots import MANIFEST, Snapshot, write_snapshot
 from moonlake.errors import InputError
+from moonlake.files import atomic_write
 from moonlake.hashing import stable_hash
 from moonlake.lake.lake import Lake
 from moonlake.settings import Settings
@@ -52,7 +53,7 @@ from studies.ctr_worth_figures import (
     without,
 )  # fmt: skip
 from studies.ctr_worth_report import Setup, write_report
-from studies.study_runner import atomically, commit, npy, one_thread, open_worker, say, settings_of
+from studies.study_runner import commit, one_thread, open_worker, say, settings_of
 from workflows.ceilings import write_ceiling
 
 Vectors = Literal["none", "space", "shuffled", "random", "latents"]
@@ -157,8 +158,11 @@ def fit(plan: Plan, subject: Subject, seed: int) -> dict[str, Any]:
         "commit": commit(),
         "cores": os.cpu_count(),
     }
-    atomically(plan.path(subject, seed, ".npy"), lambda path: path.write_bytes(npy(scored["score"].to_numpy())))
-    atomically(plan.path(subject, seed, ".json"), lambda path: path.write_text(json.dumps(found, indent=2) + "\n"))
+    plan.path(subject, seed, "").parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(plan.path(subject, seed, ".npy")) as file:
+        np.save(file, scored["score"].to_numpy())
+    with atomic_write(plan.path(subject, seed, ".json")) as file:
+        file.write_text(json.dumps(found, indent=2) + "\n")
     run.finished()
     return found
 

@@ -32,13 +32,14 @@ from models.training.contrastive import TrainingConfig
 from models.training.kernel_scale import shorten_kernels
 from models.training.loop import Run, RunConfig
 from moonlake.errors import InputError
+from moonlake.files import atomic_write
 from moonlake.hashing import stable_hash
 from moonlake.settings import Settings
 from studies.ladder_data import PAIR_TYPES, LadderData, open_data
 from studies.ladder_plan import ENCODER, SETTINGS, Node, Phase, Plan, Rung, node_of, nodes_of, rungs_of
 from studies.ladder_report import Climbed, write_report
 from studies.ladder_spaces import register_spaces
-from studies.study_runner import atomically, commit, npy, one_thread, open_worker, say, settings_of
+from studies.study_runner import commit, one_thread, open_worker, say, settings_of
 
 
 def train_node(plan: Plan, data: LadderData, node: Node, *, measure: bool) -> dict[str, Any]:
@@ -53,12 +54,15 @@ def train_node(plan: Plan, data: LadderData, node: Node, *, measure: bool) -> di
     began = time.monotonic()
     metrics = _fit(encoder, plan, data, node)
     trained = time.monotonic()
-    atomically(plan.path(node, ".pt"), lambda path: torch.save(encoder.state_dict(), path))
+    plan.path(node, "").parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(plan.path(node, ".pt")) as file:
+        torch.save(encoder.state_dict(), file)
     if measure:
         trials = data.measured.trials
         represent = data.measured.decoded.vectors(Embedder.of(encoder, precision="auto"))
         places = places_of(trials, *vectors_of(trials, represent))
-        atomically(plan.path(node, ".npy"), lambda path: path.write_bytes(npy(places)))
+        with atomic_write(plan.path(node, ".npy")) as file:
+            np.save(file, places)
         metrics["hit_10"] = float((places <= 10).mean())
     found = {
         "node": asdict(node),
@@ -69,7 +73,8 @@ def train_node(plan: Plan, data: LadderData, node: Node, *, measure: bool) -> di
         "commit": commit(),
         "cores": os.cpu_count(),
     }
-    atomically(plan.path(node, ".json"), lambda path: path.write_text(json.dumps(found, indent=2) + "\n"))
+    with atomic_write(plan.path(node, ".json")) as file:
+        file.write_text(json.dumps(found, indent=2) + "\n")
     Run(folder=plan.path(node, ".run")).finished()
     return found
 

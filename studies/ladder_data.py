@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from models.training.contrastive import TABLES_READ
 from models.training.pairs import SHOWN, Pairs, read_pairs
 from models.training.stages import versions as table_versions
 from moonlake.errors import InputError
+from moonlake.files import atomic_write
 from moonlake.hashing import stable_hash
 from moonlake.lake.lake import Lake
 from moonlake.settings import Settings
@@ -180,11 +180,10 @@ def _kept(path: Path, read: Callable[[], Any]) -> Any:
         path.parent.mkdir(parents=True, exist_ok=True)
         found = read()
         store = _store_of(found)
-        np.save(pixels, store.pixels)
-        fresh = rest.with_suffix(".new")
-        with fresh.open("wb") as stream:
+        with atomic_write(pixels) as file:
+            np.save(file, store.pixels)
+        with atomic_write(rest) as file, file.open("wb") as stream:
             pickle.dump(_with_pixels(found, store.pixels[:0]), stream, protocol=5)
-        os.replace(fresh, rest)
     with rest.open("rb") as stream:  # written by this very function
         found = pickle.load(stream)
     return _with_pixels(found, np.asarray(np.load(pixels, mmap_mode="r")))

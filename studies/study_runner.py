@@ -1,4 +1,4 @@
-"""What studies of hours share: workers that end with their study, files that are whole or absent, settings by name."""
+"""The parts that studies of hours share: workers that end with their study, settings by name."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from io import BytesIO
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from moonlake.errors import InputError
@@ -39,21 +37,6 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Have a file written, so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(path.suffix + ".new")
-    write(fresh)
-    os.replace(fresh, path)
-
-
-def npy(array: np.ndarray[Any, Any]) -> bytes:
-    """An array as the bytes of a .npy file."""
-    stream = BytesIO()
-    np.save(stream, array)
-    return stream.getvalue()
 
 
 def commit() -> str:

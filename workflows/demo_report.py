@@ -20,6 +20,7 @@ from models.evaluation.representations import lake_vectors
 from moonlake.embeddings.contents import Content, read_images
 from moonlake.embeddings.images import inspect
 from moonlake.errors import ImageRefused
+from moonlake.files import atomic_write
 from moonlake.lake.lake import Lake
 from moonlake.schema.tables import TABLES
 
@@ -83,9 +84,8 @@ def write_report(path: Path, lake: Lake, space_id: str, facts: ReportFacts) -> N
         grains={name: table.grain for name, table in TABLES.items()},
         space_id=space_id,
     )
-    fresh = path.with_suffix(".new")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)
+    with atomic_write(path) as file:
+        file.write_text(text, encoding="utf-8")
 
 
 def gallery(lake: Lake, space_id: str, start: datetime, end: datetime) -> list[GalleryRow]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from moonlake.files import atomic_write
 from moonlake.hashing import stable_hash
 
 Found = dict[str, Any]
@@ -69,6 +70,5 @@ class Steps:
     def _save(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         fields = {name: {key: getattr(record, key) for key in record.__slots__} for name, record in self._known.items()}
-        fresh = self.path.with_suffix(".new")
-        fresh.write_text(json.dumps(fields, indent=1), encoding="utf-8")
-        fresh.replace(self.path)
+        with atomic_write(self.path) as file:
+            file.write_text(json.dumps(fields, indent=1), encoding="utf-8")

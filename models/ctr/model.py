@@ -21,7 +21,7 @@ from models.ctr.network import CtrNetwork
 from models.ctr.trees import TreeColumns, Trees
 from moonlake.embeddings.snapshots import Control, Snapshot
 from moonlake.errors import InputError, SpaceMismatch
-from moonlake.files import publishing
+from moonlake.files import publish_folder
 from moonlake.hashing import stable_hash
 
 KIND = "ctr"
@@ -97,7 +97,7 @@ class CtrModel:
 
     def save(self, folder: Path) -> CtrModel:
         """The model as it lies in the folder from now on: weights, vocabularies, configuration, lineage, metrics."""
-        with publishing(folder) as staging:
+        with publish_folder(folder) as staging:
             self.predictor.write(staging)
             self.features.save(staging)
             if self.calibrator is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from moonlake.errors import InputError
+from moonlake.files import atomic_write
 
 FORMAT = 1
 KEPT = 2
@@ -66,14 +66,10 @@ class Checkpoints:
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
         }
-        unfinished = self.folder / "unfinished"
-        with unfinished.open("wb") as stream:
-            torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        unfinished.rename(self.folder / f"step-{at.step:09d}.pt")
-        _sync_folder(self.folder)
-        for old in self._files()[:-KEPT]:
+        with atomic_write(self.folder / f"step-{at.step:09d}.pt") as unfinished:
+            torch.save(state, unfinished)
+        whole = self._files()[-KEPT:]
+        for old in set(self.folder.iterdir()) - set(whole):  # what a killed process left is large too
             old.unlink()
 
     def resume(self, model: nn.Module, optimizer: HasState) -> Resumed:
@@ -125,12 +121,3 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[f"{prefix}{key}"] = tuple(value) if isinstance(value, list) else value
     return found
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the renaming itself durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,7 +17,7 @@ from models.encoder.factory import load_encoder, new_encoder
 from models.training.distributed import is_first, wait_for_all
 from models.training.loop import Run, RunConfig
 from moonlake.errors import InputError
-from moonlake.files import publishing
+from moonlake.files import publish_folder
 from moonlake.lake.lake import Lake
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -98,7 +98,7 @@ def publish(
         parent = start.parent
         times = [time for time in (trained_until, parent.trained_until if parent else None) if time is not None]
         said = Trained(stage, config.encoder, asdict(config), parent.config if parent else None)
-        with publishing(folder) as staging:
+        with publish_folder(folder) as staging:
             start.encoder.save(staging)
             write_artifact(
                 staging, ENCODER, said, tables=tables, trained_until=max(times, default=None), metrics=metrics

@@ -19,7 +19,7 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moonlake.files import alone
+from moonlake.files import atomic_write, exclusive
 
 PLAN_FILE = "plan.json"
 ROWS_PER_CHUNK = 512
@@ -100,6 +100,7 @@ class Backfill:
         bits = min(MOST_BITS, max(0, math.ceil(math.log2(max(1, contents) / ROWS_PER_CHUNK))))
         made = Plan(uuid4().hex[:8], bits, contents, time.time())
         self.folder.parent.mkdir(parents=True, exist_ok=True)
+        # Not `publish_folder`: of several workers the first one's plan stands, and is never replaced.
         fresh = Path(tempfile.mkdtemp(prefix=".", dir=self.folder.parent))
         (fresh / PLAN_FILE).write_text(json.dumps(asdict(made)))
         fresh.chmod(0o755)
@@ -123,10 +124,9 @@ class Backfill:
 
     def keep(self, plan: Plan, chunk: int, rows: pa.Table) -> None:
         """Keep the rows of a chunk; the file is whole or not there."""
-        unfinished = self.folder / f".{uuid4().hex}"
         try:
-            pq.write_table(rows, unfinished)
-            unfinished.rename(self._file(plan, chunk))
+            with atomic_write(self._file(plan, chunk)) as file:
+                pq.write_table(rows, file)
         except FileNotFoundError:  # another worker has brought all of the plan into the lake
             if self.current() == plan:
                 raise
@@ -160,9 +160,9 @@ class Backfill:
         self.folder.rename(gone)
         shutil.rmtree(gone)
 
-    def alone(self) -> AbstractContextManager[None]:
+    def exclusive(self) -> AbstractContextManager[bool]:
         """A block that one worker of this folder at a time is in."""
-        return alone(self.folder.with_suffix(".lock"))
+        return exclusive(self.folder.with_suffix(".lock"))
 
     def _file(self, plan: Plan, chunk: int) -> Path:
         return self.folder / f"{plan.plan_id}-{chunk:06x}.parquet"

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from moonlake.embeddings.content_index import ContentIndex, Rows, Words, in_order, words_of
 from moonlake.errors import ContractError, InputError, MoonlakeError, NotFound, SpaceMismatch
-from moonlake.files import publishing
+from moonlake.files import publish_folder
 from moonlake.hashing import stable_hash
 from moonlake.lake.lake import Lake
 
@@ -230,7 +230,7 @@ def write_snapshot(lake: Lake, space_id: str, folder: Path, *, version: int | No
         raise SpaceMismatch(f"{folder} holds a snapshot of space {present['space_id']}, not {space_id}: name another")
     if present is not None and present["versions"] == versions:
         return Snapshot.open(folder)
-    with publishing(folder) as building:
+    with publish_folder(folder) as building:
         contents = _write_vectors(lake, space, versions["embeddings"], building)
         products = _write_products(lake, versions["products"], building)
         until = space["trained_until"]
@@ -271,7 +271,7 @@ def write_vectors(
         )
     where = f"vectors of space {space_id}"
     high, low, order = in_order([words_of(pa.array(content_ids, pa.string()))], where)
-    with publishing(folder) as building:
+    with publish_folder(folder) as building:
         _write_index(building, high, low, vectors[order].astype(np.float16))
         _write_ipc(building / PRODUCTS, pa.table({name: pa.array([], pa.string()) for name in PRODUCT_COLUMNS}))
         stated = {"space_id": space_id, "dimension": vectors.shape[1], "storage_type": "float16", "trained_until": None}

@@ -19,7 +19,7 @@ from pyspark.sql import functions as f
 from pyspark.sql import types as t
 
 from moonlake.errors import ContractError
-from moonlake.files import alone
+from moonlake.files import exclusive
 from moonlake.lake.lake import Lake
 from moonlake.schema.arrow import ARROW_TYPES, contract
 from moonlake.schema.contract import Table
@@ -62,7 +62,7 @@ def append_few(
     if not len(rows):
         return []
     rows = rows.select(table.facts)
-    with alone(lock_of(settings, table)):
+    with exclusive(lock_of(settings, table)):
         known = _present(Lake(settings), table, rows)
         stamps: list[datetime | None] = []
         for row in rows.to_pylist():

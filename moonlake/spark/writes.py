@@ -25,7 +25,7 @@ from pyspark.sql import functions as f
 from pyspark.sql import types as t
 
 from moonlake.errors import BatchRejected, ContractError, SchemaMismatch
-from moonlake.files import alone
+from moonlake.files import exclusive
 from moonlake.lake.lake import MAX_REJECT_VALUE_CHARACTERS, Lake, WriteReport
 from moonlake.schema.arrow import contract
 from moonlake.schema.contract import Table
@@ -379,7 +379,7 @@ def _merging(part: Sequence[str]) -> _Commit:
             if table.writing != "insert":
                 merging = merging.whenMatchedUpdateAll()
             try:
-                with alone(lock_of(settings, table)):
+                with exclusive(lock_of(settings, table)):
                     return int(merging.execute().collect()[0]["num_affected_rows"])
             except CROSSED:
                 if not again:

@@ -135,6 +135,7 @@ def _plan(settings: Settings, spec: TrainingSetSpec, versions: Mapping[str, int]
 
 def _build(plan: _Plan, folder: Path, expected: Manifest | None = None) -> TrainingSet:
     spec = plan.inputs.spec
+    # Beside the folder, and so on its disk: the logs move into the training set when that is published.
     logs = folder.with_name(f".{folder.name}.sequences") if spec.sequences == "pointers" else None
     store = feature_store(
         plan.settings,

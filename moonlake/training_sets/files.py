@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from moonlake.errors import InputError
+from moonlake.files import publish_folder
 from moonlake.hashing import stable_hash
 from moonlake.training_sets.manifest import Manifest
 from moonlake.training_sets.spec import TrainingSetSpec
@@ -39,7 +39,7 @@ def write_training_set(
 ) -> TrainingSet:
     """The training set written from batches of finished rows; what was in the folder is replaced.
 
-    Nothing is to be seen in the folder until all is written.
+    Nothing is to be seen in the folder until all is written; a reader finds the old set or the new one.
 
     Args:
         expected: the manifest that is rebuilt: its files have to come out byte for byte, and it is kept as it is.
@@ -47,11 +47,9 @@ def write_training_set(
 
     Raises: InputError: there are no rows, or other files than expected came out, which are named.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    rows = partial / "rows"
-    rows.mkdir(parents=True)
-    try:
+    with publish_folder(folder) as filling:
+        rows = filling / "rows"
+        rows.mkdir()
         schema, counts = _write_rows(rows, inputs.spec, batches)
         if sequence_logs is not None and sequence_logs.exists():  # a service may have no sequences
             sequence_logs.rename(rows / SEQUENCE_LOGS)
@@ -66,12 +64,7 @@ def write_training_set(
         )
         if expected is not None:
             require_same_rows(expected, manifest)
-        (partial / "manifest.json").write_text((expected or manifest).as_json())
-    except BaseException:
-        shutil.rmtree(partial)
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+        (filling / "manifest.json").write_text((expected or manifest).as_json())
     return TrainingSet.open(folder)
 
 

@@ -24,6 +24,7 @@ from PIL import Image
 
 from moonlake.embeddings.images import decode, perceptual_hash
 from moonlake.errors import InputError
+from moonlake.files import publish_folder
 from moonlake.hashing import stable_hash
 from moonlake.settings import Settings
 from sources.datasets.myntra_files import MyntraRows, read_myntra, read_pictures, style_vectors
@@ -35,7 +36,6 @@ from sources.own_files.staging import (
     SourceInfo,
     StageWriter,
     is_staged,
-    new_folder,
     new_stage,
     silent,
     stage_path,
@@ -106,7 +106,7 @@ def stage_myntra(
     actions = act(model, shown, behavior_rng)
     query_ids, texts, names = _phrase(shop, model, models_of_queries, behavior_rng)
 
-    with new_folder(settings.truth / NAME) as truth, new_stage(settings, NAME) as writer:
+    with publish_folder(settings.truth / NAME) as truth, new_stage(settings, NAME) as writer:
         writer.write("products", _products(files, model.catalogue))
         writer.refuse("products", "field_count_wrong", files.refused)
         write_users(writer, model, microseconds(window.start) - 30 * 86_400 * 1_000_000)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from moonlake.files import atomic_write
 from moonlake.maintenance.erasure_search import Search
 from sources.own_files.staging import SOURCE_FILE
 
@@ -82,10 +83,10 @@ def _restate(path: Path, erased: dict[str, int]) -> None:
     for kind, count in erased.items():
         if kind in stated["staged"]:
             stated["staged"][kind] -= count
-    path.write_text(json.dumps(stated, indent=2, ensure_ascii=False) + "\n")
+    with atomic_write(path) as file:
+        file.write_text(json.dumps(stated, indent=2, ensure_ascii=False) + "\n")
 
 
 def _write(path: Path, rows: pa.Table) -> None:
-    unfinished = path.with_name(f".{path.name}")
-    pq.write_table(rows, unfinished)
-    unfinished.replace(path)
+    with atomic_write(path) as file:
+        pq.write_table(rows, file)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from moonlake.errors import BatchRejected, InputError, NotFound, SchemaMismatch
+from moonlake.files import publish_folder
 from moonlake.schema.tables import TABLES
 from moonlake.settings import Settings
 from sources.own_files.schema import KINDS, REFUSED_SCHEMA
@@ -181,27 +181,9 @@ class StageWriter:
 
 
 @contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """An empty folder to fill; takes the place of `target` at once when the block ends, or vanishes when it fails."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh, old = (target.parent / f".{target.name}.{state}" for state in ("new", "old"))
-    for rest in (fresh, old):
-        shutil.rmtree(rest, ignore_errors=True)
-    fresh.mkdir()
-    try:
-        yield fresh
-        if target.exists():
-            target.rename(old)
-        fresh.rename(target)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-@contextmanager
 def new_stage(settings: Settings, name: str) -> Iterator[StageWriter]:
     """A writer for the named source; the source appears under `settings.staging` when the block ends without error."""
-    with new_folder(stage_path(settings, name)) as folder:
+    with publish_folder(stage_path(settings, name)) as folder:
         writer = StageWriter(folder)
         try:
             yield writer

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from moonlake.files import publish_folder
 from moonlake.hashing import stable_hash
 from moonlake.settings import Settings
 from sources.own_files.schema import KINDS
@@ -22,7 +23,6 @@ from sources.own_files.staging import (
     SourceInfo,
     StageWriter,
     is_staged,
-    new_folder,
     new_stage,
     silent,
     stage_path,
@@ -79,7 +79,7 @@ def stage_marketplace(preset_name: str, settings: Settings, *, progress: Progres
     actions = act(model, shown, behavior_rng)
     query_ids, texts, names = _phrase(model, wanted, behavior_rng)
 
-    with new_folder(settings.truth / preset.name) as truth, new_stage(settings, preset.name) as writer:
+    with publish_folder(settings.truth / preset.name) as truth, new_stage(settings, preset.name) as writer:
         writer.write("products", world.rows.products(changes))
         writer.write("merchants", world.rows.merchants(preset.window.start - timedelta(days=365)))
         write_users(writer, model, microseconds(preset.window.start - timedelta(days=30)))

@@ -139,10 +139,13 @@ def test_two_checkpoints_are_kept_and_an_unfinished_one_is_not_read(tmp_path: Pa
         nn.init.constant_(model.weight, float(step))
         checkpoints.save(Resumed(step, [0.5] * step, 1.0), model, optimizer)
     assert len(list((tmp_path / "kept").iterdir())) == 2
-    (tmp_path / "kept" / "unfinished").write_bytes(b"torn")
+    torn = tmp_path / "kept" / ".0a1b2c3d-step-000000004.pt"
+    torn.write_bytes(b"torn")
     nn.init.zeros_(model.weight)
     assert checkpoints.resume(model, optimizer) == Resumed(3, [0.5] * 3, 1.0)
     assert model.weight.tolist() == [[3.0, 3.0]]
+    checkpoints.save(Resumed(5, [0.5] * 5, 1.0), model, optimizer)
+    assert not torn.exists()
 
 
 def test_every_pass_reads_each_sample_once_in_another_order_and_a_step_needs_no_step_before_it() -> None:

@@ -79,7 +79,7 @@ def test_a_pause_does_not_count_in_how_fast_it_goes(backfill: Backfill) -> None:
 
 
 def _hold(home: Path, inside: Event) -> None:
-    with Backfill(home, "space").alone():
+    with Backfill(home, "space").exclusive():
         inside.set()
         time.sleep(60)
 
@@ -92,7 +92,7 @@ def test_one_worker_is_alone_until_it_dies(tmp_path: Path, backfill: Backfill) -
     assert inside.wait(60)
     began = time.monotonic()
     other.kill()  # -9: it cannot clean up
-    with backfill.alone():
+    with backfill.exclusive():
         assert time.monotonic() - began < 30
     other.join()
 
