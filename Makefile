@@ -1,6 +1,6 @@
 # moonlake: `make demo` and `make test` are all you need; both set everything up first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick test-long check format lock clean
+.PHONY: help setup demo test test-quick test-long check format lock archive clean
 
 BIN := .venv/bin
 PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest
@@ -40,6 +40,9 @@ format: setup  ## let ruff put the code in order
 lock: setup  ## requirements.lock anew from pyproject.toml; what is locked stays unless a bound moved
 	@$(BIN)/python -m uv pip compile --quiet --universal --all-extras --python-version 3.11 --no-emit-index-url \
 		--custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
+
+archive: setup  ## library and application as one zip, for `spark-submit --py-files`
+	@$(BIN)/python tools/archive.py
 
 clean:  ## remove the environment and the caches; .moonlake, your lake, stays
 	rm -rf .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

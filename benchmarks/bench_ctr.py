@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from benchmarks.processes import Measured, measure, run
 from moonlake.hashing import stable_hash
 from moonlake.lake.sequence_logs import SequenceLog, lists_of, pointer_names, write_log
+from moonlake.settings import Settings
 from moonlake.training_sets.files import write_training_set
 from moonlake.training_sets.manifest import Manifest
 from moonlake.training_sets.spec import TrainingSetSpec
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from models.ctr.model import CtrModel
     from moonlake.embeddings.snapshots import Snapshot
 
-ROOT = Path(__file__).parents[1]
 PEER = "fuxictr==2.3.10"
 PEER_WAYS = {"FuxiCTR, loading beside": 1, "FuxiCTR, loading within": 0}
 """By the number of processes that load batches: 1 is its default."""
@@ -240,7 +240,7 @@ def compare_training(folder: Path, rows: int, epochs: int, threads: int) -> bool
     our_rate, our_auc = _rate(folder / "ours.json"), auc(scored["score"])
     line("ours", ours, our_rate, our_auc)
     peer_aucs = []
-    if (python := peer_environment(ROOT / "build" / "fuxictr")) is not None:
+    if (python := peer_environment(Settings.from_environment().checkout / "build" / "fuxictr")) is not None:
         export(model, training_set, folder)
         for way, workers in PEER_WAYS.items():
             name = f"peer{workers}"
@@ -312,7 +312,7 @@ def export(model: CtrModel, training_set: TrainingSet, folder: Path) -> None:
 def peer_environment(folder: Path) -> Path | None:
     """The Python of an environment with PEER and our versions of what both need; None, and a line, if there is none."""
     python, uv = folder / "bin" / "python", [sys.executable, "-m", "uv"]
-    constraints = ["--constraint", str(ROOT / "requirements.lock")]
+    constraints = ["--constraint", str(Settings.from_environment().checkout / "requirements.lock")]
     for command in (
         [*uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, str(folder)],
         [*uv, "pip", "install", "--quiet", "--python", str(python), *constraints, PEER, "torch"],
@@ -460,7 +460,6 @@ def write_vectors(home: Path, contents: int) -> Snapshot:
     from moonlake.lake.lake import Lake
     from moonlake.schema.arrow import arrow_schema
     from moonlake.schema.tables import EMBEDDING_SPACES, EMBEDDINGS, TIMELESS
-    from moonlake.settings import Settings
 
     contents += -contents % KINDS
     lake, space_id = Lake(Settings(home=home)), stable_hash("simulated space")

@@ -14,7 +14,6 @@ import typer
 from moonlake.settings import Settings
 from moonlake.spark import jars
 
-DAGS = Path(__file__).parents[1] / "dags"
 API_PORT = 8080
 LOG_PORTS = (8793, 8794)
 
@@ -43,7 +42,7 @@ def airflow_environment(settings: Settings, inherited: Mapping[str, str]) -> dic
     port = inherited.get("AIRFLOW__API__PORT", str(API_PORT))
     defaults = {
         "AIRFLOW_HOME": str(settings.home / "airflow"),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(settings.checkout / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PARALLELISM": str(settings.workers),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",

@@ -20,11 +20,10 @@ import typer
 from cli.airflow import API_PORT, LOG_PORTS
 from moonlake.errors import MissingDependency, SettingsError
 from moonlake.schema.tables import TABLES
-from moonlake.settings import Settings
+from moonlake.settings import Settings, checkout_folder
 from moonlake.spark import jars
 from moonlake.spark.java import find_java
 
-LOCK = Path(__file__).parents[1] / "requirements.lock"
 PORTS = {API_PORT: "Airflow", **dict.fromkeys(LOG_PORTS, "Airflow's logs")}
 
 GB = 1_000_000_000
@@ -57,7 +56,7 @@ def examine() -> Iterator[Finding]:
     """Every finding about this machine and this environment, cheap ones first."""
     yield check_python()
     yield check_java()
-    yield check_packages(LOCK)
+    yield check_packages(checkout_folder() / "requirements.lock")
     yield check_jars()
     yield check_memory()
     for port, user in PORTS.items():
@@ -77,11 +76,11 @@ def examine() -> Iterator[Finding]:
 
 
 def check_python() -> Finding:
-    """Is this Python 3.11?"""
+    """Is this a Python that the locked packages are known to install on?"""
     found = f"{platform.python_version()} at {sys.executable}"
-    if platform.python_version_tuple()[:2] == ("3", "11"):
+    if (3, 11) <= sys.version_info[:2] <= (3, 13):
         return Finding("ok", "Python", found)
-    return Finding("fail", "Python", f"{found}, wanted 3.11: install it and run `make setup`")
+    return Finding("fail", "Python", f"{found}, wanted 3.11 to 3.13: install 3.11 and run `make setup`")
 
 
 def check_java() -> Finding:

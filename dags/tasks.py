@@ -8,7 +8,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
@@ -18,8 +17,6 @@ from airflow.sdk import Asset, Param
 from moonlake import names
 from moonlake.schema.tables import TABLES
 from moonlake.settings import Settings
-
-JOBS = Path(__file__).parents[1] / "spark_jobs"
 
 FIRST_DAY = datetime(2026, 1, 1, tzinfo=UTC)
 DEFAULTS: dict[str, Any] = {"retries": 1, "retry_delay": timedelta(minutes=1)}
@@ -67,14 +64,15 @@ def spark_step(job: str, *arguments: str, writes: Iterable[str] = ()) -> SparkSu
     Args:
         writes: tables that the job writes.
     """
+    settings = Settings.from_environment()
     return SparkSubmitOperator(
         task_id=job,
-        application=str(JOBS / f"{job}.py"),
+        application=str(settings.checkout / "spark_jobs" / f"{job}.py"),
         application_args=list(arguments),
         conn_id="moonlake_spark",
         name=job,
         packages="{{ var.value.get('moonlake_spark_packages', '') }}",
-        driver_memory=Settings.from_environment().spark_driver_memory,
+        driver_memory=settings.spark_driver_memory,
         conf={"spark.driver.extraJavaOptions": "-Duser.timezone=UTC", "spark.log.level": "WARN"},
         outlets=[table(name) for name in writes],
     )

@@ -14,6 +14,11 @@ from moonlake.names import require_name
 PREFIX = "MOONLAKE_"
 
 
+def checkout_folder() -> Path:
+    """The folder that MOONLAKE_CHECKOUT names, or the one that the library lies in; other variables may be wrong."""
+    return Path(os.environ.get(PREFIX + "CHECKOUT") or Path(__file__).resolve().parents[1]).expanduser().absolute()
+
+
 class Settings(BaseSettings):
     """One environment. Build it once in a `main` with `Settings.from_environment()` and hand it down.
 
@@ -24,6 +29,15 @@ class Settings(BaseSettings):
 
     home: Path = Field(
         default=Path(".moonlake"), validate_default=True, description="folder of everything that moonlake writes"
+    )
+    checkout: Path = Field(
+        default_factory=checkout_folder,
+        description="checkout with the commands and models; default: the folder of the library",
+    )
+    feature_repo: Path = Field(
+        default_factory=lambda others: others["checkout"] / "feature_repo",
+        validate_default=True,
+        description="folder of the feature definitions; default <checkout>/feature_repo",
     )
     lake_uri: str | None = Field(default=None, description="where the Delta tables lie; default <home>/lake")
     spark_master: str = Field(default="local[*]", description="Spark master")
@@ -52,11 +66,11 @@ class Settings(BaseSettings):
         values = self.model_dump(exclude_none=True)
         return {PREFIX + name.upper(): str(value) for name, value in values.items()}
 
-    @field_validator("home")
+    @field_validator("home", "checkout", "feature_repo")
     @classmethod
-    def _absolute(cls, home: Path) -> Path:
+    def _absolute(cls, folder: Path) -> Path:
         """Paths below it are written into tables, and read by processes that were started elsewhere."""
-        return home.expanduser().absolute()
+        return folder.expanduser().absolute()
 
     @property
     def lake(self) -> str:

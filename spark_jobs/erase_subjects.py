@@ -29,7 +29,6 @@ from pyspark.sql import functions as f
 
 from moonlake.embeddings.snapshots import MANIFEST, Snapshot, write_snapshot, write_vectors
 from moonlake.errors import NotFound
-from moonlake.feast_delta.store import FEATURE_REPO
 from moonlake.files import atomic_write
 from moonlake.hashing import stable_hash
 from moonlake.lake.lake import Lake
@@ -90,19 +89,19 @@ class Erasure:
         return [path for each in self.searched if each.store == MODELS for path in each.found]
 
 
-def plan(settings: Settings, subject: Subject, ids: Sequence[str], repo: Path = FEATURE_REPO) -> Erasure:
+def plan(settings: Settings, subject: Subject, ids: Sequence[str]) -> Erasure:
     """What would go, and where the files name it now; nothing is changed."""
     names = _names(settings, subject, ids)
     lake = Lake(settings)
     counts = {f"lake/{table.name}": _rows_that_go(lake, table, names) for table in TABLES.values()}
-    searched = (*search_home(settings, names), *_search_elsewhere(settings, names, repo))
+    searched = (*search_home(settings, names), *_search_elsewhere(settings, names))
     return Erasure({store: count for store, count in counts.items() if count}, (), searched)
 
 
-def check(settings: Settings, subject: Subject, ids: Sequence[str], repo: Path = FEATURE_REPO) -> Erasure:
+def check(settings: Settings, subject: Subject, ids: Sequence[str]) -> Erasure:
     """Where products or users are still named, by their own ids."""
     names = names_of(subject, ids)
-    return Erasure({}, (), (*search_home(settings, names), *_search_elsewhere(settings, names, repo)))
+    return Erasure({}, (), (*search_home(settings, names), *_search_elsewhere(settings, names)))
 
 
 def run(
@@ -112,7 +111,6 @@ def run(
     ids: Sequence[str],
     *,
     written_at: datetime,
-    repo: Path = FEATURE_REPO,
 ) -> Erasure:
     """Erase products or users, and search everything for them afterwards. Nobody may write to the lake meanwhile."""
     names = _names(settings, subject, ids)
@@ -132,9 +130,9 @@ def run(
     removed["staging"] += sum(erase_staged(path.parent, search) for path in settings.staging.glob(f"*/{SOURCE_FILE}"))
     removed["backfills"] += erase_chunks((settings.home / "backfills").rglob("*.parquet"), search)
     removed["truth"] += erase_truth(settings.truth.rglob("*.parquet"), search)
-    serve_again(settings, repo)
-    removed["online store"] += forget_online(settings, repo, names)
-    for log in logs_of_services(settings, repo):
+    serve_again(settings)
+    removed["online store"] += forget_online(settings, names)
+    for log in logs_of_services(settings):
         removed["request logs"] += _erase_log(log, search)
     for table in TABLES.values():
         if f"lake/{table.name}" in touched:
@@ -143,7 +141,7 @@ def run(
     if f"lake/{PRODUCT_EVENTS.name}" in touched:
         shutil.rmtree(settings.home / "streams" / PRODUCT_EVENTS.name, ignore_errors=True)
     plan_file.unlink()
-    found = (*search_home(settings, names), *_search_elsewhere(settings, names, repo))
+    found = (*search_home(settings, names), *_search_elsewhere(settings, names))
     erasure = Erasure({store: count for store, count in removed.items() if count}, training_sets, found)
     _record(lake, subject, ids, erasure, written_at)
     return erasure
@@ -308,11 +306,11 @@ def _erase_log(path: str, search: Search) -> int:
     return int(found.sum())
 
 
-def _search_elsewhere(settings: Settings, names: Names, repo: Path) -> list[Searched]:
+def _search_elsewhere(settings: Settings, names: Names) -> list[Searched]:
     """What is found where no file of the home is looked into: online stores on a server, request logs elsewhere."""
     search = Search(names)
-    found = search_online(settings, repo, search)
-    for log in logs_of_services(settings, repo):
+    found = search_online(settings, search)
+    for log in logs_of_services(settings):
         if not Path(log).is_relative_to(settings.home):
             found += search_folder(log, search, lambda _, log=log: log)  # type: ignore[misc]
     return found

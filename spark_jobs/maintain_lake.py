@@ -11,11 +11,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from pyspark.sql import SparkSession
 
-from moonlake.feast_delta.store import FEATURE_REPO
 from moonlake.lake.lake import Lake
 from moonlake.lake.vacuum import KEPT_FOR, RETENTIONS, Vacuumed, keeps_history, vacuum
 from moonlake.maintenance.feature_store import versions_served
@@ -53,7 +51,6 @@ def run(
     *,
     now: datetime,
     retention: timedelta = timedelta(days=RETENTION_DAYS),
-    repo: Path = FEATURE_REPO,
 ) -> list[Maintained]:
     """Compact and vacuum every table that has been written; without a session say what a vacuum would remove."""
     lake = Lake(settings)
@@ -61,7 +58,7 @@ def run(
     for live in live_manifests(settings):
         for table, version in live.versions.items():
             named[table].add(version)
-    served = versions_served(settings, repo)
+    served = versions_served(settings)
     for table, version in served.pinned:
         named[table].add(version)
     done = []

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -48,7 +47,7 @@ FLOORS: Mapping[str, Sequence[Sequence[str]]] = {
 """The folders of a room (and its single files that have a place of their own), the lowest first. A file imports
 from its own floor and from those below. "" are the files of the room itself."""
 
-FACE = {"moonlake", "moonlake.__main__", "moonlake.home", "moonlake.api"}
+FACE = {"moonlake", "moonlake.__main__", "moonlake.application", "moonlake.home"}
 """The public face of the library stands above all of its folders."""
 
 DAGS_MAY_IMPORT = {"moonlake.schema.tables", "moonlake.schema.contract", "moonlake.settings", "moonlake.names"}
@@ -248,11 +247,21 @@ def test_dag_files_load_no_torch_no_pyspark_no_feast() -> None:
     assert not loaded_by([f"runpy.run_path({str(path)!r})" for path in files("dags")])
 
 
-def test_pyproject_names_the_packages_of_the_tree() -> None:
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    # feature_repo is a folder that Feast reads, not a package.
-    there = [path.parent.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("__init__.py")]
-    assert sorted(listed) == sorted(".".join(path.parts) for path in there)
+def test_one_file_of_the_library_reaches_the_application_by_name() -> None:
+    by_name = {
+        path.relative_to(ROOT).as_posix()
+        for path in files("moonlake")
+        if {"import_module", "__import__", "runpy"} & {str(name) for name in names_in(path)}
+    }
+    assert by_name == {"moonlake/application.py"}
+
+
+def names_in(path: Path) -> Iterator[str]:
+    """Every name that the code of a file speaks of."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.alias(name=name):
+                yield name
 
 
 def test_every_room_but_feature_repo_is_a_package() -> None:

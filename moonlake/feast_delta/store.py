@@ -25,20 +25,16 @@ from moonlake.feast_delta.sources import BehaviorSequenceSource
 from moonlake.hashing import stable_hash
 from moonlake.settings import Settings
 
-FEATURE_REPO = Path(__file__).resolve().parents[2] / "feature_repo"
-"""The feature repository beside the package, as in a checkout."""
-
 
 def feature_store(
     settings: Settings,
-    repo: Path = FEATURE_REPO,
     *,
     versions: Mapping[str, int] | None = None,
     sequence_length: int | None = None,
     sequence_lengths: Mapping[str, int] | None = None,
     sequence_logs: Path | None = None,
 ) -> FeatureStore:
-    """Feast's feature store for the repository's `feature_store.yaml`, in the home of the settings.
+    """Feast's feature store for `feature_store.yaml` of the settings' feature repository, in their home.
 
     Args:
         versions: Delta version to read, by table name or path; the others are read at their latest.
@@ -48,9 +44,10 @@ def feature_store(
 
     Raises: NotFound: there is no feature_store.yaml in the repository.
     """
+    repo = settings.feature_repo
     path = repo / "feature_store.yaml"
     if not path.is_file():
-        raise NotFound(f"there is no feature repository at {repo}: {path} does not exist")
+        raise NotFound(f"there is no feature repository at {repo} ({path.name} is missing): set MOONLAKE_FEATURE_REPO")
     stated: dict[str, Any] = yaml.safe_load(os.path.expandvars(path.read_text()))
     home = settings.feast.absolute()
     stated["registry"]["path"] = str(home / stated["registry"]["path"])
@@ -65,7 +62,7 @@ def feature_store(
         "sequence_logs": str(sequence_logs or ""),
     }
     config = RepoConfig(**stated)
-    config.repo_path = repo.absolute()
+    config.repo_path = repo
     store = FeatureStore(config=config)
     # Else every reader is refused while a view is materialised, and for as long after that as it caches the registry.
     # Stated in the file, Feast warns that it does nothing with a registry such as ours, which is not so.
@@ -73,10 +70,10 @@ def feature_store(
     return store
 
 
-def apply(settings: Settings, repo: Path = FEATURE_REPO) -> FeatureStore:
+def apply(settings: Settings) -> FeatureStore:
     """The feature store after the repository's definitions were registered, as `feast apply` does it."""
-    store = feature_store(settings, repo)
-    folder = str(repo.absolute())
+    store = feature_store(settings)
+    folder = str(settings.feature_repo)
     # Feast imports the files of a repository by bare name from the working folder, and reports by printing.
     with contextlib.chdir(folder), _importable(folder), contextlib.redirect_stdout(io.StringIO()):
         apply_total(store.config, Path(folder), skip_source_validation=False)

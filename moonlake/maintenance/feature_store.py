@@ -21,12 +21,12 @@ from moonlake.maintenance.erasure_search import Search, Searched
 from moonlake.settings import Settings
 
 
-def serve_again(settings: Settings, repo: Path) -> None:
+def serve_again(settings: Settings) -> None:
     """Bring every view that is online to what its table holds now, at the moment up to which it was served.
 
     Sequences of users who acted on a product that went are among what changed.
     """
-    found = _store(settings, repo)
+    found = _store(settings)
     if found is None:
         return
     store, online = found
@@ -37,18 +37,18 @@ def serve_again(settings: Settings, repo: Path) -> None:
                 store.materialize_incremental(moment_of(served.end_us), feature_views=[view.name])
 
 
-def forget_online(settings: Settings, repo: Path, names: Mapping[str, frozenset[str]]) -> int:
+def forget_online(settings: Settings, names: Mapping[str, frozenset[str]]) -> int:
     """The number of keys that were removed from the online store; nothing is left of them."""
-    found = _store(settings, repo)
+    found = _store(settings)
     if found is None:
         return 0
     store, online = found
     return online.forget(store.config, store.list_feature_views(), names_a_key(names))
 
 
-def search_online(settings: Settings, repo: Path, search: Search) -> list[Searched]:
+def search_online(settings: Settings, search: Search) -> list[Searched]:
     """Search results for an online store that is not a file of the home."""
-    found = _store(settings, repo)
+    found = _store(settings)
     if found is None:
         return []
     store, online = found
@@ -56,9 +56,9 @@ def search_online(settings: Settings, repo: Path, search: Search) -> list[Search
     return [Searched("online store", rows=rows, found={"keys": hits} if hits else {})] if rows else []
 
 
-def logs_of_services(settings: Settings, repo: Path) -> list[str]:
+def logs_of_services(settings: Settings) -> list[str]:
     """The paths of the request logs of all feature services."""
-    store = _registered(settings, repo)
+    store = _registered(settings)
     if store is None:
         return []
     logs = (log_of_service(settings, store, service.name).path for service in store.list_feature_services())
@@ -78,9 +78,9 @@ class VersionsServed:
     feeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-def versions_served(settings: Settings, repo: Path) -> VersionsServed:
+def versions_served(settings: Settings) -> VersionsServed:
     """The versions that feature sources pin, and those that views were last served from."""
-    store = _registered(settings, repo)
+    store = _registered(settings)
     if store is None:
         return VersionsServed()
     online = store._get_provider().online_store
@@ -106,15 +106,15 @@ def names_a_key(names: Mapping[str, frozenset[str]]) -> NamedKey:
     return named
 
 
-def _store(settings: Settings, repo: Path) -> tuple[FeatureStore, ServedOnlineStore] | None:
+def _store(settings: Settings) -> tuple[FeatureStore, ServedOnlineStore] | None:
     """The feature store and its online store, where definitions were registered and the store is one of ours."""
-    store = _registered(settings, repo)
+    store = _registered(settings)
     online = store._get_provider().online_store if store else None
     return (store, online) if store is not None and isinstance(online, ServedOnlineStore) else None
 
 
-def _registered(settings: Settings, repo: Path) -> FeatureStore | None:
+def _registered(settings: Settings) -> FeatureStore | None:
     """The feature store; None where nothing was ever registered in its file."""
-    store = feature_store(settings, repo)
+    store = feature_store(settings)
     path = str(store.config.registry.path)
     return store if "://" in path or Path(path).exists() else None

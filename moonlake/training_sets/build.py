@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -34,6 +33,7 @@ from moonlake.training_sets.manifest import Manifest
 from moonlake.training_sets.spec import TrainingSetSpec
 from moonlake.training_sets.training_set import TrainingSet, manifest_of
 from moonlake.training_sets.verify import versions_gone
+from moonlake.version import __version__
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ def _plan(settings: Settings, spec: TrainingSetSpec, versions: Mapping[str, int]
         table_versions=read,
         definitions=[definition_of(view) for view in views],
         definitions_hash=definitions_hash(views),
-        code_version=version("moonlake"),
+        code_version=__version__,
         libraries={"pyarrow": pa.__version__},
         label_key=labels.key,
     )

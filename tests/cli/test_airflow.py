@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from cli.airflow import DAGS, airflow_environment
+from cli.airflow import airflow_environment
 from moonlake.settings import Settings
 
 
@@ -36,4 +36,4 @@ def test_programs_come_from_this_environment(settings: Settings) -> None:
     environment = airflow_environment(settings, {"PATH": "/usr/bin"})
     assert environment["PATH"].split(":") == [str(Path(sys.executable).parent), "/usr/bin"]
     assert (Path(environment["SPARK_HOME"]) / "bin" / "spark-submit").exists()
-    assert Path(environment["AIRFLOW__CORE__DAGS_FOLDER"]) == DAGS
+    assert Path(environment["AIRFLOW__CORE__DAGS_FOLDER"]) == settings.checkout / "dags"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cli.airflow import DAGS, airflow_environment
+from cli.airflow import airflow_environment
 from cli.app import app
 from moonlake.schema.tables import TABLES
 from moonlake.settings import Settings
@@ -128,5 +128,6 @@ def test_steps_of_embedding_refresh_run_in_order(bag: dict[str, Any]) -> None:
 
 
 def test_every_file_of_the_folder_is_a_dag_or_ignored() -> None:
-    ignored = (DAGS / ".airflowignore").read_text().split()
-    assert sorted(path.stem for path in DAGS.glob("*.py") if path.name not in ignored) == DAG_IDS
+    dags = Settings().checkout / "dags"
+    ignored = (dags / ".airflowignore").read_text().split()
+    assert sorted(path.stem for path in dags.glob("*.py") if path.name not in ignored) == DAG_IDS

@@ -21,7 +21,6 @@ from feast.feature_view import FeatureViewState
 from moonlake.errors import NotFound
 from moonlake.feast_delta import materialize
 from moonlake.feast_delta.store import (
-    FEATURE_REPO,
     apply,
     definitions_hash,
     feature_store,
@@ -274,7 +273,7 @@ def test_an_unknown_service_and_an_unknown_view_are_named(store: FeatureStore, h
     with pytest.raises(NotFound, match=r"no feature views \['stats'\]"):
         materialize.run(home, END, ["stats"])
     with pytest.raises(NotFound, match="no feature repository at"):
-        feature_store(home, tmp_path)
+        feature_store(home.model_copy(update={"feature_repo": tmp_path}))
 
 
 @pytest.mark.slow
@@ -283,7 +282,7 @@ def test_feasts_own_command_meets_the_api_in_one_registry(settings: Settings, wr
     segments = [{"user_id": "u", "segment": "loyal", "event_timestamp": START}]
     write_rows(settings, "users", segments)
     environment = {**os.environ, **settings.environment(), "TZ": "Asia/Tokyo"}
-    feast = [str(Path(sys.executable).with_name("feast")), "-c", str(FEATURE_REPO)]
+    feast = [str(Path(sys.executable).with_name("feast")), "-c", str(settings.feature_repo)]
     window = [TIMELESS.isoformat(), END.isoformat()]
     for command in (["apply"], ["materialize", *window, "--views", "user_profile_v1"]):
         subprocess.run([*feast, *command], env=environment, check=True, capture_output=True, timeout=180)

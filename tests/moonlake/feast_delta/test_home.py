@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from moonlake.feast_delta.home import HomeSqliteOnlineStore, home_of
-from moonlake.feast_delta.store import FEATURE_REPO, feature_store
+from moonlake.feast_delta.store import feature_store
 from moonlake.settings import Settings
 
 
@@ -31,9 +31,10 @@ def test_an_absolute_home_is_where_it_says(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_the_api_and_the_command_agree_in_a_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MOONLAKE_HOME", raising=False)
-    monkeypatch.chdir(FEATURE_REPO.parent)
-    config = feature_store(Settings()).config
-    of_command = home_of(FEATURE_REPO)
+    settings = Settings()
+    monkeypatch.chdir(settings.checkout)
+    config = feature_store(settings).config
+    of_command = home_of(settings.feature_repo)
     assert config.registry.path == str(of_command.feast / "registry.db")
     assert config.offline_store.lake == of_command.lake
     assert config.online_store.path == str(of_command.feast / "online.db")
