@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.evaluate_encoder import simulated_sources
-from cli.printing import echo_estimate
+from cli.printing import estimate_line
 from cli.train_ctr import echo_labels, model_folder, snapshot_of
 from moonlake.errors import InputError
 from moonlake.lake.lake import Lake
 from moonlake.settings import Settings
 from moonlake.timestamps import parse_moment
+from workflows.evaluate_encoder import simulated_sources
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,7 +75,7 @@ def evaluate_ctr(
     for name, of_metric in gains.items():
         typer.echo(f"{name} over {against}, intervals over users:")
         for metric, title in GAINS.items():
-            echo_estimate(title, of_metric[metric])
+            typer.echo(estimate_line(title, of_metric[metric]))
     parts = _by_segment(lake, measured, against) if segments else []
     if json_file is not None:
         document = {

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.evaluate_encoder import TRIALS_OF, Task, simulated_sources
 from moonlake.errors import InputError, NotFound
 from moonlake.lake.lake import Lake
 from moonlake.settings import Settings
 from moonlake.timestamps import parse_moment
+from workflows.evaluate_encoder import TRIALS_OF, Task, simulated_sources
 
 if TYPE_CHECKING:
     from models.ctr.model import CtrModel

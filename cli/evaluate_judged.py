@@ -2,48 +2,39 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
-
-import typer
-
-from moonlake.lake.lake import Lake
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from models.evaluation.judged import Figure
-    from models.evaluation.representations import Represent
+    from workflows.encoder_figures import JudgedEvaluation
 
-BM25 = "bm25"
-"""What is measured where there is no encoder."""
 CANDIDATES = {"judged": "the products judged for a query", "all": "all products on sale; unjudged ones count as wrong"}
 GAINS = {"exponential": "2^grade - 1", "esci": "1, 0.1, 0.01 and 0, as the ESCI challenge has them"}
 
 
-def evaluate_judged(lake: Lake, name: str, represent: Represent | None, at: datetime) -> dict[str, Any]:
-    """Measure on the judged queries of the lake, print it, and give all figures as JSON.
-
-    Args: represent: None for BM25 alone.
-    """
+def judged_lines(found: JudgedEvaluation) -> Iterator[str]:
+    """Every ranking with its interval, setting by setting; of whole vectors first."""
     from models.evaluation.judged import SETTINGS
-    from models.evaluation.judged import evaluate_judged as evaluate
 
-    found = evaluate(lake, represent, at)
-    typer.echo(
-        f"{name}: {found.queries:,} judged queries, {found.judgments:,} judgments, pool of {found.pool:,}; "
-        f"{found.left_out:,} left out"
+    figures = found.figures
+    yield (
+        f"{found.subject}: {figures.queries:,} judged queries, {figures.judgments:,} judgments, "
+        f"pool of {figures.pool:,}; {figures.left_out:,} left out"
     )
     for candidates, gain in SETTINGS:
-        typer.echo(f"  nDCG@10 over {CANDIDATES[candidates]}; gains {GAINS[gain]}:")
-        for one in found.figures:
+        yield f"  nDCG@10 over {CANDIDATES[candidates]}; gains {GAINS[gain]}:"
+        for one in figures.figures:
             if (one.candidates, one.gain) == (candidates, gain):
-                typer.echo(_line(one, ""))
-        for one in found.differences:
+                yield _line(one, "")
+        for one in figures.differences:
             if (one.candidates, one.gain) == (candidates, gain):
-                typer.echo(_line(one, "+"))
-        if weights := found.weights.get((candidates, gain)):
+                yield _line(one, "+")
+        if weights := figures.weights.get((candidates, gain)):
             chosen = ", ".join(f"{weight:g}" for weight in weights)
-            typer.echo(f"    the encoder's weight in the blend, chosen on the queries of the other folds: {chosen}")
-    return {"subject": name} | found.as_json()
+            yield f"    the encoder's weight in the blend, chosen on the queries of the other folds: {chosen}"
+    if found.prefix is not None:
+        yield from judged_lines(found.prefix)
 
 
 def _line(figure: Figure, sign: str) -> str:

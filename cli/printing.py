@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
-
-import typer
 
 if TYPE_CHECKING:
     from models.evaluation.bootstrap import Estimate, Rate
@@ -13,30 +11,30 @@ if TYPE_CHECKING:
     from models.evaluation.recall import Segment
 
 
-def echo_rates(name: str, rates: Sequence[Rate], limits: Sequence[float] | None = None) -> None:
+def rate_lines(name: str, rates: Sequence[Rate], limits: Sequence[float] | None = None) -> Iterator[str]:
     """One line a cutoff; `limits` is the best that there could be at each."""
     for row, rate in enumerate(rates):
         limit = "" if limits is None else f"  of at most {limits[row]:.4f}"
-        typer.echo(f"  {f'{name}@{rate.cutoff}':<7} {rate.value:.4f}  {_interval(rate.low, rate.high)}{limit}")
+        yield f"  {f'{name}@{rate.cutoff}':<7} {rate.value:.4f}  {_interval(rate.low, rate.high)}{limit}"
 
 
-def echo_estimate(name: str, estimate: Estimate) -> None:
+def estimate_line(name: str, estimate: Estimate) -> str:
     """One line, with a sign."""
-    typer.echo(f"    {name:<19} {estimate.value:+.4f}  {_interval(estimate.low, estimate.high)}")
+    return f"    {name:<19} {estimate.value:+.4f}  {_interval(estimate.low, estimate.high)}"
 
 
-def echo_segments(segments: Sequence[Segment]) -> None:
+def segment_lines(segments: Sequence[Segment]) -> Iterator[str]:
     """One line a part."""
     for one in segments:
         figures = "  ".join(f"hit@{rate.cutoff} {rate.value:.4f}" for rate in one.hit_rates)
-        typer.echo(f"  {one.division}: {one.part} ({one.purchases:,} purchases)  {figures}")
+        yield f"  {one.division}: {one.part} ({one.purchases:,} purchases)  {figures}"
 
 
-def echo_geometry(found: Geometry) -> None:
-    """How the vectors lie, in two lines."""
+def geometry_lines(found: Geometry) -> Iterator[str]:
+    """Two lines on how the vectors lie."""
     aligned = "" if found.alignment is None else f"  alignment {found.alignment:.3f}"
-    typer.echo(f"  pool vectors: uniformity {found.uniformity:.3f}{aligned}  mean cosine {found.mean_cosine:.3f}")
-    typer.echo(
+    yield f"  pool vectors: uniformity {found.uniformity:.3f}{aligned}  mean cosine {found.mean_cosine:.3f}"
+    yield (
         f"    effective rank {found.effective_rank:.1f} of {found.dimension}  duplicates {found.duplicates:.4f}  "
         f"norm {found.norm:.4f} (off 1 by at most {found.largest_norm_error:.1e})  without a vector {found.missing:,}"
     )

@@ -91,7 +91,7 @@ def evaluate(*words: str) -> str:
 
 def test_image_search_is_the_default_and_all_figures_go_to_the_file(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
-    printed = evaluate("encoder", *WINDOW, "--prefix", "2", "--segments", "--ceiling", "small", "--json", str(file))
+    printed = evaluate("encoder", *WINDOW, "--prefix", "2", "--segments", "--ceiling", "small", "--output", str(file))
     found = json.loads(file.read_text())["tasks"]["image_search"]
     hits = {rate["cutoff"]: rate["value"] for rate in found["recall"]["hit_rates"]}
     assert 0.5 <= hits[1] < 0.7  # every other query has the true style, the rest a random one
@@ -107,6 +107,14 @@ def test_image_search_is_the_default_and_all_figures_go_to_the_file(tmp_path: Pa
     assert found["prefix"]["minus_whole"][0][0] <= 0
     assert found["geometry"]["alignment"] > 0
     assert "simulated" in printed
+
+
+def test_json_is_printed_in_place_of_lines_and_is_what_the_file_holds(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    for words in (WINDOW, ["--task", "attributes", "--prefix", "2", *WINDOW]):
+        printed = evaluate("encoder", *words, "--json", "--output", str(file))
+        assert json.loads(printed) == json.loads(file.read_text())
+        assert json.loads(printed)["subject"] == "encoder"
 
 
 @pytest.mark.parametrize(

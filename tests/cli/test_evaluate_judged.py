@@ -12,11 +12,13 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.app import app
-from cli.evaluate_judged import BM25, evaluate_judged
+from cli.evaluate_judged import judged_lines
+from models.evaluation.judged import evaluate_judged
 from moonlake.embeddings.contents import content_of
 from moonlake.errors import InputError
 from moonlake.lake.lake import Lake
 from moonlake.settings import Settings
+from workflows.encoder_figures import JudgedEvaluation
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 WORDS = ("chair", "lamp", "vase", "shoe", "mug")
@@ -41,11 +43,10 @@ def judged(
     return lake
 
 
-def test_every_ranking_has_a_line_with_its_interval_and_json_holds_them_all(
-    judged: Lake, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = evaluate_judged(judged, "mine", lambda contents: np.ones((len(contents), 1), np.float32), NOW)
-    lines = capsys.readouterr().out.splitlines()
+def test_every_ranking_has_a_line_with_its_interval_and_json_holds_them_all(judged: Lake) -> None:
+    figures = evaluate_judged(judged, lambda contents: np.ones((len(contents), 1), np.float32), NOW)
+    found = JudgedEvaluation("mine", figures).as_json()
+    lines = list(judged_lines(JudgedEvaluation("mine", figures)))
     assert lines[0] == "mine: 5 judged queries, 10 judgments, pool of 5; 0 left out"
     assert "    bm25               1.0000  (95% interval 1.0000 to 1.0000)" in lines
     worst = 1 / np.log2(3)  # every product has one vector: the wrong one counts as first
@@ -55,15 +56,15 @@ def test_every_ranking_has_a_line_with_its_interval_and_json_holds_them_all(
     assert {one["subject"] for one in found["figures"]} == {"bm25", "bm25 on full text", "encoder", "blend"}
 
 
-def test_bm25_is_measured_without_an_encoder(judged: Lake, capsys: pytest.CaptureFixture[str]) -> None:
-    found = evaluate_judged(judged, BM25, None, NOW)
-    assert "encoder" not in capsys.readouterr().out
-    assert (found["differences"], found["weights"]) == ([], {})
+def test_bm25_is_measured_without_an_encoder(judged: Lake) -> None:
+    found = evaluate_judged(judged, None, NOW)
+    assert not any("encoder" in line for line in judged_lines(JudgedEvaluation("bm25", found)))
+    assert (found.differences, found.weights) == ([], {})
 
 
 def test_judgments_of_later_are_not_known(judged: Lake) -> None:
     with pytest.raises(InputError, match="0 judged queries"):
-        evaluate_judged(judged, BM25, None, datetime(2026, 2, 1, tzinfo=UTC))
+        evaluate_judged(judged, None, datetime(2026, 2, 1, tzinfo=UTC))
 
 
 def test_the_command_measures_and_writes_json(
@@ -71,7 +72,7 @@ def test_the_command_measures_and_writes_json(
 ) -> None:
     monkeypatch.setenv("MOONLAKE_HOME", str(settings.home))
     written = settings.home / "figures.json"
-    asked = ["evaluate", "encoder", "bm25", "--task", "judged", "--end", NOW.isoformat(), "--json", str(written)]
+    asked = ["evaluate", "encoder", "bm25", "--task", "judged", "--end", NOW.isoformat(), "--output", str(written)]
     shown = CliRunner().invoke(app, asked, catch_exceptions=False)
     assert shown.stdout.startswith("bm25: 5 judged queries, 10 judgments")
     assert {one["subject"] for one in json.loads(written.read_text())["figures"]} == {"bm25", "bm25 on full text"}
