@@ -53,25 +53,26 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="little data: a check, not a measurement")
     parser.add_argument("--memory", default="6g", help="memory of the Spark driver")
     arguments = parser.parse_args()
-    from moonlake.spark.session import spark_session
+    from moonlake.spark.session import session
 
     with TemporaryDirectory(prefix="moonlake-bench-spark-") as temporary:
         folder = Path(temporary)
         settings = Settings(home=folder / "home", spark_driver_memory=arguments.memory)
-        spark = spark_session(settings, "bench")
-        spark.conf.set("spark.sql.adaptive.enabled", "true")  # Spark's default, which moonlake's small jobs do without
-        for pull in STORES.values():
-            pull(spark, SMALL[0], _data(SMALL[0], folder))
-        for case in SMALL[:1] if arguments.small else CASES:
-            print(f"\n{case.name}\n{'':24} {'seconds':>8} {'to ours':>8}  result", flush=True)
-            mine: Timed | None = None
-            for name, pull in STORES.items():
-                found = pull(spark, case, _data(case, folder))
-                mine = mine or found
-                same = "equal" if found.digest == mine.digest else f"DIFFERS ({found.rows:,} rows)"
-                ratio = f"{found.seconds / mine.seconds:8.2f}"
-                print(f"{name:24} {found.seconds:8.2f} {ratio}  {found.stopped or same}", flush=True)
-        spark.stop()
+        with session(settings, "bench") as spark:
+            spark.conf.set(
+                "spark.sql.adaptive.enabled", "true"
+            )  # as by default; small jobs do without
+            for pull in STORES.values():
+                pull(spark, SMALL[0], _data(SMALL[0], folder))
+            for case in SMALL[:1] if arguments.small else CASES:
+                print(f"\n{case.name}\n{'':24} {'seconds':>8} {'to ours':>8}  result", flush=True)
+                mine: Timed | None = None
+                for name, pull in STORES.items():
+                    found = pull(spark, case, _data(case, folder))
+                    mine = mine or found
+                    same = "equal" if found.digest == mine.digest else f"DIFFERS ({found.rows:,} rows)"
+                    ratio = f"{found.seconds / mine.seconds:8.2f}"
+                    print(f"{name:24} {found.seconds:8.2f} {ratio}  {found.stopped or same}", flush=True)
 
 
 def ours(spark: SparkSession, case: Case, folder: Path) -> Timed:

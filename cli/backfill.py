@@ -22,11 +22,12 @@ def plan(
     hour_price: Annotated[float | None, typer.Option(min=0, help="What an hour of this machine costs.")] = None,
 ) -> None:
     """How many contents have no vector yet, how long they will take, and what that costs; nothing is written."""
-    from moonlake.spark.session import spark_session
+    from moonlake.spark.session import session
     from spark_jobs.embed_contents import survey
 
     settings = Settings.from_environment()
-    found = survey(spark_session(settings, "backfill_plan"), settings, space)
+    with session(settings, "backfill_plan") as spark:
+        found = survey(spark, settings, space)
     typer.echo(f"embedding space {found.space}")
     typer.echo(f"  {found.contents:,} distinct contents in {found.rows:,} rows of products and queries")
     typer.echo(f"  {found.missing:,} without a vector, to be embedded")
@@ -45,12 +46,12 @@ def plan(
 @backfill_app.command()
 def run(space: NameOrId) -> None:
     """Embed what is missing. Give the command again after a kill, or on another terminal to share the work."""
-    from moonlake.spark.session import spark_session
+    from moonlake.spark.session import session
     from spark_jobs import embed_contents
 
     settings = Settings.from_environment()
-    spark = spark_session(settings, "backfill")
-    found = embed_contents.run(spark, settings, space, written_at=datetime.now(UTC), say=typer.echo)
+    with session(settings, "backfill") as spark:
+        found = embed_contents.run(spark, settings, space, written_at=datetime.now(UTC), say=typer.echo)
     typer.echo(f"{found.written:,} vectors written, {found.rejected:,} contents refused; {found.space}")
     typer.echo(f"coverage {found.space.coverage:.2%}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -82,6 +83,7 @@ class Demo:
     console: Console
     encoder_steps: int | None = None
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    _opened: ExitStack = field(default_factory=ExitStack)
     _spark: SparkSession | None = None
 
     @cached_property
@@ -111,16 +113,15 @@ class Demo:
     def spark(self) -> SparkSession:
         """The Spark session, started when the first step needs it."""
         if self._spark is None:
-            from moonlake.spark.session import spark_session
+            from moonlake.spark.session import session
 
-            self._spark = spark_session(self.settings, "demo")
+            self._spark = self._opened.enter_context(session(self.settings, "demo"))
         return self._spark
 
     def stop_spark(self) -> None:
         """End the Spark session, if one was started."""
-        if self._spark is not None:
-            self._spark.stop()
-            self._spark = None
+        self._opened.close()
+        self._spark = None
 
     def versions(self, *tables: str) -> dict[str, int]:
         """The latest version of each table: what a step that reads them depends on."""

@@ -45,7 +45,7 @@ def check(
 
 
 def _erase(subject: Subject, ids: Sequence[str], dry_run: bool) -> None:
-    from moonlake.spark.session import spark_session
+    from moonlake.spark.session import session
     from spark_jobs import erase_subjects
 
     settings = Settings.from_environment()
@@ -57,11 +57,8 @@ def _erase(subject: Subject, ids: Sequence[str], dry_run: bool) -> None:
             for path in searched.found:
                 typer.echo(f"named in {searched.store}: {path}")
         return
-    spark = spark_session(settings, "erase_subjects")
-    try:
+    with session(settings, "erase_subjects") as spark:
         erasure = erase_subjects.run(spark, settings, subject, ids, written_at=datetime.now(UTC))
-    finally:
-        spark.stop()
     for store, count in erasure.removed.items():
         typer.echo(f"removed {count:,} from {store}")
     for name in erasure.training_sets:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -42,23 +43,21 @@ def ingest(
         negatives=negatives,
         console=console,
     )
-    with console.status("Starting Spark ..."):
-        from moonlake.spark.session import spark_session
-        from sources.own_files.staging import SourceInfo
-        from spark_jobs import ingest_behaviors, ingest_catalogue, pack_behavior_sequences
-
-        spark = spark_session(settings, "ingest")
     now = datetime.now(UTC)
     reports = []
-    try:
+    with ExitStack() as opened:
+        with console.status("Starting Spark ..."):
+            from moonlake.spark.session import session
+            from sources.own_files.staging import SourceInfo
+            from spark_jobs import ingest_behaviors, ingest_catalogue, pack_behavior_sequences
+
+            spark = opened.enter_context(session(settings, "ingest"))
         for title, job in (("catalogue", ingest_catalogue), ("behaviour", ingest_behaviors)):
             with console.status(f"Ingesting the {title} ..."):
                 reports += job.run(spark, settings, folder, written_at=now)
         if source in BEHAVIOR_LOGS:
             with console.status("Packing the sequences ..."):
                 reports.append(pack_behavior_sequences.run(spark, settings, written_at=now))
-    finally:
-        spark.stop()
     show_reports(console, reports, SourceInfo.read(folder))
 
 

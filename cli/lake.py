@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -18,18 +19,14 @@ def maintain(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what a vacuum would remove; change nothing.")] = False,
 ) -> None:
     """Compact every table, and remove files that no version needs that is named, served from or younger."""
-    from moonlake.spark.session import spark_session
+    from moonlake.spark.session import session
     from spark_jobs import maintain_lake
 
     settings = Settings.from_environment()
-    spark = None if dry_run else spark_session(settings, "maintain_lake")
-    try:
+    with nullcontext() if dry_run else session(settings, "maintain_lake") as spark:
         retention = timedelta(days=retention_days)
         for done in maintain_lake.run(spark, settings, now=datetime.now(UTC), retention=retention):
             typer.echo(str(done))
-    finally:
-        if spark is not None:
-            spark.stop()
     _show_kept(settings)
 
 

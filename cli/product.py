@@ -86,8 +86,8 @@ def watch(
     from spark_jobs import stream_products
 
     settings = Settings.from_environment()
-    spark = stream_products.session(settings)
-    stream_products.run(spark, settings, clock=lambda: datetime.now(UTC), once=once, say=typer.echo)
+    with stream_products.stream_session(settings) as spark:
+        stream_products.run(spark, settings, clock=lambda: datetime.now(UTC), once=once, say=typer.echo)
 
 
 @product_app.command()

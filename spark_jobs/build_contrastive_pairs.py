@@ -25,7 +25,7 @@ from moonlake.errors import InputError
 from moonlake.lake.lake import Lake, WriteReport
 from moonlake.settings import Settings
 from moonlake.spark import writes
-from moonlake.spark.session import read_table, spark_session
+from moonlake.spark.session import read_table, session
 from moonlake.timestamps import parse_moment
 from spark_jobs.pairs import hard_negatives, purchase_cleaning, user_choices
 from spark_jobs.pairs.product_units import units
@@ -237,18 +237,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = Settings.from_environment()
     cleaning = _cleaning(options)
     mix = parse_mix(options.mix)
-    spark = spark_session(settings, "build_contrastive_pairs")
-    report = run(
-        spark,
-        settings,
-        options.start,
-        options.end,
-        stage=options.stage,
-        mix=mix,
-        cleaning=cleaning,
-        written_at=datetime.now(UTC),
-    )
-    print(report.as_json())
+    with session(settings, "build_contrastive_pairs") as spark:
+        report = run(
+            spark,
+            settings,
+            options.start,
+            options.end,
+            stage=options.stage,
+            mix=mix,
+            cleaning=cleaning,
+            written_at=datetime.now(UTC),
+        )
+        print(report.as_json())
 
 
 def _cleaning(options: argparse.Namespace) -> CleaningConfig | None:

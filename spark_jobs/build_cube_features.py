@@ -23,7 +23,7 @@ from moonlake.schema.arrow import arrow_schema
 from moonlake.schema.tables import CUBE_FEATURES, IMPRESSIONS
 from moonlake.settings import Settings
 from moonlake.spark import writes
-from moonlake.spark.session import current_rows, read_table, spark_schema, spark_session
+from moonlake.spark.session import current_rows, read_table, session, spark_schema
 from moonlake.timestamps import parse_moment
 
 LENGTH = 50
@@ -162,17 +162,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--length", type=int, default=LENGTH, help="latest actions that are looked at")
     asked = parser.parse_args(argv)
     settings = Settings.from_environment()
-    spark = spark_session(settings, "build_cube_features")
-    report = run(
-        spark,
-        settings,
-        asked.space,
-        start=asked.start,
-        end=asked.end,
-        length=asked.length,
-        written_at=datetime.now(UTC),
-    )
-    print(report.as_json())
+    with session(settings, "build_cube_features") as spark:
+        report = run(
+            spark,
+            settings,
+            asked.space,
+            start=asked.start,
+            end=asked.end,
+            length=asked.length,
+            written_at=datetime.now(UTC),
+        )
+        print(report.as_json())
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from moonlake.lake.lake import WriteReport
 from moonlake.schema.tables import BEHAVIORS, IMPRESSIONS, PRODUCT_STATS, USER_STATS
 from moonlake.settings import Settings
 from moonlake.spark import writes
-from moonlake.spark.session import current_rows, read_table, spark_session
+from moonlake.spark.session import current_rows, read_table, session
 from moonlake.timestamps import parse_moment
 
 WINDOW_DAYS = 7
@@ -74,9 +74,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     now = datetime.now(UTC)
     end = parser.parse_args(argv).end or now
     settings = Settings.from_environment()
-    spark = spark_session(settings, "compute_stats")
-    for report in run(spark, settings, end, written_at=now):
-        print(report.as_json())
+    with session(settings, "compute_stats") as spark:
+        for report in run(spark, settings, end, written_at=now):
+            print(report.as_json())
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from moonlake.lake.lake import Lake, WriteReport
 from moonlake.schema.tables import EMBEDDINGS, TIMELESS
 from moonlake.settings import Settings
 from moonlake.spark import writes
-from moonlake.spark.session import read_table, spark_schema, spark_session
+from moonlake.spark.session import read_table, session, spark_schema
 
 PARTITIONS_PER_WORKER = 4
 """So that a worker with fewer chunks takes over from one with more."""
@@ -356,9 +356,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--space", default=LIVE, help="name, id or beginning of an id; 'live' is the default")
     options = parser.parse_args(argv)
     settings = Settings.from_environment()
-    spark = spark_session(settings, "embed_contents")
-    say = partial(print, file=sys.stderr, flush=True)
-    print(run(spark, settings, options.space, written_at=datetime.now(UTC), say=say).as_json())
+    with session(settings, "embed_contents") as spark:
+        say = partial(print, file=sys.stderr, flush=True)
+        print(run(spark, settings, options.space, written_at=datetime.now(UTC), say=say).as_json())
 
 
 if __name__ == "__main__":

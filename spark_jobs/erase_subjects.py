@@ -54,7 +54,7 @@ from moonlake.schema.arrow import arrow_schema
 from moonlake.schema.contract import Table
 from moonlake.schema.tables import ERASURES, PRODUCT_EVENTS, TABLES
 from moonlake.settings import Settings
-from moonlake.spark.session import read_table, spark_session
+from moonlake.spark.session import read_table, session
 from sources.own_files.erasing import erase_chunks, erase_staged, erase_truth
 from sources.own_files.staging import SOURCE_FILE
 
@@ -341,11 +341,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("ids", nargs="+")
     asked = parser.parse_args(argv)
     settings = Settings.from_environment()
-    spark = spark_session(settings, "erase_subjects")
-    erasure = run(spark, settings, asked.subject, asked.ids, written_at=datetime.now(UTC))
-    print(json.dumps({"removed": erasure.removed, "left": len(erasure.left), "models": len(erasure.models)}))
-    if erasure.left:
-        raise SystemExit(1)
+    with session(settings, "erase_subjects") as spark:
+        erasure = run(spark, settings, asked.subject, asked.ids, written_at=datetime.now(UTC))
+        print(json.dumps({"removed": erasure.removed, "left": len(erasure.left), "models": len(erasure.models)}))
+        if erasure.left:
+            raise SystemExit(1)
 
 
 if __name__ == "__main__":

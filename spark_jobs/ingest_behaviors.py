@@ -14,7 +14,7 @@ from moonlake.lake.lake import Lake, WriteReport
 from moonlake.schema.tables import PRODUCTS, TABLES
 from moonlake.settings import Settings
 from moonlake.spark import writes
-from moonlake.spark.session import current_rows, read_table, spark_session
+from moonlake.spark.session import current_rows, read_table, session
 from sources.own_files.staging import SourceInfo
 
 
@@ -83,9 +83,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, required=True, help="a staged source")
     folder = parser.parse_args(argv).folder
     settings = Settings.from_environment()
-    spark = spark_session(settings, "ingest_behaviors")
-    for report in run(spark, settings, folder, written_at=datetime.now(UTC)):
-        print(report.as_json())
+    with session(settings, "ingest_behaviors") as spark:
+        for report in run(spark, settings, folder, written_at=datetime.now(UTC)):
+            print(report.as_json())
 
 
 if __name__ == "__main__":

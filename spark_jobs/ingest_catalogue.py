@@ -21,7 +21,7 @@ from moonlake.lake.lake import Lake, WriteReport
 from moonlake.schema.tables import PRODUCT_IMAGES, PRODUCTS, QUERIES
 from moonlake.settings import Settings
 from moonlake.spark import writes
-from moonlake.spark.session import spark_session
+from moonlake.spark.session import session
 from sources.own_files.staging import SourceInfo
 
 Write = Callable[..., WriteReport]
@@ -178,9 +178,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, required=True, help="a staged source")
     folder = parser.parse_args(argv).folder
     settings = Settings.from_environment()
-    spark = spark_session(settings, "ingest_catalogue")
-    for report in run(spark, settings, folder, written_at=datetime.now(UTC)):
-        print(report.as_json())
+    with session(settings, "ingest_catalogue") as spark:
+        for report in run(spark, settings, folder, written_at=datetime.now(UTC)):
+            print(report.as_json())
 
 
 if __name__ == "__main__":

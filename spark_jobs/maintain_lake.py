@@ -20,7 +20,7 @@ from moonlake.maintenance.feature_store import versions_served
 from moonlake.maintenance.kept_versions import live_manifests
 from moonlake.schema.tables import TABLES
 from moonlake.settings import Settings
-from moonlake.spark.session import spark_session
+from moonlake.spark.session import session
 
 RETENTION_DAYS = 7
 
@@ -94,9 +94,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--retention-days", type=float, default=RETENTION_DAYS)
     days = parser.parse_args(argv).retention_days
     settings = Settings.from_environment()
-    spark = spark_session(settings, "maintain_lake")
-    for done in run(spark, settings, now=datetime.now(UTC), retention=timedelta(days=days)):
-        print(done)
+    with session(settings, "maintain_lake") as spark:
+        for done in run(spark, settings, now=datetime.now(UTC), retention=timedelta(days=days)):
+            print(done)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from moonlake.lake.lake import WriteReport
 from moonlake.schema.tables import BEHAVIOR_SEQUENCES, BEHAVIORS
 from moonlake.settings import Settings
 from moonlake.spark import writes
-from moonlake.spark.session import current_rows, read_table, spark_session
+from moonlake.spark.session import current_rows, read_table, session
 
 
 def transform(behaviors: DataFrame) -> DataFrame:
@@ -60,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Pack behaviour sequences."""
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
     settings = Settings.from_environment()
-    spark = spark_session(settings, "pack_behavior_sequences")
-    print(run(spark, settings, written_at=datetime.now(UTC)).as_json())
+    with session(settings, "pack_behavior_sequences") as spark:
+        print(run(spark, settings, written_at=datetime.now(UTC)).as_json())
 
 
 if __name__ == "__main__":

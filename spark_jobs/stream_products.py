@@ -30,7 +30,7 @@ from moonlake.lake.lake import Lake
 from moonlake.lake.product_events import ProductEvent, hand_in
 from moonlake.schema.tables import PRODUCT_EVENTS
 from moonlake.settings import Settings
-from moonlake.spark.session import spark_session
+from moonlake.spark.session import session
 from moonlake.spark.writes import create_table
 from spark_jobs.intake.metrics import Metrics
 
@@ -49,14 +49,15 @@ Clock = Callable[[], datetime]
 Say = Callable[[str], None]
 
 
-def session(settings: Settings) -> SparkSession:
-    """A session of Spark; while it starts, the libraries of Feast and of the encoder are read, which takes as long."""
+@contextmanager
+def stream_session(settings: Settings) -> Iterator[SparkSession]:
+    """A block with a session of Spark; while it starts, the libraries of Feast and of the encoder are read."""
     with ThreadPoolExecutor(1) as pool:
-        reading = [pool.submit(import_module, name) for name in LIBRARIES]
-        spark = spark_session(settings, "stream_products")
-        for one in reading:
-            one.result()
-    return spark
+        reading = [pool.submit(import_module, name) for name in LIBRARIES]  # takes as long as the start
+        with session(settings, "stream_products") as spark:
+            for one in reading:
+                one.result()
+            yield spark
 
 
 def run(
@@ -183,7 +184,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--once", action="store_true", help="take in what there is, and end")
     arguments = parser.parse_args(argv)
     settings = Settings.from_environment()
-    run(session(settings), settings, clock=lambda: datetime.now(UTC), once=arguments.once, say=print)
+    with stream_session(settings) as spark:
+        run(spark, settings, clock=lambda: datetime.now(UTC), once=arguments.once, say=print)
 
 
 if __name__ == "__main__":

@@ -121,14 +121,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """The one Spark session of the run."""
-    from moonlake.spark.session import spark_session
+    from moonlake.spark.session import session
 
     home = tmp_path_factory.mktemp("spark")
-    session = spark_session(
-        Settings(home=home, spark_driver_memory="2g", spark_master="local[2]", spark_shuffle_partitions=2), "tests"
-    )
-    yield session
-    session.stop()
+    settings = Settings(home=home, spark_driver_memory="2g", spark_master="local[2]", spark_shuffle_partitions=2)
+    with session(settings, "tests") as spark:
+        yield spark
 
 
 @pytest.fixture

@@ -1,16 +1,19 @@
-"""The one SparkSession builder, and what a contract looks like to Spark."""
+"""The one way to start a Spark session and to stop it; contracts as Spark schemas."""
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from delta import configure_spark_with_delta_pip
-from pyspark.errors import PySparkException
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException, PySparkRuntimeError
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as f
 from pyspark.sql import types as t
@@ -46,14 +49,44 @@ def spark_schema(table: Table, columns: Sequence[str] | None = None) -> t.Struct
     return t.StructType([t.StructField(column.name, SPARK_TYPES[column.type], column.nullable) for column in chosen])
 
 
-def spark_session(settings: Settings, app_name: str) -> SparkSession:
-    """The session of this process, with Delta; started on the first call (7 to 20 s on two cores).
+@contextmanager
+def session(settings: Settings, app_name: str) -> Iterator[SparkSession]:
+    """A block with a Spark session that has Delta (a start takes 7 to 20 s on two cores); it stops with the block.
 
-    Under spark-submit the master and the packages of the submission win. What Spark and its resolver say goes to
-    `<home>/logs/spark.log`, not to the user's screen.
+    A process has one session: a block inside another one gets the same session, and leaves it to whoever started it.
+    Under spark-submit the master and the packages of the submission win. The output of Spark and of its resolver goes
+    to `<home>/logs/spark.log`, not to the user's screen.
 
     Raises: MissingDependency: Java or Delta's jars cannot be had; the message says how to get them.
     """
+    ours = running_session() is None
+    spark = _started(settings, app_name)
+    try:
+        yield spark
+    finally:
+        if ours:
+            with warnings.catch_warnings(), suppress(Py4JError, OSError):
+                # A signal to the whole process group ends the JVM before us: there is nothing left to stop.
+                warnings.filterwarnings("ignore", "Unable to cleanly shutdown Spark JVM", RuntimeWarning)
+                spark.stop()
+
+
+def running_session() -> SparkSession | None:
+    """The session of this process; None where none was started."""
+    try:
+        return SparkSession.active()
+    except PySparkRuntimeError:
+        return None
+
+
+def session_until_exit(settings: Settings, app_name: str) -> SparkSession:
+    """The session of this process, for callers that nobody closes, such as a Feast store; it stops with the process."""
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(session(settings, app_name))
+
+
+def _started(settings: Settings, app_name: str) -> SparkSession:
     find_java()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("SPARK_LOCAL_IP", LOOPBACK)
@@ -65,14 +98,14 @@ def spark_session(settings: Settings, app_name: str) -> SparkSession:
     log = settings.home / "logs" / "spark.log"
     try:
         with _stderr_to(log):
-            session = configure_spark_with_delta_pip(builder).getOrCreate()
+            spark = configure_spark_with_delta_pip(builder).getOrCreate()
     except (PySparkException, RuntimeError) as error:
         raise MissingDependency(
             f"Spark did not start ({error}): its log {log} says why; `make setup` fetches Delta's jars"
         ) from error
-    session.sparkContext.setLogLevel("ERROR")
+    spark.sparkContext.setLogLevel("ERROR")
     logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)  # it prints what the exception says already
-    return session
+    return spark
 
 
 def _configuration(settings: Settings) -> dict[str, str]:

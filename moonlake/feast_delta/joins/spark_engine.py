@@ -8,7 +8,6 @@ from datetime import datetime
 from functools import reduce
 
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
-from pyspark.errors import PySparkRuntimeError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
@@ -30,7 +29,7 @@ from moonlake.feast_delta.joins.spark_tables import POSITION, column, file_count
 from moonlake.feast_delta.sources import BehaviorSequenceSource
 from moonlake.lake.versions import TableSnapshot
 from moonlake.settings import Settings
-from moonlake.spark.session import spark_session
+from moonlake.spark.session import running_session, session_until_exit
 
 _TIME = "event_timestamp"
 
@@ -45,10 +44,7 @@ class SparkEngine:
     @property
     def session(self) -> SparkSession:
         """The session of this process."""
-        try:
-            return SparkSession.active()
-        except PySparkRuntimeError:  # there is none yet
-            return spark_session(self.settings, "feast")
+        return running_session() or session_until_exit(self.settings, "feast")
 
     def labels(self, rows: object, tables: Mapping[str, TableSnapshot]) -> SparkLabels:
         """The label rows as a frame; see `spark_labels`."""
