@@ -59,9 +59,7 @@ def main() -> None:
         folder = Path(temporary)
         settings = Settings(home=folder / "home", spark_driver_memory=arguments.memory)
         with session(settings, "bench") as spark:
-            spark.conf.set(
-                "spark.sql.adaptive.enabled", "true"
-            )  # as by default; small jobs do without
+            spark.conf.set("spark.sql.adaptive.enabled", "true")  # as by default; small jobs do without
             for pull in STORES.values():
                 pull(spark, SMALL[0], _data(SMALL[0], folder))
             for case in SMALL[:1] if arguments.small else CASES:
