@@ -7,17 +7,22 @@ command that uses it, so that `moonlake --help` and `moonlake doctor` answer at 
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
-from typing import Annotated, Any
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_group
 
-from moonlake.errors import MoonlakeError
+from moonlake.errors import MoonlakeError, SettingsError
+
+if TYPE_CHECKING:
+    from moonlake.logs import Level
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +141,29 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def moonlake(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log more than MOONLAKE_LOG_LEVEL says.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Log warnings and errors alone.")] = False,
     _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """A feature store for multimodal product representations in e-commerce search advertising."""
+    from moonlake import logs
+
+    logs.configure("debug" if verbose else "warning" if quiet else _log_level())
+    context.with_resource(logs.context(command=context.invoked_subcommand))
+
+
+def _log_level() -> Level:
+    """The level that the settings name; the usual one where they are wrong, which the command itself will say."""
+    from moonlake.settings import Settings
+
+    try:
+        return Settings.from_environment().log_level
+    except SettingsError:
+        return "info"
 
 
 def main() -> None:
@@ -150,6 +172,8 @@ def main() -> None:
     # epochs of a click model took 87 s, and 14 s with threads that sleep. Read by OpenMP when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TQDM_DISABLE", "1")  # progress is drawn by our own commands, not by libraries inside them
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # lines reach a file or a pipe as they come
     app(prog_name="moonlake")
 
 

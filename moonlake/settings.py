@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from moonlake.errors import SettingsError
+from moonlake.logs import Level
 from moonlake.names import require_name
 
 PREFIX = "MOONLAKE_"
@@ -44,6 +45,7 @@ class Settings(BaseSettings):
     spark_driver_memory: str = Field(default="3g", description="memory of the Spark driver (all of Spark when local)")
     spark_shuffle_partitions: int = Field(default=4, ge=1, description="partitions of a shuffle")
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="threads of one process")
+    log_level: Level = Field(default="info", description="log lines from this level on: debug, info, warning, error")
 
     @classmethod
     def from_environment(cls, **overrides: object) -> Settings:
@@ -71,6 +73,11 @@ class Settings(BaseSettings):
     def _absolute(cls, folder: Path) -> Path:
         """Paths below it are written into tables, and read by processes that were started elsewhere."""
         return folder.expanduser().absolute()
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, level: object) -> object:
+        return level.lower() if isinstance(level, str) else level
 
     @property
     def lake(self) -> str:

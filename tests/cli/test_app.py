@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import json
+import logging
 import subprocess
 import sys
 import time
 from importlib.metadata import version
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from cli.app import COMMANDS, OLD_NAMES, app
@@ -103,6 +106,46 @@ def test_an_unknown_setting_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
     answer = CliRunner().invoke(app, ["airflow", "version"])
     assert answer.exit_code == 1
     assert answer.stderr.startswith("error: unknown variables MOONLAKE_HOEM")
+
+
+PRINTS_AND_WAITS = """
+import sys, time
+import cli.app, cli.job
+
+def job() -> None:
+    print("a line")
+    time.sleep(600)
+
+cli.job.job = job
+sys.argv = ["moonlake", "job"]
+cli.app.main()
+"""
+
+
+def test_lines_reach_a_pipe_before_the_command_ends() -> None:
+    with subprocess.Popen([sys.executable, "-c", PRINTS_AND_WAITS], stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        try:
+            assert command.stdout.readline() == "a line\n"
+            assert command.poll() is None
+        finally:
+            command.kill()
+
+
+@pytest.mark.parametrize(
+    ("words", "heard"), [([], {"info"}), (["-q"], set()), (["--quiet"], set()), (["-v"], {"debug", "info"})]
+)
+def test_the_root_says_how_much_is_logged(words: list[str], heard: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def speak(context: typer.Context) -> None:
+        for level in (logging.DEBUG, logging.INFO):
+            logging.getLogger("cli.job").log(level, "line")
+
+    monkeypatch.setattr("cli.job.job", speak)
+    answer = CliRunner().invoke(app, [*words, "job"])
+    assert answer.exit_code == 0
+    lines = [json.loads(line) for line in answer.stderr.splitlines()]
+    assert {line["level"] for line in lines} == heard
+    assert all(line["command"] == "job" for line in lines)
 
 
 def test_the_command_answers_at_once() -> None:
