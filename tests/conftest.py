@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ import pytest
 from deltalake import write_deltalake
 from hypothesis import settings as hypothesis_settings
 
+from moonlake.embeddings import releases
+from moonlake.embeddings.checks import Check
 from moonlake.lake.lake import Lake
 from moonlake.schema.arrow import arrow_schema, contract
 from moonlake.schema.contract import ColumnType
@@ -185,3 +188,39 @@ def write_rows() -> Callable[[Settings, str, Sequence[Mapping[str, Any]]], None]
         write_deltalake(f"{settings.lake}/{table}", filled, mode="append")
 
     return write
+
+
+@pytest.fixture(scope="session")
+def release_waived() -> Callable[..., releases.Release]:
+    """A function that releases as `releases.release` does, without measuring a gate: by a check that is waived."""
+
+    def release(
+        lake: Lake, use: str, space: str, *, model_id: str | None = None, written_at: datetime, **parts: Any
+    ) -> releases.Release:
+        begun = Check.begin(lake, releases.find(lake, space), use=use, model_id=model_id, at=written_at)
+        check = begun.waived(lake, reason="a test of other things", written_at=written_at)
+        return releases.release(lake, use, space, check=check, model_id=model_id, written_at=written_at, **parts)
+
+    return release
+
+
+@pytest.fixture(scope="session")
+def untrained_encoder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """A function that gives the artifact of a small encoder with the weights of a seed, made once."""
+    from models.encoder.config import EncoderConfig, TinyConfig
+    from models.training.contrastive import TrainingConfig, train_encoder
+
+    tiny = TinyConfig(tower="resnet10t", tower_weights="random", vocabulary=300, hidden=32, layers=1, heads=2)
+    config = EncoderConfig(tiny=tiny, image_height=32, image_width=32, dimension=16)
+    home = tmp_path_factory.mktemp("untrained")
+
+    @cache
+    def made(seed: int) -> Path:
+        folder = home / f"seed-{seed}"
+        empty = Lake(Settings(home=home / "home"))
+        train_encoder(
+            empty, TrainingConfig(config, steps=0, seed=seed), folder, before=datetime(2026, 1, 1, tzinfo=UTC)
+        )
+        return folder
+
+    return made

@@ -106,7 +106,9 @@ def test_the_space_and_its_life_are_read(lake: Lake) -> None:
 
 @pytest.mark.parametrize("use", FACTS["releases"])
 def test_what_was_released_runs(lake: Lake, use: str) -> None:
-    assert as_json([asdict(one) for one in releases.history(lake, use)]) == FACTS["releases"][use]
+    assert as_json([asdict(one) for one in releases.history(lake, use)]) == [
+        released | {"check_id": None} for released in FACTS["releases"][use]
+    ]
     assert releases.live(lake, use).space_id == FACTS["space"]["space_id"]
 
 

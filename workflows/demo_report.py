@@ -54,6 +54,7 @@ class ReportFacts:
         recall: what `models.evaluation.recall.Recall.as_json` says, by subject.
         models: what `models.evaluation.click_metrics.ClickMetrics.as_json` says, by model.
         gains: interval of a model's AUC and GAUC over the baseline, by model and metric.
+        check: gates of the release (name, passed, said), and why a failure was waived.
         ranking: the candidates that one user was shown, best first.
         steps: title and seconds of each step.
         writes: the write reports of the ingest.
@@ -68,6 +69,7 @@ class ReportFacts:
     gains: Mapping[str, Mapping[str, Sequence[float]]]
     user: Mapping[str, Any]
     ranking: Sequence[Shown]
+    check: Mapping[str, Any]
     steps: Sequence[tuple[str, float]]
     writes: Sequence[Mapping[str, Any]]
 

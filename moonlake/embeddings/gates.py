@@ -1,4 +1,4 @@
-"""Gates of an embedding space: what is measured against which limit, and the books of what came of it.
+"""Gates of an embedding space: each a figure and its limit. `moonlake.embeddings.checks` keeps their results.
 
     measured here       contents_known, coverage, shape, finite, zero, norm, duplicates, neighbour_overlap, drift
     measured by models  agreement, recall, ctr_gain, ctr_gain_over_live, exchange_rate
@@ -11,16 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-
-import pyarrow as pa
 
 from moonlake.embeddings.spaces import Space
 from moonlake.embeddings.vector_stats import ContentsNow, SpaceFigures, neighbour_overlap, sample_vectors
-from moonlake.hashing import stable_hash
 from moonlake.lake.lake import Lake
-from moonlake.schema.arrow import arrow_schema
-from moonlake.schema.tables import GATE_RESULTS
+
+OF_SPACE = (
+    "coverage", "contents_known", "shape", "finite", "zero", "norm", "duplicates", "contract", "drift",
+    "neighbour_overlap", "agreement", "recall",
+)  # fmt: skip
+OF_CLICK_MODEL = ("ctr_gain", "ctr_gain_over_live", "exchange_rate")
+"""The gates that a release asks for: the second ones of a use with a click model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,53 +103,6 @@ class Gate:
 def not_applicable(name: str, reason: str) -> Gate:
     """A gate that stops nothing, and why."""
     return Gate(name, None, reason, applicable=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """All gates of one space at one moment.
-
-    Attributes:
-        use, model_id: what it was to be released for, and with; None where it was only looked at.
-    """
-
-    space: Space
-    use: str | None
-    model_id: str | None
-    at: datetime
-    gates: tuple[Gate, ...] = ()
-
-    @property
-    def check_id(self) -> str:
-        """Hash of everything but the gates."""
-        return stable_hash(f"{self.space.space_id} {self.use} {self.model_id} {self.at.isoformat()}")
-
-    @property
-    def failed(self) -> list[Gate]:
-        """The gates that stop a release."""
-        return [gate for gate in self.gates if gate.passed is False]
-
-
-def record(lake: Lake, check: Check, *, written_at: datetime) -> None:
-    """Enter the gates of a check in `gate_results`."""
-    rows = [
-        {
-            "check_id": check.check_id,
-            "space_id": check.space.space_id,
-            "use": check.use,
-            "model_id": check.model_id,
-            "gate": gate.name,
-            "passed": gate.passed,
-            "value": gate.value,
-            "minimum": gate.minimum,
-            "maximum": gate.maximum,
-            "detail": gate.detail,
-            "event_timestamp": check.at,
-        }
-        for gate in check.gates
-    ]
-    table = pa.Table.from_pylist(rows, arrow_schema(GATE_RESULTS, GATE_RESULTS.facts))
-    lake.append("gate_results", table, written_at=written_at)
 
 
 def vector_gates(figures: SpaceFigures, limits: GateLimits) -> list[Gate]:

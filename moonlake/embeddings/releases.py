@@ -8,6 +8,7 @@ from datetime import datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from moonlake.embeddings.checks import PassedCheck, require_allowed
 from moonlake.embeddings.spaces import LIVE, Space, _after, require_same, set_status, spaces
 from moonlake.errors import ContractError, NotFound
 from moonlake.lake.lake import Lake
@@ -17,7 +18,12 @@ from moonlake.schema.tables import RELEASES
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A release: the space, model, feature service and snapshot of a use from `event_timestamp` on."""
+    """A release: the space, model, feature service and snapshot of a use from `event_timestamp` on.
+
+    Attributes:
+        check_id: the check in `gate_results` that allowed it, and still stands for it after a roll-back; None in a
+            release made before 0.2.0.
+    """
 
     use: str
     space_id: str
@@ -25,6 +31,7 @@ class Release:
     feature_service: str | None
     snapshot: str | None
     event_timestamp: datetime
+    check_id: str | None = None
 
 
 def find(lake: Lake, name_or_id: str) -> Space:
@@ -70,37 +77,64 @@ def history(lake: Lake, use: str) -> list[Release]:
 def release(
     lake: Lake,
     use: str,
-    space_id: str,
+    space: str,
     *,
+    check: PassedCheck,
     model_id: str | None = None,
     feature_service: str | None = None,
     snapshot: str | None = None,
     written_at: datetime,
 ) -> Release:
-    """The new release of a use: one commit to `releases` is the switch, and a roll-back is another.
+    """The new release of a use: one commit to `releases` is the switch.
 
     The statuses of the spaces follow: the named one is live, one that no release names any more is retired.
 
+    Args:
+        space: name or id.
+        check: from `Check.require_passed` or `Check.waived`, for this use, space and model.
+
     Raises:
+        GateFailed: `gate_results` does not say that this check passed, or that it was waived; or the table
+            `embeddings` has had a commit since.
         NotFound: no such space, model or use; or CTR ranking without a model.
         SpaceMismatch: the model reads another space.
         ContractError: the space is not complete.
     """
-    space = find(lake, space_id)
-    past = history(lake, use)
-    if space.status == "building" or space.coverage < 1.0:
-        raise ContractError(f"embedding space {space} covers {space.coverage:.2%} of the contents: run embed_contents")
+    found = find(lake, space)
+    history(lake, use)
+    if found.status == "building" or found.coverage < 1.0:
+        raise ContractError(f"embedding space {found} covers {found.coverage:.2%} of the contents: run embed_contents")
     if model_id is not None:
-        _require_model_of_space(lake, model_id, space)
+        _require_model_of_space(lake, model_id, found)
     elif use == "ctr_ranking":
-        raise NotFound(f"embedding space {space}: it cannot be released for {use} without a CTR model that reads it")
-    new = Release(use, space.space_id, model_id, feature_service, snapshot, written_at)
+        raise NotFound(f"embedding space {found}: it cannot be released for {use} without a CTR model that reads it")
+    require_allowed(lake, check, use=use, space=found, model_id=model_id)
+    new = Release(use, found.space_id, model_id, feature_service, snapshot, written_at, check.check_id)
+    return _switch(lake, new, written_at)
+
+
+def roll_back(lake: Lake, use: str, *, snapshot: str | None = None, written_at: datetime) -> Release:
+    """The release that the use runs on again: the one before the current one, in one commit.
+
+    The one way without a check: it ran before, and a way back that can be refused is none.
+
+    Args: snapshot: where the space's snapshot lies; default: where the earlier release says.
+    Raises: NotFound: nothing was released for the use before.
+    """
+    earlier = before_current(lake, use)
+    again = replace(earlier, event_timestamp=written_at)
+    return _switch(lake, again if snapshot is None else replace(again, snapshot=snapshot), written_at)
+
+
+def _switch(lake: Lake, new: Release, written_at: datetime) -> Release:
+    past = history(lake, new.use)
     if past and _is_of(past[-1], new):
         new = past[-1]
     else:
-        new = replace(new, event_timestamp=_after(past[-1].event_timestamp, written_at)) if past else new
+        if past:
+            new = replace(new, event_timestamp=_after(past[-1].event_timestamp, written_at))
         rows = pa.Table.from_pylist([asdict(new)], arrow_schema(RELEASES, RELEASES.facts))
-        lake.append("releases", rows, written_at=written_at)
+        lake.append("releases", rows, written_at=written_at, writer=__name__)
     _follow_releases(lake, written_at)
     return new
 
@@ -144,8 +178,8 @@ def running(lake: Lake) -> dict[str, Release]:
 
 
 def _is_of(one: Release, other: Release) -> bool:
-    """Whether two releases are the same but for their time."""
-    return replace(one, event_timestamp=other.event_timestamp) == other
+    """Whether two releases are the same but for their time and check."""
+    return replace(one, event_timestamp=other.event_timestamp, check_id=other.check_id) == other
 
 
 def _require_model_of_space(lake: Lake, model_id: str, space: Space) -> None:

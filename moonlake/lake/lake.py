@@ -103,10 +103,17 @@ class Lake:
         """The table as a lazy Arrow dataset: projections and filters are pushed into its Parquet files."""
         table = self.open(name, version)
         if "://" in self.root:
-            return table.to_pyarrow_dataset()
-        # An explicit filesystem: the default one can abort the interpreter at exit (delta-rs 2184).
-        local = pyarrow.fs.SubTreeFileSystem(self.path(name), pyarrow.fs.LocalFileSystem())
-        return table.to_pyarrow_dataset(filesystem=local)
+            found = table.to_pyarrow_dataset()
+        else:
+            # An explicit filesystem: the default one can abort the interpreter at exit (delta-rs 2184).
+            local = pyarrow.fs.SubTreeFileSystem(self.path(name), pyarrow.fs.LocalFileSystem())
+            found = table.to_pyarrow_dataset(filesystem=local)
+        # A file from before a column came into the contract holds null there. A filter on that column leaves such a
+        # file out, even one for null (delta-rs derives a range of nulls from its statistics): filter what was read.
+        added = [column.name for column in contract(name).missing_from(found.schema.names)]
+        if not added:
+            return found
+        return found.replace_schema(pa.schema([*found.schema, *arrow_schema(contract(name), added)]))
 
     def read(
         self,
@@ -133,17 +140,21 @@ class Lake:
         """The report of a write without rows."""
         return WriteReport(name, 0, 0, 0, 0, 0, self.version(name))
 
-    def append(self, name: str, rows: pa.Table, *, written_at: datetime) -> WriteReport:
+    def append(self, name: str, rows: pa.Table, *, written_at: datetime, writer: str | None = None) -> WriteReport:
         """Append what is new to an unclustered table; `created_at` is stamped, rows already there are left out.
 
         All or nothing: these are the lake's own books (spaces, releases, models), not data of a merchant.
 
+        Args: writer: the module that writes; a guarded table asks for it.
+
         Raises:
+            ContractError: the table is guarded, and this is not its writer.
             SchemaMismatch: a column is missing, unknown or of another type.
             BatchRejected: a row breaks a rule of the contract, which is named.
             ValueError: the table is clustered, so that only Spark can write it.
         """
         table = contract(name)
+        table.require_writer(writer)
         if table.cluster_by or table.rules:
             raise ValueError(f"table {name} is clustered or has rules over several columns: write it with Spark")
         rows = self._conform(table, rows, written_at)
@@ -154,7 +165,14 @@ class Lake:
         same_key = pc.field(table.key[0]).isin(rows[table.key[0]].combine_chunks())
         fresh = _left_out(rows, self.read(name, table.facts, where=same_key), table.facts)
         if len(fresh):
-            write_deltalake(self.path(name), fresh, mode="append", configuration=PROPERTIES, description=table.grain)
+            write_deltalake(
+                self.path(name),
+                fresh,
+                mode="append",
+                schema_mode="merge" if self._lacks_columns(table) else None,
+                configuration=PROPERTIES,
+                description=table.grain,
+            )
         return WriteReport(name, len(rows), len(fresh), 0, 0, len(rows) - len(fresh), self.version(name))
 
     def keep_rejects(
@@ -175,6 +193,12 @@ class Lake:
         if found:
             rows = pa.Table.from_pylist(list(found.values()), arrow_schema(REJECTS, REJECTS.facts))
             self.append(REJECTS.name, rows, written_at=written_at)
+
+    def _lacks_columns(self, table: Table) -> bool:
+        """Whether the table was written before a column came into its contract."""
+        if not self.exists(table.name):
+            return False
+        return bool(table.missing_from([field.name for field in self.open(table.name).schema().fields]))
 
     def _conform(self, table: Table, rows: pa.Table, written_at: datetime) -> pa.Table:
         schema = arrow_schema(table)

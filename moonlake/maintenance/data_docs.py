@@ -19,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from moonlake.embeddings.gates import Check, Gate
+from moonlake.embeddings.checks import Check
+from moonlake.embeddings.gates import Gate
 from moonlake.lake.lake import Lake
 from moonlake.schema.arrow import contract
 from moonlake.schema.row_rules import broken_rules, expectation_suite
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
     from great_expectations.core import ExpectationSuite
 
 FOLDER = "quality"
+SAMPLE_ROWS = 2_000
+"""Rows of a table that are held against its contract, at most."""
 SAMPLE_FILES = 32
 """Files of a table that a sample is drawn from, at most."""
-
 
 FETCHED = re.compile(
     r'<script[^>]*\ssrc="https?:[^>]*>\s*</script>|<link[^>]*\shref="https?:[^>]*>|<img[^>]*\ssrc="https?:[^>]*>'

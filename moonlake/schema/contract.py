@@ -8,9 +8,11 @@ a DAG file can read a contract in a millisecond.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
+
+from moonlake.errors import ContractError
 
 ColumnType = Literal[
     "string",
@@ -76,6 +78,7 @@ class Table:
             the newest; "replace_window" rewrites a span of event time.
         cluster_by: liquid clustering columns. Only Spark can write a clustered table; empty means that any writer can.
         max_reject_share: a batch of which a larger share breaks row rules is refused whole.
+        guarded: written by its writer alone, which looks at more than the rows; every other append is refused.
     """
 
     name: str
@@ -88,6 +91,7 @@ class Table:
     cluster_by: tuple[str, ...] = ()
     rules: tuple[RowRule, ...] = ()
     max_reject_share: float = 0.5
+    guarded: bool = False
 
     def __post_init__(self) -> None:
         names = [column.name for column in self.columns]
@@ -96,6 +100,17 @@ class Table:
         named = {*self.key, *self.cluster_by, *([self.event_time] if self.event_time else [])}
         if unknown := named - set(names):
             raise ValueError(f"table {self.name}: key, clustering or event time name no column: {sorted(unknown)}")
+
+    def require_writer(self, writer: str | None) -> None:
+        """Raise ContractError if the table is guarded and this is not its writer."""
+        if self.guarded and writer != self.writer:
+            raise ContractError(
+                f"table {self.name} is written by {self.writer} alone, found {writer or 'no writer named'}: call that"
+            )
+
+    def missing_from(self, names: Collection[str]) -> list[Column]:
+        """The nullable columns that a table with these columns lacks: they came into the contract after it was made."""
+        return [column for column in self.columns if column.nullable and column.name not in names]
 
     def __getitem__(self, name: str) -> Column:
         """The column of that name. Raises KeyError, naming the table, if there is none."""

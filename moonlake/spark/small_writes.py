@@ -57,6 +57,7 @@ def append_few(
     Raises: ContractError: the table is written otherwise.
     """
     table = contract(name)
+    table.require_writer(None)
     if table.writing not in ("append", "insert"):
         raise ContractError(f"table {name} is written by {table.writing}, not by append or insert")
     if not len(rows):

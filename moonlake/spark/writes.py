@@ -125,6 +125,7 @@ _Commit = Callable[[SparkSession, Settings, Table, DataFrame], int | None]
 
 def _writing(name: str, *kinds: str) -> Table:
     table = contract(name)
+    table.require_writer(None)
     if table.writing not in kinds:
         raise ContractError(f"table {name} is written by {table.writing}, not by {' or '.join(kinds)}")
     return table

@@ -123,7 +123,7 @@ def gain(auc: list[float | None], against: str = "ids", space_id: str | None = N
 class Shop:
     """A lake with a live space and the vectors of the next one, not yet written."""
 
-    def __init__(self, home: Path, encoder: Callable[[int], Path]) -> None:
+    def __init__(self, home: Path, encoder: Callable[[int], Path], release_waived: Callable[..., Any]) -> None:
         from models.evaluation.representations import embedder_vectors
         from models.inference import Embedder
 
@@ -143,14 +143,16 @@ class Shop:
         embed(lake, live.space_id, self.vectors[LIVE])
         model_id = enter_model(lake, "running", live.space_id)
         for use, model in (("ctr_ranking", model_id), ("similar_products", None)):
-            releases.release(
-                lake, use, live.space_id, model_id=model, snapshot="/s", written_at=DAY + timedelta(hours=1)
-            )
+            release_waived(lake, use, live.space_id, model_id=model, snapshot="/s", written_at=DAY + timedelta(hours=1))
 
 
 @pytest.fixture(scope="module")
-def stocked(tmp_path_factory: pytest.TempPathFactory, untrained_encoder: Callable[[int], Path]) -> Shop:
-    return Shop(tmp_path_factory.mktemp("shop"), untrained_encoder)
+def stocked(
+    tmp_path_factory: pytest.TempPathFactory,
+    untrained_encoder: Callable[[int], Path],
+    release_waived: Callable[..., releases.Release],
+) -> Shop:
+    return Shop(tmp_path_factory.mktemp("shop"), untrained_encoder, release_waived)
 
 
 @pytest.fixture

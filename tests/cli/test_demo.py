@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pytest
 
 from moonlake.embeddings import releases
+from moonlake.embeddings.checks import WAIVED
 from moonlake.lake.lake import Lake
 from moonlake.schema.tables import TABLES
 from moonlake.settings import Settings
@@ -57,6 +58,19 @@ def test_the_figures_are_printed_and_the_page_shows_pictures(home: Path) -> None
     assert "behaviour is simulated" in page
 
 
+def test_what_a_short_demo_fails_is_said_and_waived_on_the_page_and_in_the_lake(home: Path) -> None:
+    rows = Lake(Settings(home=home)).read("gate_results").to_pylist()
+    failed = {row["gate"] for row in rows if row["passed"] is False}
+    reasons = [row["detail"] for row in rows if row["gate"] == WAIVED]
+    printed, page = (home / "demo.txt").read_text(), (home / "report.html").read_text()
+    assert {row["check_id"] for row in rows} == {
+        releases.current_release(Lake(Settings(home=home)), "ctr_ranking").check_id
+    }
+    assert failed
+    assert all(f"gate FAILED {name}: " in printed for name in failed)
+    assert [f"Released all the same: {reason}" in printed and reason in page for reason in reasons] == [True]
+
+
 def test_encoder_data_ends_before_the_first_ctr_training_row_and_that_before_the_test(home: Path) -> None:
     settings = Settings(home=home)
     lake = Lake(settings)
@@ -88,7 +102,7 @@ def test_every_table_of_the_demo_is_full_and_a_release_is_live(home: Path) -> No
     assert written >= {
         "products", "product_images", "users", "merchants", "queries", "impressions", "behaviors", "behavior_sequences",
         "product_stats", "user_stats", "contrastive_pairs", "embeddings", "embedding_spaces", "releases",
-        "training_sets", "model_versions",
+        "training_sets", "model_versions", "gate_results",
     }  # fmt: skip
     release = releases.current_release(lake, "ctr_ranking")
     assert release.space_id == releases.live(lake).space_id

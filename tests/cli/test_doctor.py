@@ -1,18 +1,16 @@
 from __future__ import annotations
 
 import socket
-from datetime import datetime
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
 from cli import doctor
 from cli.app import app
 from moonlake.lake.lake import Lake
-from moonlake.schema.arrow import arrow_schema, contract
 from moonlake.settings import Settings
 
 
@@ -77,20 +75,12 @@ def test_a_home_that_is_not_there_yet_is_judged_by_its_parent(tmp_path: Path) ->
     assert not (tmp_path / "a").exists()
 
 
-def test_written_tables_are_listed_with_their_version(settings: Settings, lake: Lake, written_at: datetime) -> None:
+def test_written_tables_are_listed_with_their_version(settings: Settings, write_rows: Callable[..., None]) -> None:
     assert [finding.subject for finding in doctor.check_lake(settings)] == ["lake"]
-    table = contract("releases")
-    row = {
-        "use": "similar_products",
-        "space_id": "0" * 32,
-        "model_id": None,
-        "feature_service": None,
-        "snapshot": None,
-        "event_timestamp": written_at,
-    }
-    lake.append("releases", pa.Table.from_pylist([row], arrow_schema(table, table.facts)), written_at=written_at)
+    row = {"study": "s", "run_id": "r", "subject": "x", "metric": "m", "segment": "all", "value": 1.0}
+    write_rows(settings, "study_results", [row])
     assert [(finding.subject, finding.message) for finding in doctor.check_lake(settings)] == [
-        ("table releases", "version 0")
+        ("table study_results", "version 0")
     ]
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -17,7 +18,7 @@ DEFINITION = spaces.SpaceDefinition("w", "t", "none", "text", ("title",), "mean"
 
 
 @pytest.fixture(autouse=True)
-def two_spaces(lake: Lake) -> None:
+def two_spaces(lake: Lake, release_waived: Callable[..., releases.Release]) -> None:
     """A complete space on which similar products run, and one that is being filled."""
     other = replace(DEFINITION, weights="other", pooling="last")
     spaces.register(
@@ -41,7 +42,7 @@ def two_spaces(lake: Lake) -> None:
         coverage=0.4,
         written_at=DAY + timedelta(hours=1),
     )
-    releases.release(lake, "similar_products", DEFINITION.space_id, written_at=DAY + timedelta(hours=2))
+    release_waived(lake, "similar_products", DEFINITION.space_id, written_at=DAY + timedelta(hours=2))
 
 
 def ask(settings: Settings, *arguments: str) -> Result:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from models.ctr.model import CtrModel
 from models.ctr.train import record_model, train_ctr
 from models.ctr.trees import TreesConfig
 from models.evaluation.click_metrics import click_metrics
-from moonlake.embeddings import releases, spaces
+from moonlake.embeddings import spaces
 from moonlake.embeddings.snapshots import write_snapshot
 from moonlake.errors import InputError, NotFound, SpaceMismatch
 from moonlake.feast_delta import materialize
@@ -218,12 +218,14 @@ def test_equal_scores_keep_the_order_of_the_candidates(shop: Shop) -> None:
     assert [one.product_id for one in ranked] == unseen
 
 
-def test_the_live_scorer_is_what_was_released(shop: Shop, scorer: Scorer) -> None:
+def test_the_live_scorer_is_what_was_released(
+    shop: Shop, scorer: Scorer, release_waived: Callable[..., object]
+) -> None:
     with pytest.raises(NotFound, match="released"):
         Scorer.live(shop.settings)
     nothing = click_metrics([], [], [])
     record_model(shop.lake, shop.model, nothing, name="ctr", artifact=shop.model_folder, written_at=NOW)
-    releases.release(
+    release_waived(
         shop.lake, "ctr_ranking", shop.snapshot.space_id, model_id=shop.model.model_id,
         feature_service="ctr_ranking_v1", snapshot=str(shop.snapshot_folder), written_at=NOW,
     )  # fmt: skip

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.spark
 
 Write = Callable[[Settings, str, Sequence[Mapping[str, Any]]], None]
+Release = Callable[..., releases.Release]
 Vectors = NDArray[np.float16]
 
 CONTENTS = 200
@@ -110,12 +111,12 @@ def model_id(space_id: str) -> str:
     return stable_hash(f"model of {space_id}")
 
 
-def switch(settings: Settings, use: str, space_id: str) -> None:
+def switch(settings: Settings, use: str, space_id: str, release: Release) -> None:
     """What `moonlake release promote` does behind its gates."""
     lake = Lake(settings)
     folder = write_snapshot(lake, space_id, settings.snapshots / space_id).folder
     model = {"model_id": model_id(space_id)} if use == "ctr_ranking" else {}
-    releases.release(lake, use, space_id, **model, snapshot=str(folder), written_at=datetime.now(UTC))
+    release(lake, use, space_id, **model, snapshot=str(folder), written_at=datetime.now(UTC))
 
 
 def roll_back(settings: Settings, use: str) -> None:
@@ -123,7 +124,7 @@ def roll_back(settings: Settings, use: str) -> None:
     assert answer.exit_code == 0, answer.output
 
 
-def to_and_fro(settings: Settings, write_rows: Write, other: str, times: int) -> None:
+def to_and_fro(settings: Settings, write_rows: Write, release: Release, other: str, times: int) -> None:
     """Release another space for each use and roll back, again and again; every time with a new product in the lake, so
     that the snapshot that is read is replaced."""
     known = Lake(settings).read("products", ["content_id"])["content_id"][0].as_py()
@@ -133,7 +134,7 @@ def to_and_fro(settings: Settings, write_rows: Write, other: str, times: int) ->
             if number % 2:
                 roll_back(settings, use)
             else:
-                switch(settings, use, other)
+                switch(settings, use, other, release)
 
 
 def test_readers_of_a_live_release_never_see_two_spaces_mixed_while_another_is_rolled_out_and_back(
@@ -141,6 +142,7 @@ def test_readers_of_a_live_release_never_see_two_spaces_mixed_while_another_is_r
     settings: Settings,
     artifacts: Sequence[Path],
     write_rows: Write,
+    release_waived: Release,
     written_at: datetime,
     tmp_path: Path,
 ) -> None:
@@ -161,13 +163,13 @@ def test_readers_of_a_live_release_never_see_two_spaces_mixed_while_another_is_r
     assert (vectors[ids[0]] != vectors[ids[1]]).any(axis=1).all()
 
     for use in USES:
-        switch(settings, use, ids[0])
+        switch(settings, use, ids[0], release_waived)
     over = threading.Event()
     with ThreadPoolExecutor(2) as pool:
         readers = [pool.submit(read_until, over, settings, content_ids, vectors) for _ in range(2)]
         try:
             embed_contents.run(spark, settings, ids[1], written_at=written_at)
-            to_and_fro(settings, write_rows, ids[1], SWITCHES)
+            to_and_fro(settings, write_rows, release_waived, ids[1], SWITCHES)
         finally:
             over.set()
         seen = sum((reader.result() for reader in readers), Counter())

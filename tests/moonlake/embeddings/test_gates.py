@@ -11,17 +11,9 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
+from moonlake.embeddings.checks import Check, record
 from moonlake.embeddings.content_index import ContentIndex, words_of
-from moonlake.embeddings.gates import (
-    Check,
-    Gate,
-    GateLimits,
-    drift_gate,
-    not_applicable,
-    overlap_gate,
-    record,
-    vector_gates,
-)
+from moonlake.embeddings.gates import Gate, GateLimits, drift_gate, not_applicable, overlap_gate, vector_gates
 from moonlake.embeddings.spaces import Space, SpaceDefinition
 from moonlake.embeddings.vector_stats import (
     ContentsNow,
@@ -289,10 +281,10 @@ def test_a_gate_passes_within_its_limits_fails_without_a_value_and_says_so() -> 
 
 def test_a_check_is_kept_gate_by_gate(lake: Lake) -> None:
     gates = (Gate("norm", 0.5, "far", maximum=0.1), not_applicable("drift", "first"), Gate("coverage", 1, "all", 0.9))
-    check = Check(SPACES[0], "ctr_ranking", stable_hash("model"), DAY, gates)
+    check = Check(SPACES[0], "ctr_ranking", stable_hash("model"), DAY, 3, gates)
     assert [gate.name for gate in check.failed] == ["norm"]
     record(lake, check, written_at=DAY)
     rows = {row["gate"]: row for row in lake.read("gate_results").to_pylist()}
     assert {name: row["passed"] for name, row in rows.items()} == {"norm": False, "drift": None, "coverage": True}
     assert (rows["norm"]["value"], rows["norm"]["maximum"], rows["norm"]["minimum"]) == (0.5, 0.1, None)
-    assert {row["check_id"] for row in rows.values()} == {check.check_id}
+    assert {(row["check_id"], row["embeddings_version"]) for row in rows.values()} == {(check.check_id, 3)}

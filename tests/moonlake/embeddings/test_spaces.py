@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -19,6 +20,7 @@ DEFINITION = SpaceDefinition(
 )  # fmt: skip
 OTHER = replace(DEFINITION, weights="w2")
 MODEL = "0" * 32
+Release = Callable[..., releases.Release]
 
 
 def enter(lake: Lake, at: datetime, definition: SpaceDefinition = DEFINITION, name: str = "first") -> spaces.Space:
@@ -128,34 +130,38 @@ def test_status_goes_forward_only_and_a_candidate_is_complete(lake: Lake, writte
         spaces.set_status(lake, space.space_id, "building", written_at=later)
 
 
-def test_entries_of_one_moment_keep_their_order(lake: Lake, written_at: datetime) -> None:
+def test_entries_of_one_moment_keep_their_order(lake: Lake, written_at: datetime, release_waived: Release) -> None:
     first, second = (complete(lake, written_at, one, name) for one, name in ((DEFINITION, "first"), (OTHER, "second")))
     moment = written_at + timedelta(seconds=1)
     for space_id in (first, second, first):
-        releases.release(lake, "similar_products", space_id, written_at=moment)
+        release_waived(lake, "similar_products", space_id, written_at=moment)
     assert [one.space_id for one in releases.history(lake, "similar_products")] == [first, second, first]
     assert [releases.find(lake, name).status for name in ("first", "second")] == ["live", "retired"]
 
 
-def test_a_release_needs_a_complete_space_and_a_model_that_reads_it(lake: Lake, written_at: datetime) -> None:
+def test_a_release_needs_a_complete_space_and_a_model_that_reads_it(
+    lake: Lake, written_at: datetime, release_waived: Release
+) -> None:
     building = enter(lake, written_at).space_id
     with pytest.raises(ContractError, match="run embed_contents"):
-        releases.release(lake, "similar_products", building, written_at=written_at)
+        release_waived(lake, "similar_products", building, written_at=written_at)
     spaces.set_status(lake, building, "candidate", coverage=1.0, written_at=written_at + timedelta(seconds=1))
     with pytest.raises(NotFound, match="without a CTR model"):
-        releases.release(lake, "ctr_ranking", building, written_at=written_at)
+        release_waived(lake, "ctr_ranking", building, written_at=written_at)
     with pytest.raises(NotFound, match="no CTR model"):
-        releases.release(lake, "ctr_ranking", building, model_id=MODEL, written_at=written_at)
+        release_waived(lake, "ctr_ranking", building, model_id=MODEL, written_at=written_at)
     enter_model(lake, OTHER.space_id, written_at)
     with pytest.raises(SpaceMismatch) as error:
-        releases.release(lake, "ctr_ranking", building, model_id=MODEL, written_at=written_at)
+        release_waived(lake, "ctr_ranking", building, model_id=MODEL, written_at=written_at)
     assert building in str(error.value)
     assert OTHER.space_id in str(error.value)
     with pytest.raises(NotFound, match="nothing is released for ctr_ranking; embedding spaces: first"):
         releases.find(lake, "live")
 
 
-def test_a_release_switches_statuses_follow_and_a_roll_back_is_a_release(lake: Lake, written_at: datetime) -> None:
+def test_a_release_switches_statuses_follow_and_a_roll_back_is_a_release(
+    lake: Lake, written_at: datetime, release_waived: Release
+) -> None:
     def at(minutes: int) -> datetime:
         return written_at + timedelta(minutes=minutes)
 
@@ -163,16 +169,18 @@ def test_a_release_switches_statuses_follow_and_a_roll_back_is_a_release(lake: L
     models = {space: enter_model(lake, space, at(2), str(n) * 32) for n, space in enumerate((first, second))}
     seen = []
     for minute, space in ((3, first), (4, second), (5, first)):
-        releases.release(lake, "ctr_ranking", space, model_id=models[space], written_at=at(minute))
+        release_waived(lake, "ctr_ranking", space, model_id=models[space], written_at=at(minute))
         assert releases.live(lake).space_id == releases.find(lake, "live").space_id == space
         seen.append([found.status for found in spaces.spaces(lake)])
     assert seen == [["live", "candidate"], ["retired", "live"], ["live", "retired"]]
     assert [past.space_id for past in releases.history(lake, "ctr_ranking")] == [first, second, first]
 
 
-def test_roll_backs_go_back_one_release_each_and_not_to_and_fro(lake: Lake, written_at: datetime) -> None:
+def test_roll_backs_go_back_one_release_each_and_not_to_and_fro(
+    lake: Lake, written_at: datetime, release_waived: Release
+) -> None:
     def switch(minute: int, space_id: str) -> None:
-        releases.release(lake, "similar_products", space_id, written_at=written_at + timedelta(minutes=minute))
+        release_waived(lake, "similar_products", space_id, written_at=written_at + timedelta(minutes=minute))
 
     with pytest.raises(NotFound, match="nothing was released for similar_products before now"):
         releases.before_current(lake, "similar_products")
@@ -189,9 +197,9 @@ def test_roll_backs_go_back_one_release_each_and_not_to_and_fro(lake: Lake, writ
     assert releases.before_current(lake, "similar_products").space_id == first
 
 
-def test_a_space_is_retired_once_nothing_runs_on_it(lake: Lake, written_at: datetime) -> None:
+def test_a_space_is_retired_once_nothing_runs_on_it(lake: Lake, written_at: datetime, release_waived: Release) -> None:
     first, second = complete(lake, written_at), complete(lake, written_at, OTHER, "second")
-    releases.release(lake, "similar_products", first, written_at=written_at + timedelta(minutes=1))
+    release_waived(lake, "similar_products", first, written_at=written_at + timedelta(minutes=1))
     with pytest.raises(ContractError, match="similar_products runs on it; release another space there first"):
         releases.retire(lake, "first", written_at=written_at + timedelta(minutes=2))
     assert releases.retire(lake, second, written_at=written_at + timedelta(minutes=2)).status == "retired"
@@ -199,33 +207,35 @@ def test_a_space_is_retired_once_nothing_runs_on_it(lake: Lake, written_at: date
 
 
 def test_a_retired_space_that_was_never_complete_is_not_released_and_can_be_filled_again(
-    lake: Lake, written_at: datetime
+    lake: Lake, written_at: datetime, release_waived: Release
 ) -> None:
     space = enter(lake, written_at)
     releases.retire(lake, "first", written_at=written_at + timedelta(minutes=1))
     with pytest.raises(ContractError, match="run embed_contents"):
-        releases.release(lake, "similar_products", space.space_id, written_at=written_at + timedelta(minutes=2))
+        release_waived(lake, "similar_products", space.space_id, written_at=written_at + timedelta(minutes=2))
     assert not lake.exists("releases")
     for minute, (status, coverage) in enumerate([("building", 0.5), ("candidate", 1.0), ("live", 1.0)], 3):
         later = written_at + timedelta(minutes=minute)
         assert spaces.set_status(lake, space.space_id, status, coverage=coverage, written_at=later).status == status
 
 
-def test_a_space_that_another_use_still_runs_on_stays_live(lake: Lake, written_at: datetime) -> None:
+def test_a_space_that_another_use_still_runs_on_stays_live(
+    lake: Lake, written_at: datetime, release_waived: Release
+) -> None:
     first, second = complete(lake, written_at), complete(lake, written_at, OTHER, "second")
     later = [written_at + timedelta(minutes=minute) for minute in range(1, 4)]
-    releases.release(lake, "similar_products", first, written_at=later[0])
+    release_waived(lake, "similar_products", first, written_at=later[0])
     model = enter_model(lake, first, written_at)
-    releases.release(lake, "ctr_ranking", first, model_id=model, written_at=later[1])
-    releases.release(lake, "similar_products", second, written_at=later[2])
+    release_waived(lake, "ctr_ranking", first, model_id=model, written_at=later[1])
+    release_waived(lake, "similar_products", second, written_at=later[2])
     assert [space.status for space in spaces.spaces(lake)] == ["live", "live"]
 
 
-def test_releasing_what_is_released_commits_nothing(lake: Lake, written_at: datetime) -> None:
+def test_releasing_what_is_released_commits_nothing(lake: Lake, written_at: datetime, release_waived: Release) -> None:
     space = complete(lake, written_at)
-    first = releases.release(lake, "similar_products", space, snapshot="/s", written_at=written_at + timedelta(hours=1))
+    first = release_waived(lake, "similar_products", space, snapshot="/s", written_at=written_at + timedelta(hours=1))
     versions = lake.version("releases"), lake.version("embedding_spaces")
-    again = releases.release(lake, "similar_products", space, snapshot="/s", written_at=written_at + timedelta(hours=2))
+    again = release_waived(lake, "similar_products", space, snapshot="/s", written_at=written_at + timedelta(hours=2))
     assert again == first
     assert (lake.version("releases"), lake.version("embedding_spaces")) == versions
 

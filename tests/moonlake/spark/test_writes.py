@@ -4,11 +4,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from moonlake.errors import BatchRejected, ContractError, SchemaMismatch
 from moonlake.lake.lake import Lake, WriteReport
+from moonlake.schema.arrow import arrow_schema
 from moonlake.schema.tables import (
     BEHAVIOR_SEQUENCES,
     CUBE_FEATURES,
@@ -20,7 +22,7 @@ from moonlake.schema.tables import (
     USERS,
 )
 from moonlake.settings import Settings
-from moonlake.spark import writes
+from moonlake.spark import small_writes, writes
 from moonlake.spark.session import spark_schema
 
 pytestmark = pytest.mark.spark
@@ -311,3 +313,15 @@ def test_row_rules_name_the_first_rule_broken(spark: SparkSession, settings: Set
     rows += [good | {"product_id": rule} | change for rule, change in bad.items()]
     writes.append(spark, settings, "products", frame(spark, "products", rows), source="test", written_at=written_at)
     assert sorted(Lake(settings).read("rejects")["rule"].to_pylist()) == sorted(bad)
+
+
+def test_a_guarded_table_is_written_by_its_writer_alone(
+    spark: SparkSession, settings: Settings, written_at: datetime
+) -> None:
+    row = {"use": "similar_products", "space_id": "0" * 32, "event_timestamp": DAY}
+    with pytest.raises(ContractError, match=r"releases is written by moonlake\.embeddings\.releases alone"):
+        writes.append(spark, settings, "releases", frame(spark, "releases", [row]), source="t", written_at=written_at)
+    rows = pa.Table.from_pylist([row], arrow_schema(TABLES["releases"], TABLES["releases"].facts))
+    with pytest.raises(ContractError, match=r"releases is written by moonlake\.embeddings\.releases alone"):
+        small_writes.append_few(spark, settings, "releases", rows, written_at=written_at)
+    assert not Lake(settings).exists("releases")
