@@ -14,12 +14,12 @@ import typer
 from rich.console import Console
 from rich.table import Table as Grid
 
-from cli.train_ctr import training_bar
 from moonlake.errors import InputError
 from moonlake.lake.lake import Lake
 from moonlake.settings import Settings
 from sources.registry import WITHOUT_PICTURES, SourceName, stage
 from workflows.resumable_steps import Found, Steps
+from workflows.train_ctr import training_bar
 
 if TYPE_CHECKING:
     import pyarrow as pa

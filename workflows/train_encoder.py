@@ -64,7 +64,7 @@ def train_encoder(
     from models.training.distributed import is_first, joined
     from moonlake.embeddings.spaces import register
 
-    lake, folder = Lake(settings), settings.artifacts / f"encoder-{name}"
+    lake, folder = Lake(settings), settings.encoder(name)
     with joined():
         artifact = _train(lake, config, folder, before, parent, run or _kept_run(settings, name), title=name)
         if not is_first():

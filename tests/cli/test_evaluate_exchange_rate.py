@@ -133,7 +133,7 @@ def invoke(*words: str) -> str:
 
 def test_the_table_the_file_and_the_picture_say_the_same(tmp_path: Path) -> None:
     file, picture = tmp_path / "rates.json", tmp_path / "rates.svg"
-    printed = invoke("rate", *ASKED, *CUBE, "--json", str(file), "--plot", str(picture))
+    printed = invoke("rate", *ASKED, *CUBE, "--output", str(file), "--plot", str(picture))
     found = json.loads(file.read_text())
     assert [one["name"] for one in found["spaces"]] == list(SPACES)
     assert [[model["seed"] for model in one["models"]] for one in found["spaces"]] == [[0, 1]] * 3
@@ -157,7 +157,7 @@ def test_the_table_the_file_and_the_picture_say_the_same(tmp_path: Path) -> None
 
 def test_the_file_names_what_was_measured(tmp_path: Path, shop: Settings) -> None:
     file = tmp_path / "rates.json"
-    printed = invoke("rate", *ASKED, *CUBE, "--task", "image_search", "--target", "gauc", "--json", str(file))
+    printed = invoke("rate", *ASKED, *CUBE, "--task", "image_search", "--target", "gauc", "--output", str(file))
     found = json.loads(file.read_text())
     assert found["target"] == "gauc"
     assert found["spaces"][0]["space_id"] == releases.find(Lake(shop), "first").space_id
@@ -206,7 +206,7 @@ def test_a_space_that_saw_the_trials_is_refused_by_name_or_labelled(tmp_path: Pa
     with pytest.raises(InputError, match=r"space first .*ask for seen rows by name"):
         invoke("rate", *words)
     file = tmp_path / "seen.json"
-    assert "may have seen (first, second, third)" in invoke("rate", *words, "--allow-seen", "--json", str(file))
+    assert "may have seen (first, second, third)" in invoke("rate", *words, "--allow-seen", "--output", str(file))
     assert json.loads(file.read_text())["seen"] == list(SPACES)
 
 

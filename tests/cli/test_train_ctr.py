@@ -16,7 +16,7 @@ from deltalake import write_deltalake
 from typer.testing import CliRunner
 
 from cli.evaluate_ctr import evaluate_ctr
-from cli.train_ctr import ControlKind, Model, train_ctr
+from cli.train_ctr import train_ctr
 from models.ctr.config import MODELS
 from models.ctr.model import CtrModel
 from moonlake.embeddings import releases, spaces
@@ -32,6 +32,7 @@ from moonlake.training_sets.manifest import Manifest
 from moonlake.training_sets.spec import TrainingSetSpec
 from sources.simulator.clicks import Catalogue, ClickModel, Requests, Shoppers
 from sources.simulator.presets import BehaviorConfig
+from workflows.train_ctr import ControlKind, Model
 
 T1 = datetime(2026, 1, 1, tzinfo=UTC)
 T2 = T1 + timedelta(days=3)
@@ -158,6 +159,14 @@ def test_without_a_name_it_is_attention_over_ids_and_with_a_space_content(shop: 
         assert CtrModel.open(shop.artifacts / f"ctr-{name}").config.model == model
 
 
+def test_json_is_printed_in_place_of_lines() -> None:
+    trained = json.loads(train("ids", "--json"))
+    assert (trained["name"], trained["model"], trained["space_id"]) == ("ids", "din", None)
+    measured = json.loads(invoke("evaluate", "ids", "--on", "clicks", "--json"))
+    assert measured["models"]["ids"]["model_id"] == trained["model_id"]
+    assert (measured["against"], measured["gains"], measured["segments"]) == (None, {}, [])
+
+
 def test_the_names_of_models_and_controls_are_those_that_there_are() -> None:
     assert tuple(Model) == MODELS
     assert tuple(ControlKind) == CONTROLS
@@ -175,7 +184,7 @@ def test_figures_of_each_part_are_written_as_json(shop: Settings, write_rows: Ca
     train("ids", *early)
     train("content", "--space", "encoder", *early)
     file = shop.home / "figures.json"
-    words = ("evaluate", "content", "--on", "clicks", "--against", "ids", "--segments", "--json", str(file))
+    words = ("evaluate", "content", "--on", "clicks", "--against", "ids", "--segments", "--output", str(file))
     output = invoke(*words)
     found = json.loads(file.read_text())
     models = found["models"]
@@ -218,7 +227,7 @@ def test_the_gate_fails_where_the_gain_is_too_small() -> None:
         (("--model", "trees"), "hidden.*: model trees"),
         (("--model", "cube"), "--space"),
         (("--model", "id", "--space", "encoder"), "reads no vectors"),
-        (("--name", "../x"), "plain folder name"),
+        (("--name", "../x"), "model name '../x': expected letters"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(words: tuple[str, ...], message: str) -> None:

@@ -69,3 +69,9 @@ def test_the_same_weights_under_another_name_are_found_by_both(settings: Setting
     assert encoder_folder(settings, other.space.space_id if other.space else "") == other.folder
     with pytest.raises(NotFound, match="no embedding space 'nothing'"):
         encoder_folder(settings, "nothing")
+
+
+def test_a_name_that_is_no_folder_name_is_refused_before_anything_is_written(settings: Settings) -> None:
+    with pytest.raises(InputError, match=r"encoder name '\.\./x'"):
+        train_encoder(settings, "../x", UNTRAINED, before=T1, written_at=T1)
+    assert not settings.home.exists()
