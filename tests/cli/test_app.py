@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -114,7 +115,7 @@ import cli.app, cli.job
 
 def job() -> None:
     print("a line")
-    time.sleep(600)
+    time.sleep(60)
 
 cli.job.job = job
 sys.argv = ["moonlake", "job"]
@@ -123,7 +124,10 @@ cli.app.main()
 
 
 def test_lines_reach_a_pipe_before_the_command_ends() -> None:
-    with subprocess.Popen([sys.executable, "-c", PRINTS_AND_WAITS], stdout=subprocess.PIPE, text=True) as command:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(
+        [sys.executable, "-c", PRINTS_AND_WAITS], env=environment, stdout=subprocess.PIPE, text=True
+    ) as command:
         assert command.stdout is not None
         try:
             assert command.stdout.readline() == "a line\n"
