@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
+from cli.options import Json, Output, give
 from moonlake.errors import InputError
+from moonlake.reports import as_json as json_of
 from moonlake.settings import Settings
 from moonlake.timestamps import parse_moment
 
@@ -18,27 +19,32 @@ CTR_SERVICE = "ctr_ranking_v1"
 
 
 @feature_app.command()
-def apply() -> None:
+def apply(as_json: Json = False, output: Output = None) -> None:
     """Register the definitions of feature_repo/, as `feast -c feature_repo apply` does."""
     from moonlake.feast_delta import store
 
     applied = store.apply(Settings.from_environment())
-    for service in applied.list_feature_services():
-        views = ", ".join(projection.name for projection in service.feature_view_projections)
-        typer.echo(f"{service.name}: {views}")
+    views = {
+        service.name: [projection.name for projection in service.feature_view_projections]
+        for service in applied.list_feature_services()
+    }
+    lines = [f"{service}: {', '.join(of_service)}" for service, of_service in views.items()]
+    give({"services": views}, lines, as_json=as_json, output=output)
 
 
 @feature_app.command()
 def materialize(
     views: Annotated[list[str] | None, typer.Argument(help="Feature views; default: all.")] = None,
     end: Annotated[str | None, typer.Option(help="Serve facts up to this moment; default: now.")] = None,
+    as_json: Json = False,
+    output: Output = None,
 ) -> None:
     """Bring the online store up to a moment: what changed since it was last served, or all where that is not known."""
     from moonlake.feast_delta import materialize
 
     moment = parse_moment(end) if end else datetime.now(UTC)
-    for served in materialize.run(Settings.from_environment(), moment, views):
-        typer.echo(str(served))
+    served = materialize.run(Settings.from_environment(), moment, views)
+    give(served, map(str, served), as_json=as_json, output=output)
 
 
 @feature_app.command()
@@ -46,8 +52,10 @@ def online(
     entities: Annotated[list[str], typer.Argument(help="Join keys, such as user_id=u1 product_id=p1.")],
     service: Annotated[str, typer.Option(help="Feature service.")] = CTR_SERVICE,
     log: Annotated[bool, typer.Option("--log", help="Keep the request, for `moonlake check consistency`.")] = False,
+    as_json: Json = False,
+    output: Output = None,
 ) -> None:
-    """Read the online features of one combination of join keys, as JSON."""
+    """Read the online features of one combination of join keys; they are JSON with and without --json."""
     from moonlake.feast_delta.serving_logs.request_log import RequestLog, log_of_service
     from moonlake.feast_delta.store import feature_store, online_features
 
@@ -60,4 +68,5 @@ def online(
     if log:
         with RequestLog(store, service, log_of_service(settings, store, service)) as requests:
             requests(rows)
-    typer.echo(json.dumps(rows.to_pylist()[0], indent=2))
+    row = rows.to_pylist()[0]
+    give(row, [json_of(row, indent=2)], as_json=as_json, output=output)

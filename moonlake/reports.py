@@ -14,7 +14,8 @@ from typing import Any
 def plain(value: Any) -> Any:
     """A value as dicts, lists, strings, numbers, booleans and None.
 
-    Moments are in ISO format, spans in seconds; a number that JSON cannot say (NaN, infinity) is None.
+    An object that has `as_dict` is what that says. Moments are in ISO format, spans in seconds; a number that JSON
+    cannot say (NaN, infinity) is None.
 
     >>> plain({"at": datetime(2026, 1, 1), "share": float("nan"), "ids": ("a", "b")})
     {'at': '2026-01-01T00:00:00', 'share': None, 'ids': ['a', 'b']}
@@ -29,6 +30,8 @@ def plain(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, timedelta):
         return value.total_seconds()
+    if hasattr(value, "as_dict"):
+        return plain(value.as_dict())
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cli.airflow import airflow_environment
 from cli.app import app
 from moonlake.schema.tables import TABLES
 from moonlake.settings import Settings
+from workflows.airflow import airflow_environment
 
 pytestmark = pytest.mark.airflow
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cli.airflow import airflow_environment
 from models.encoder.config import EncoderConfig, TinyConfig
 from models.inference import Embedder
 from models.training.contrastive import TrainingConfig, train_encoder
@@ -22,6 +21,7 @@ from moonlake.lake.lake import Lake
 from moonlake.lake.product_events import ProductEvent, hand_in
 from moonlake.settings import Settings
 from sources.simulator.marketplace import stage_arrivals
+from workflows.airflow import airflow_environment
 
 pytestmark = [pytest.mark.airflow, pytest.mark.spark(session=False), pytest.mark.slow]
 

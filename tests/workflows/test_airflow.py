@@ -4,8 +4,8 @@ import json
 import sys
 from pathlib import Path
 
-from cli.airflow import airflow_environment
 from moonlake.settings import Settings
+from workflows.airflow import airflow_environment
 
 
 def test_jobs_of_airflow_see_the_settings_of_whoever_started_it() -> None:
