@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from benchmarks.processes import Measured, measure, run
 from moonlake.hashing import stable_hash
 from moonlake.lake.sequence_logs import SequenceLog, lists_of, pointer_names, write_log
+from moonlake.progress import EachNote
 from moonlake.settings import Settings
 from moonlake.training_sets.files import write_training_set
 from moonlake.training_sets.manifest import Manifest
@@ -267,7 +268,7 @@ def our_training(folder: Path, epochs: int) -> Callable[[], int]:
         done.append((report.epoch, report.samples, time.perf_counter()))
 
     def train() -> int:
-        train_ctr(training_set, None, din(epochs), window=(T1, T2), report=note).save(folder / "model")
+        train_ctr(training_set, None, din(epochs), window=(T1, T2), progress=EachNote(note)).save(folder / "model")
         each = [[one for one in done if one[0] == epoch] for epoch in range(1, epochs + 1)]
         rates = [(last[1] - first[1]) / (last[2] - first[2]) for first, *_, last in each]
         (folder / "ours.json").write_text(json.dumps({"rates": rates}))

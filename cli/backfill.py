@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from cli.progress import progress_on
 from moonlake.settings import Settings
 
 backfill_app = typer.Typer(no_args_is_help=True, help="Vectors for all contents in an embedding space.")
@@ -51,7 +52,7 @@ def run(space: NameOrId) -> None:
 
     settings = Settings.from_environment()
     with session(settings, "backfill") as spark:
-        found = embed_contents.run(spark, settings, space, written_at=datetime.now(UTC), say=typer.echo)
+        found = embed_contents.run(spark, settings, space, written_at=datetime.now(UTC), progress=progress_on())
     typer.echo(f"{found.written:,} vectors written, {found.rejected:,} contents refused; {found.space}")
     typer.echo(f"coverage {found.space.coverage:.2%}")
 

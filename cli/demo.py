@@ -6,7 +6,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,12 +14,13 @@ import typer
 from rich.console import Console
 from rich.table import Table as Grid
 
+from cli.progress import progress_on
 from moonlake.errors import InputError
 from moonlake.lake.lake import Lake
+from moonlake.progress import Progress
 from moonlake.settings import Settings
 from sources.registry import WITHOUT_PICTURES, SourceName, stage
 from workflows.resumable_steps import Found, Steps
-from workflows.train_ctr import training_bar
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,9 +62,11 @@ def demo(
         settings = settings.model_copy(update={"home": settings.home / f"demo-{name}"})
     started = time.monotonic()
     console = Console()
-    staged = Steps(settings.home / "demo" / "steps.json", console)
-    folder = stage(settings, source, preset=preset, data=data, products=products, console=console)
-    run = Demo(settings, folder, staged, console, encoder_steps=steps, may_waive=name != DEFAULT_PRESET)
+    progress = progress_on(console)
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    staged = Steps(settings.home / "demo" / "steps.json", say, progress)
+    folder = stage(settings, source, preset=preset, data=data, products=products, progress=progress)
+    run = Demo(settings, folder, staged, console, progress, encoder_steps=steps, may_waive=name != DEFAULT_PRESET)
     try:
         run.everything()
     finally:
@@ -85,6 +88,7 @@ class Demo:
     folder: Path
     steps: Steps
     console: Console
+    progress: Progress
     encoder_steps: int | None = None
     may_waive: bool = False
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -181,7 +185,6 @@ class Demo:
 
         from models.training.contrastive import TrainingConfig, train_encoder
         from models.training.loop import Run
-        from models.training.progress import shown
 
         config = TrainingConfig() if self.encoder_steps is None else TrainingConfig(steps=self.encoder_steps)
         _, t1, _, _ = self.window
@@ -189,13 +192,13 @@ class Demo:
         def work() -> Found:
             folders = {name: self.settings.artifacts / f"encoder-{name}" for name in ("untrained", "trained")}
             train_encoder(self.lake, replace(config, steps=0), folders["untrained"], before=t1)
-            with shown("training the encoder", config.steps, "pairs") as report:
-                run = Run(self.settings.artifacts / "runs" / SPACE, fresh=True, report=report)
+            with self.progress.step("Training the encoder", config.steps) as step:
+                run = Run(self.settings.artifacts / "runs" / SPACE, fresh=True, progress=step)
                 artifact = train_encoder(self.lake, config, folders["trained"], before=t1, run=run)
             return {name: str(folder) for name, folder in folders.items()} | {"metrics": dict(artifact.metrics)}
 
         inputs = [self.versions("contrastive_pairs"), asdict(config), t1]
-        return self.steps.run("encoder", "Train the encoder", inputs, work, spins=False)
+        return self.steps.run("encoder", "Train the encoder", inputs, work)
 
     def embed(self, artifact: str) -> Found:
         """Every content of the lake as a vector in the space of the trained encoder."""
@@ -217,7 +220,7 @@ class Demo:
                 metrics={},
                 written_at=self.now,
             )
-            embed_contents.run(self.spark(), self.settings, space.space_id, written_at=self.now)
+            embed_contents.run(self.spark(), self.settings, space.space_id, written_at=self.now, progress=self.progress)
             return {"space_id": space.space_id, "name": name}
 
         inputs = [described.space.space_id, self.versions("products", "queries", "product_images")]
@@ -296,8 +299,8 @@ class Demo:
             }
             scored, metrics, found, models = {}, {}, {}, {}
             for name, (config, vectors) in runs.items():
-                with training_bar(f"training {name}") as report:
-                    model = train_ctr(train, vectors, config, window=(t1, t2), report=report)
+                with self.progress.step(f"Training {name}") as step:
+                    model = train_ctr(train, vectors, config, window=(t1, t2), progress=step)
                 folder = self.settings.artifacts / f"ctr-{name.replace(' ', '-').lower()}"
                 models[name] = model = model.save(folder)
                 scored[name] = score(model, test, vectors, start=t2)
@@ -316,7 +319,7 @@ class Demo:
 
         ids = [part.manifest.training_set_id for part in (train, test)]
         inputs = [ids, space_id, asdict(plain), asdict(content), self.versions("embeddings")]
-        return self.steps.run("ctr", "Train and test the CTR models", inputs, work, spins=False)
+        return self.steps.run("ctr", "Train and test the CTR models", inputs, work)
 
     def serve(self, space_id: str, clicks: Found) -> Found:
         """Check the space and release it with its model; answer one image query: features, candidates, ranking."""

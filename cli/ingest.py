@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table as Grid
 
+from cli.progress import progress_on
 from moonlake.settings import Settings
 from sources.registry import BEHAVIOR_LOGS, SourceName, stage
 
@@ -33,6 +34,7 @@ def ingest(
     """Bring a source into the lake: what is good is written, the rest stands in `rejects` with the rule it broke."""
     settings = Settings.from_environment()
     console = Console()
+    progress = progress_on(console)
     folder = stage(
         settings,
         source,
@@ -41,22 +43,22 @@ def ingest(
         products=products,
         name=name,
         negatives=negatives,
-        console=console,
+        progress=progress,
     )
     now = datetime.now(UTC)
     reports = []
     with ExitStack() as opened:
-        with console.status("Starting Spark ..."):
+        with progress.step("Starting Spark"):
             from moonlake.spark.session import session
             from sources.own_files.staging import SourceInfo
             from spark_jobs import ingest_behaviors, ingest_catalogue, pack_behavior_sequences
 
             spark = opened.enter_context(session(settings, "ingest"))
         for title, job in (("catalogue", ingest_catalogue), ("behaviour", ingest_behaviors)):
-            with console.status(f"Ingesting the {title} ..."):
+            with progress.step(f"Ingesting the {title}"):
                 reports += job.run(spark, settings, folder, written_at=now)
         if source in BEHAVIOR_LOGS:
-            with console.status("Packing the sequences ..."):
+            with progress.step("Packing the sequences"):
                 reports.append(pack_behavior_sequences.run(spark, settings, written_at=now))
     show_reports(console, reports, SourceInfo.read(folder))
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cli.progress import progress_on
 from moonlake.settings import Settings
 from sources.registry import SourceName, stage
 
@@ -97,7 +98,6 @@ def _stage(
     name: str = "files",
     negatives: int = 0,
 ) -> None:
-    from rich.console import Console
 
     folder = stage(
         Settings.from_environment(),
@@ -107,7 +107,7 @@ def _stage(
         products=products,
         name=name,
         negatives=negatives,
-        console=Console(),
+        progress=progress_on(),
     )
     _report(folder)
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.options import Json, Output, give
+from cli.progress import progress_on
 from moonlake.errors import InputError
 from moonlake.settings import Settings
 from moonlake.timestamps import parse_moment
-from workflows.train_ctr import ControlKind, Model, TrainedCtr, chosen_model, config_of, training_bar, vectors_of
+from workflows.train_ctr import ControlKind, Model, TrainedCtr, chosen_model, config_of, vectors_of
 from workflows.train_ctr import train_ctr as train
 
 if TYPE_CHECKING:
@@ -62,8 +63,7 @@ def train_ctr(
     moments = {"start": parse_moment(start) if start else None, "end": parse_moment(end)}
     vectors = vectors_of(settings, space, control=control, control_seed=control_seed, ceiling=ceiling)
     how: dict[str, Any] = {"allow_seen_rows": allow_seen_rows, "fresh": fresh, **moments}
-    with training_bar(f"training {name}") as progress:
-        trained = train(settings, training_set, name, config, vectors, report=progress, **how)
+    trained = train(settings, training_set, name, config, vectors, progress=progress_on(), **how)
     give(trained.as_json(), _lines(trained), as_json=as_json, output=output)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.progress import progress_on
 from moonlake.errors import InputError
 from moonlake.settings import Settings
 from moonlake.timestamps import parse_moment
@@ -73,7 +74,7 @@ def train_encoder(
     if start is not None and any(value is not None for value in described.values()):
         raise InputError(f"--from {parent} takes its encoder over: leave out --backbone, --image-size and --attention")
     moments = {"before": parse_moment(before), "written_at": datetime.now(UTC)}
-    trained = train(settings, name, stage_config, parent=start, run=run, **moments)
+    trained = train(settings, name, stage_config, parent=start, run=run, progress=progress_on(), **moments)
     if trained is not None:
         _echo(trained)
 

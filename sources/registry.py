@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from rich.console import Console
 
 from moonlake.errors import InputError
+from moonlake.progress import UNWATCHED, Progress
 from moonlake.settings import Settings
-
-if TYPE_CHECKING:
-    pass
 
 
 class SourceName(StrEnum):
@@ -42,9 +37,9 @@ def stage(
     preset: str,
     data: Path | None,
     products: int,
-    console: Console,
     name: str = "files",
     negatives: int = 0,
+    progress: Progress = UNWATCHED,
 ) -> Path:
     """The folder of the staged source; staged before from the same inputs, it is found again.
 
@@ -53,36 +48,32 @@ def stage(
     """
     if negatives and source not in BEHAVIOR_LOGS:
         raise InputError(f"--negatives {negatives}: only a log without impressions takes it, not {source.value}")
-    with console.status(f"Staging {source.value} ...") as status:
-
-        def progress(what: str, done: int, total: int) -> None:
-            status.update(f"Staging {source.value}: {what} {done:,}" + (f" of {total:,}" if total else ""))
-
+    with progress.step(f"Staging {source.value}") as step:
         if source is SourceName.MARKETPLACE:
             from sources.simulator.marketplace import stage_marketplace
 
-            return stage_marketplace(preset, settings, progress=progress)
+            return stage_marketplace(preset, settings, progress=step)
         if data is None:
             raise InputError(f"--source {source.value} needs --data: the folder of the files")
         if source is SourceName.MYNTRA:
             from sources.datasets.myntra import stage_myntra
 
-            return stage_myntra(data, settings, products=products, progress=progress)
+            return stage_myntra(data, settings, products=products, progress=step)
         if source in BEHAVIOR_LOGS:
             from sources.datasets.otto import stage_otto
             from sources.datasets.rees46 import stage_rees46
             from sources.datasets.taobao import stage_taobao
 
             stage_it = dict(zip(BEHAVIOR_LOGS, (stage_taobao, stage_rees46, stage_otto), strict=True))[source]
-            return stage_it(data, settings, negatives=negatives, progress=progress)
+            return stage_it(data, settings, negatives=negatives, progress=step)
         if source is SourceName.ESCI:
             from sources.datasets.esci import stage_esci
 
-            return stage_esci(data, settings, progress=progress)
+            return stage_esci(data, settings, progress=step)
         if source is SourceName.OPEN_BANDIT:
             from sources.datasets.open_bandit import stage_open_bandit
 
-            return stage_open_bandit(data, settings, progress=progress)
+            return stage_open_bandit(data, settings, progress=step)
         from sources.own_files.stage import stage_own_files
 
-        return stage_own_files(data, settings, name=name, progress=progress)
+        return stage_own_files(data, settings, name=name, progress=step)

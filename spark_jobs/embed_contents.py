@@ -9,14 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -34,6 +32,7 @@ from moonlake.embeddings.contents import prompt_text
 from moonlake.embeddings.releases import find
 from moonlake.embeddings.spaces import LIVE, Space, require_same, set_status
 from moonlake.lake.lake import Lake, WriteReport
+from moonlake.progress import UNWATCHED, LoggedProgress, Progress, Step
 from moonlake.schema.tables import EMBEDDINGS, TIMELESS
 from moonlake.settings import Settings
 from moonlake.spark import writes
@@ -41,7 +40,7 @@ from moonlake.spark.session import read_table, session, spark_schema
 
 PARTITIONS_PER_WORKER = 4
 """So that a worker with fewer chunks takes over from one with more."""
-SAY_SECONDS = 5.0
+LOOK_SECONDS = 5.0
 SAMPLE = 256
 """Contents that a survey embeds to see how fast it goes."""
 READ = ("title", "attributes", "image_ids")
@@ -165,7 +164,7 @@ def run(
     space: str,
     *,
     written_at: datetime,
-    say: Callable[[str], None] = lambda _: None,
+    progress: Progress = UNWATCHED,
 ) -> EmbeddingReport:
     """Embed what is missing in a space, given by name, id or "live"; a complete `building` space becomes `candidate`.
 
@@ -174,7 +173,7 @@ def run(
 
     Args:
         written_at: moment at which the run began; what it writes later is stamped later.
-        say: called now and then with a line on how far it is.
+        progress: shows how far each round is.
 
     Raises:
         NotFound: no such space.
@@ -194,7 +193,7 @@ def run(
             count = wanted.count()
             if count in (0, last):  # all is embedded, or what is left breaks rules
                 break
-            plan = _embed(spark, settings, found, wanted, backfill, count, say)
+            plan = _embed(spark, settings, found, wanted, backfill, count, progress)
         finally:
             wanted.unpersist()
         last = count
@@ -264,7 +263,7 @@ def _embed(
     wanted: DataFrame,
     backfill: Backfill,
     count: int,
-    say: Callable[[str], None],
+    progress: Progress,
 ) -> Plan:
     """Embed all chunks of a plan that nobody has embedded yet; the plan."""
     _require_artifact_of(space)
@@ -274,7 +273,7 @@ def _embed(
     done = spark.createDataFrame(pa.table({"chunk": pa.array(backfill.done(plan), pa.int64())}))
     left = wanted.withColumn("chunk", f.expr(plan.chunk_sql)).join(f.broadcast(done), on="chunk", how="left_anti")
     shown = with_images(left.drop("chunk"), read_table(spark, settings, "product_images"))
-    with _told(backfill, plan, say):
+    with progress.step(f"Embedding {plan.contents:,} contents", plan.contents) as step, _told(backfill, plan, step):
         transform(shown, backfill, plan, space.artifact, workers=workers, threads=threads).agg(f.sum("rows")).collect()
     return plan
 
@@ -333,13 +332,14 @@ def _by_chunk(batches: ArrowBatches) -> Iterator[tuple[int, pa.Table]]:
 
 
 @contextmanager
-def _told(backfill: Backfill, plan: Plan, say: Callable[[str], None]) -> Iterator[None]:
+def _told(backfill: Backfill, plan: Plan, step: Step) -> Iterator[None]:
     """A block of which is said now and then how far it is."""
     over = threading.Event()
 
     def tell() -> None:
-        while not over.wait(SAY_SECONDS):
-            say(str(backfill.progress(plan)))
+        while not over.wait(LOOK_SECONDS):
+            at = backfill.progress(plan)
+            step.update(at.contents, plan.contents, f"{at.rate:,.0f}/s" if at.rate else "")
 
     teller = threading.Thread(target=tell, daemon=True)
     teller.start()
@@ -357,8 +357,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     settings = Settings.from_environment()
     with session(settings, "embed_contents") as spark:
-        say = partial(print, file=sys.stderr, flush=True)
-        print(run(spark, settings, options.space, written_at=datetime.now(UTC), say=say).as_json())
+        print(run(spark, settings, options.space, written_at=datetime.now(UTC), progress=LoggedProgress()).as_json())
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from models.training.captioning import FIELDS, TITLE, PretrainingConfig
 from models.training.contrastive import TrainingConfig
 from models.training.kernel_scale import shorten_kernels
 from models.training.loop import RunConfig
-from models.training.progress import StepReport
+from moonlake.progress import EachNote, Step
 from studies.myntra_catalogue import (
     BASELINE_SIZE,
     DEFAULT_MIX,
@@ -160,7 +160,7 @@ class Task:
     seed: int
 
 
-Fit = Callable[[RunConfig, Callable[[StepReport], None]], object]
+Fit = Callable[[RunConfig, Step], object]
 
 
 def run_study(
@@ -204,7 +204,7 @@ def train_variant(task: Task, variant: str) -> tuple[dict[str, tuple[Floats, Flo
             "stage 0",
             task.settings.stage0_share,
             task.settings.run(PretrainingConfig, task.seed, task.settings.stage0_batch_size, apart=task.settings.apart),
-            lambda one: lambda config, report: captioning.fit(one, described, config, report),  # type: ignore[arg-type]
+            lambda one: lambda config, progress: captioning.fit(one, described, config, progress),  # type: ignore[arg-type]
         ),
         (
             "contrastive",
@@ -212,7 +212,7 @@ def train_variant(task: Task, variant: str) -> tuple[dict[str, tuple[Floats, Flo
             task.settings.slowed(task.settings.contrastive_rate).run(
                 TrainingConfig, task.seed, task.settings.batch_size, temperature=task.settings.temperature
             ),
-            lambda one: lambda config, report: contrastive.fit(one, contrasted, config, report),  # type: ignore[arg-type]
+            lambda one: lambda config, progress: contrastive.fit(one, contrasted, config, progress),  # type: ignore[arg-type]
         ),
     ]
     spent: dict[str, Any] = {}
@@ -239,7 +239,7 @@ def train_classifier(task: Task) -> tuple[dict[str, tuple[Floats, Floats]], dict
     config = task.settings.run(RunConfig, task.seed, task.settings.batch_size)
 
     def teach(one: Classifier) -> Fit:
-        return lambda config, report: fit_classifier(one, pixels, labels, config, report)
+        return lambda config, progress: fit_classifier(one, pixels, labels, config, progress)
 
     def both() -> tuple[Floats, Floats]:
         first, second = (classifier_vectors(model, task.pixels[rows]) for rows in (task.parts.queries, task.parts.pool))
@@ -259,12 +259,12 @@ def spend(seconds: float, steps: int, config: RunConfig, trial: Fit, fit: Fit) -
     """
     if not steps:
         times: list[float] = []
-        trial(replace(config, steps=TIMED_STEPS), lambda _: times.append(time.monotonic()))
+        trial(replace(config, steps=TIMED_STEPS), EachNote(lambda _: times.append(time.monotonic())))
         a_step = (times[-1] - times[FIRST_STEPS - 1]) / (len(times) - FIRST_STEPS)
         steps = max(1, round(seconds / a_step))
     losses: list[float] = []
     started = time.monotonic()
-    fit(replace(config, steps=steps), lambda step: losses.append(step.loss))
+    fit(replace(config, steps=steps), EachNote(lambda at: losses.append(at.loss)))
     taken = time.monotonic() - started
     return {"seconds": round(taken, 1), "steps": steps, "loss": float(np.mean(losses[-max(1, steps // 10) :]))}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from models.encoder.precision import computing_dtype
 from models.training.augmentation import DRAWS, augment
 from models.training.loop import Batches, Run, RunConfig, make_trainable, run_steps, training_device
 from models.training.memory_probe import Probe
-from models.training.progress import StepReport
+from moonlake.progress import UNWATCHED, Step
 
 AT_ONCE = 256
 PROBED = 4
@@ -113,7 +113,7 @@ def fit_classifier(
     pixels: Pixels,
     labels: Sequence[str],
     config: RunConfig,
-    report: Callable[[StepReport], None] | None = None,
+    progress: Step = UNWATCHED,
 ) -> dict[str, float]:
     """Train a classifier in place; the loss of the last tenth of the steps and the speed.
 
@@ -121,7 +121,7 @@ def fit_classifier(
         pixels: uint8 [N, H, W, 3].
         labels: [N].
     """
-    return run_steps(LabelLesson(model, pixels, labels, config), config, Run(report=report), asdict(config))
+    return run_steps(LabelLesson(model, pixels, labels, config), config, Run(progress=progress), asdict(config))
 
 
 def classifier_vectors(model: Classifier, pixels: Pixels) -> Floats:

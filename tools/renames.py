@@ -198,6 +198,7 @@ MODULES: dict[str, str] = {
 """Old name of a module -> its new name."""
 
 NAMES: dict[str, str] = {
+    "moonlake.embedding_chunks.Progress": "moonlake.embeddings.backfill.BackfillProgress",
     "cli.learning.evaluate_app": "cli.evaluate.evaluate_app",
     "cli.sources.stage_app": "cli.source.source_app",
     "cli.features.features_app": "cli.feature.feature_app",

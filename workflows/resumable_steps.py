@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from moonlake.files import atomic_write
 from moonlake.hashing import stable_hash
+from moonlake.progress import UNWATCHED, Progress
 
 Found = dict[str, Any]
 
@@ -30,41 +29,38 @@ class StepRecord:
 class Steps:
     """The steps of one command, kept in a JSON file so that the next call can skip what is unchanged.
 
+    Each step is shown by `progress`, and `say` takes a line with its outcome.
+
     A step's work must itself be idempotent: it may be done again after a kill, or when its inputs changed.
     """
 
-    def __init__(self, path: Path, console: Console) -> None:
+    def __init__(self, path: Path, say: Callable[[str], None], progress: Progress = UNWATCHED) -> None:
         self.path = path
-        self.console = console
+        self._say, self._progress = say, progress
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         self._known = {name: StepRecord(**record) for name, record in known.items()}
         self.records: dict[str, StepRecord] = {}
 
-    def run(self, name: str, title: str, inputs: Any, work: Callable[[], Found], *, spins: bool = True) -> Found:
+    def run(self, name: str, title: str, inputs: Any, work: Callable[[], Found]) -> Found:
         """What the step found: now, or when it last ran with the same inputs.
 
         Args:
             inputs: everything that the result depends on, as plain values.
             work: returns plain values that JSON can hold.
-            spins: show a spinner; not for work that draws progress of its own.
         """
         key = stable_hash(json.dumps([name, inputs], sort_keys=True, default=str))
         known = self._known.get(name)
         if known is not None and known.inputs == key:
             self.records[name] = known
-            self.console.print(f"[dim]= {title}: unchanged ({known.seconds:.1f} s when it ran)[/dim]")
+            self._say(f"= {title}: unchanged ({known.seconds:.1f} s when it ran)")
             return known.found
         started = time.monotonic()
-        if spins:
-            with self.console.status(f"{title} ..."):
-                found = work()
-        else:
-            self.console.print(f"  {title} ...")
+        with self._progress.step(title):
             found = work()
         record = StepRecord(title, key, found, time.monotonic() - started)
         self._known[name] = self.records[name] = record
         self._save()
-        self.console.print(f"[green]+[/green] {title}: {record.seconds:.1f} s")
+        self._say(f"+ {title}: {record.seconds:.1f} s")
         return found
 
     def _save(self) -> None:

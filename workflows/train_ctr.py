@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -12,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from moonlake.errors import InputError
 from moonlake.lake.lake import Lake
+from moonlake.progress import UNWATCHED, Progress
 from moonlake.settings import Settings
 
 if TYPE_CHECKING:
     from models.ctr.config import CtrConfig
     from models.ctr.model import CtrModel
-    from models.ctr.train import BatchReport
     from moonlake.embeddings.snapshots import Control, Snapshot
 
 
@@ -71,7 +70,7 @@ def train_ctr(
     end: datetime,
     allow_seen_rows: bool = False,
     fresh: bool = False,
-    report: Callable[[BatchReport], None] | None = None,
+    progress: Progress = UNWATCHED,
 ) -> TrainedCtr:
     """A click model trained on a training set's rows in [start, end). A network that was killed goes on where it was.
 
@@ -91,7 +90,8 @@ def train_ctr(
     rows = TrainingSet.open(settings.training_set(training_set))
     window, folder = (start or rows.manifest.start, end), settings.ctr_model(name)
     run = Run(folder=settings.artifacts / "runs" / folder.name, fresh=fresh)
-    trained = train(rows, vectors, config, window=window, allow_seen_rows=allow_seen_rows, report=report, run=run)
+    with progress.step(f"Training {name}") as step:
+        trained = train(rows, vectors, config, window=window, allow_seen_rows=allow_seen_rows, progress=step, run=run)
     trained = trained.save(folder)
     run.finished()
     return TrainedCtr(name, folder, trained)
@@ -162,20 +162,3 @@ def snapshot_of(lake: Lake, settings: Settings, space_id: str, control: Control 
     if (folder / MANIFEST).is_file() and (written := Snapshot.open(folder)).is_apart:
         return written.under(control)
     return write_snapshot(lake, space_id, folder).under(control)
-
-
-@contextmanager
-def training_bar(title: str) -> Iterator[Callable[[BatchReport], None]]:
-    """A progress bar on stderr with loss and samples per second, as the report of a training run."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[at]}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(title, total=None, at="")
-
-        def report(batch: BatchReport) -> None:
-            at = f"epoch {batch.epoch}  loss {batch.loss:.4f}  {batch.samples_per_second:,.0f} samples/s"
-            progress.update(task, total=batch.total, completed=batch.samples, at=at)
-
-        yield report

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from moonlake.errors import InputError
 from moonlake.lake.lake import Lake
+from moonlake.progress import UNWATCHED, Progress
 from moonlake.settings import Settings
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def train_encoder(
     before: datetime,
     parent: Path | None = None,
     run: Run | None = None,
+    progress: Progress = UNWATCHED,
     written_at: datetime,
 ) -> TrainedEncoder | None:
     """The trained encoder; None in a process of several that is not the first.
@@ -66,7 +68,7 @@ def train_encoder(
 
     lake, folder = Lake(settings), settings.encoder(name)
     with joined():
-        artifact = _train(lake, config, folder, before, parent, run or _kept_run(settings, name), title=name)
+        artifact = _train(lake, config, folder, before, parent, run or _kept_run(settings, name), progress, title=name)
         if not is_first():
             return None
         if isinstance(config, PretrainingConfig):
@@ -96,21 +98,19 @@ def _train(
     before: datetime,
     parent: Path | None,
     run: Run,
+    progress: Progress,
     *,
     title: str,
 ) -> Artifact:
     """The artifact of the stage, with its progress shown by the first process."""
-    from contextlib import nullcontext
-
     from models.training.captioning import PretrainingConfig, pretrain_encoder
     from models.training.contrastive import train_encoder as train
     from models.training.distributed import is_first
-    from models.training.progress import shown
 
-    stage, unit = (0, "products") if isinstance(config, PretrainingConfig) else (config.stage, "pairs")
-    progress = shown(f"stage {stage} of {title}", config.steps, unit) if is_first() else nullcontext(None)
-    with progress as report:
-        watched = run if run.report is not None else replace(run, report=report)
+    stage = 0 if isinstance(config, PretrainingConfig) else config.stage
+    shown = progress if is_first() else UNWATCHED
+    with shown.step(f"stage {stage} of {title}", config.steps) as step:
+        watched = run if run.progress is not UNWATCHED else replace(run, progress=step)
         if isinstance(config, PretrainingConfig):
             return pretrain_encoder(lake, config, folder, before=before, parent=parent, run=watched)
         return train(lake, config, folder, before=before, parent=parent, run=watched)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +34,7 @@ from models.training.loop import Run
 from moonlake.embeddings.snapshots import Snapshot
 from moonlake.errors import InputError, PointInTimeError
 from moonlake.lake.lake import Lake, WriteReport
+from moonlake.progress import UNWATCHED, Step
 from moonlake.schema.arrow import arrow_schema
 from moonlake.schema.tables import MODEL_VERSIONS
 from moonlake.training_sets.training_set import TrainingSet
@@ -56,6 +57,9 @@ class BatchReport:
     loss: float
     samples_per_second: float
 
+    def __str__(self) -> str:
+        return f"epoch {self.epoch}  loss {self.loss:.4f}  {self.samples_per_second:,.0f} samples/s"
+
 
 class Told(NamedTuple):
     """Who is told of a training run, and where it is kept; nothing of it changes what comes out.
@@ -63,7 +67,7 @@ class Told(NamedTuple):
     Attributes: identity: what the run is a function of.
     """
 
-    report: Callable[[BatchReport], None] | None
+    progress: Step
     run: Run
     identity: Identity
 
@@ -75,14 +79,14 @@ def train_ctr(
     *,
     window: tuple[datetime, datetime],
     allow_seen_rows: bool = False,
-    report: Callable[[BatchReport], None] | None = None,
+    progress: Step = UNWATCHED,
     run: Run | None = None,
 ) -> CtrModel:
     """A click model of the rows in window = [T1, T2). The same rows, seed and machine give the same weights.
 
     Args:
         allow_seen_rows: accept a space whose encoder learnt from events at or after the first row; it is labelled.
-        report: called after every batch.
+        progress: takes note of every batch, with a BatchReport.
         run: where checkpoints are kept, and how often; a network that was killed goes on from the last of them and
             comes out the same. Call `run.finished()` when the model is saved. Trees keep none and begin anew: what
             they draw at random is not a function of the round.
@@ -107,7 +111,7 @@ def train_ctr(
         "space_id": snapshot.space_id if snapshot else None,
         "vectors": dict(snapshot.versions) if snapshot else None,
     }
-    predictor, metrics = fit(learnt, config, snapshot, Told(report, run or Run(), identity))
+    predictor, metrics = fit(learnt, config, snapshot, Told(progress, run or Run(), identity))
     later = np.flatnonzero(~learnt.fitted)
     calibrator = None
     if config.calibration != "none":
@@ -228,9 +232,8 @@ def _fit_trees(
     each, started = int(learnt.fitted.sum()), time.monotonic()
 
     def after_round(done: int, loss: float) -> None:
-        if told.report:
-            rate = done * each / (time.monotonic() - started)
-            told.report(BatchReport(done, done * each, config.trees.max_rounds * each, loss, rate))
+        rate, total = done * each / (time.monotonic() - started), config.trees.max_rounds * each
+        told.progress.update(done * each, total, BatchReport(done, done * each, total, loss, rate))
 
     return grow_trees(
         columns,
@@ -251,8 +254,7 @@ def _fit_network(
     features, total = learnt.features, config.max_epochs * int(learnt.fitted.sum())
 
     def after_batch(epoch: int, samples: int, loss: float, seconds: float) -> None:
-        if told.report:
-            told.report(BatchReport(epoch, samples, total, loss, samples / seconds))
+        told.progress.update(samples, total, BatchReport(epoch, samples, total, loss, samples / seconds))
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,12 +21,12 @@ from models.training.distributed import mean_of_processes, processes, total
 from models.training.loop import Batches, Run, RunConfig, even_chunks, make_trainable, run_steps, training_device
 from models.training.memory_probe import Probe
 from models.training.pairs import Integers
-from models.training.progress import StepReport
 from models.training.stages import publish, start_from, taking_over, versions
 from moonlake.embeddings.contents import live_states
 from moonlake.errors import InputError
 from moonlake.hashing import stable_hash
 from moonlake.lake.lake import Lake
+from moonlake.progress import UNWATCHED, Step
 
 TABLES_READ = ("products", "product_images")
 TITLE, ATTRIBUTES, CATEGORY = "title", "attributes", "category"
@@ -173,7 +173,7 @@ def fit(
     encoder: Encoder,
     described: Descriptions,
     config: PretrainingConfig,
-    report: Callable[[StepReport], None] | None = None,
+    progress: Step = UNWATCHED,
     *,
     run: Run | None = None,
     start: Mapping[str, object] | None = None,
@@ -186,7 +186,7 @@ def fit(
         return {}
     lesson = DescriptionLesson(encoder, described, config)
     identity = {"config": asdict(config), "data": described.fingerprint, **(start or {})}
-    metrics = run_steps(lesson, config, run or Run(report=report), identity)
+    metrics = run_steps(lesson, config, run or Run(progress=progress), identity)
     encoder.eval()
     return metrics
 

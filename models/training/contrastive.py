@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -27,10 +27,10 @@ from models.training.memory_probe import Probe
 from models.training.negatives import NegativeQueue, gathered, repel_mask
 from models.training.pair_views import PromptMaker, Prompts, Views, views_of
 from models.training.pairs import Integers, Pairs, read_pairs
-from models.training.progress import StepReport
 from models.training.stages import publish, start_from, taking_over, versions
 from moonlake.errors import InputError
 from moonlake.lake.lake import Lake
+from moonlake.progress import UNWATCHED, Step
 
 TABLES_READ = ("contrastive_pairs", "products", "queries", "product_images")
 GROUPS = 4
@@ -129,7 +129,7 @@ def fit(
     encoder: Encoder,
     pairs: Pairs,
     config: TrainingConfig,
-    report: Callable[[StepReport], None] | None = None,
+    progress: Step = UNWATCHED,
     *,
     run: Run | None = None,
     start: Mapping[str, object] | None = None,
@@ -137,14 +137,14 @@ def fit(
     """Train an encoder in place; the loss of the last tenth of the steps and the speed.
 
     Args:
-        report: called after every step, if `run` is not given.
+        progress: takes note of every step, if `run` is not given.
         start: what decides of the encoder's present weights, for the checkpoints of `run`.
     """
     if not config.steps:
         return {}
     lesson = ContrastiveLesson(encoder, pairs, config)
     identity = {"config": asdict(config), "data": pairs.fingerprint, **(start or {})}
-    metrics = run_steps(lesson, config, run or Run(report=report), identity)
+    metrics = run_steps(lesson, config, run or Run(progress=progress), identity)
     encoder.eval()
     return metrics | lesson.temperature()
 

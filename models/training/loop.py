@@ -27,8 +27,9 @@ from models.training.checkpoints import Checkpoints, Identity, Resumed
 from models.training.distributed import average_gradients, is_first, processes, start_alike, wait_for_all
 from models.training.memory_probe import Probe, require_room
 from models.training.muon import Muon
-from models.training.progress import EventFiles, StepReport, Watch
+from models.training.progress import EventFiles, Watch
 from moonlake.errors import InputError
+from moonlake.progress import UNWATCHED, Step
 
 Prepared = TypeVar("Prepared")
 
@@ -103,7 +104,7 @@ class Run:
         fresh: throw checkpoints away rather than go on from them.
         checkpoint_steps: write a checkpoint every so many steps; 0 goes by time alone.
         checkpoint_seconds: write one when so much time has passed.
-        report: called after every step.
+        progress: takes note of every step, with a StepReport.
     """
 
     folder: Path | None = None
@@ -111,7 +112,7 @@ class Run:
     fresh: bool = False
     checkpoint_steps: int = 0
     checkpoint_seconds: float = 120.0
-    report: Callable[[StepReport], None] | None = None
+    progress: Step = UNWATCHED
 
     def finished(self) -> None:
         """Remove the checkpoints: what they were kept for is safe elsewhere."""
@@ -173,7 +174,7 @@ def run_steps(lesson: Lesson[Any], config: RunConfig, run: Run, identity: Identi
     checkpoints = run.checkpoints(identity)
     resumed = checkpoints.resume(lesson.model, optimizers) if checkpoints else Resumed(0, [], 0.0)
     losses = list(resumed.losses)
-    watch = Watch(resumed, config, run.report, _event_files(run, resumed.step))
+    watch = Watch(resumed, config, run.progress, _event_files(run, resumed.step))
     saved = time.monotonic()
     with _threads(config.threads), torch.random.fork_rng(), watch:
         steps = range(resumed.step + 1, config.steps + 1)

@@ -1,23 +1,19 @@
-"""Progress of a training run for people: a bar or plain lines, and TensorBoard's event files."""
+"""Figures of a training run while it goes on: for whoever watches its progress, and in TensorBoard's event files."""
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from moonlake.progress import Step
 
 if TYPE_CHECKING:
     from models.training.checkpoints import Resumed
 
-SECONDS_BETWEEN_LINES = 20.0
 STEPS_BETWEEN_EVENTS = 10
 
 
@@ -29,6 +25,9 @@ class StepReport:
     loss: float
     learning_rate: float
     samples_per_second: float
+
+    def __str__(self) -> str:
+        return f"loss {self.loss:.3f}  lr {self.learning_rate:.1e}  {self.samples_per_second:,.0f} samples/s"
 
 
 class Watched(Protocol):
@@ -70,12 +69,12 @@ class Watch:
         self,
         resumed: Resumed,
         config: Watched,
-        report: Callable[[StepReport], None] | None,
+        progress: Step,
         events: EventFiles | None,
     ) -> None:
         self._before, self._started = resumed.seconds, time.monotonic()
         self._resumed_at, self._config = resumed.step, config
-        self._report, self._events = report, events
+        self._progress, self._events = progress, events
 
     def __enter__(self) -> Watch:
         self._started = time.monotonic()
@@ -96,50 +95,6 @@ class Watch:
         """Take note of a step."""
         elapsed = time.monotonic() - self._started
         speed = (step - self._resumed_at) * self._config.batch_size / max(elapsed, 1e-9)
-        if self._report is not None:
-            self._report(StepReport(step, loss, rate, speed))
+        self._progress.update(step, self._config.steps, StepReport(step, loss, rate, speed))
         if self._events is not None and (step % STEPS_BETWEEN_EVENTS == 0 or step in (1, self._config.steps)):
             self._events.write(step, {"loss": loss, "learning_rate": rate, "samples_per_second": speed, **figures})
-
-
-@contextmanager
-def shown(
-    title: str, steps: int, unit: str, *, console: Console | None = None
-) -> Iterator[Callable[[StepReport], None]]:
-    """A function that shows where a run stands: a bar on a terminal, elsewhere a plain line every 20 seconds.
-
-    Args: unit: what a sample is called, such as "pairs".
-    """
-    console = console or Console(stderr=True)
-    if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-        state, left = TextColumn("{task.fields[state]}"), TimeRemainingColumn()
-        with Progress(*columns, state, left, console=console) as bar:
-            task = bar.add_task(title, total=steps, state="")
-            yield lambda at: bar.update(task, completed=at.step, state=_state(at, unit))
-        return
-    lines = _Lines(title, steps, unit, console)
-    yield lines.report
-
-
-class _Lines:
-    def __init__(self, title: str, steps: int, unit: str, console: Console) -> None:
-        self.title, self.steps, self.unit, self.console = title, steps, unit, console
-        self.first: tuple[int, float] | None = None
-        self.last = time.monotonic()
-
-    def report(self, at: StepReport) -> None:
-        """Write a line, if the last one was long ago or the run is at its end."""
-        now = time.monotonic()
-        first_step, since = self.first = self.first or (at.step - 1, self.last)
-        if now - self.last < SECONDS_BETWEEN_LINES and at.step != self.steps:
-            return
-        self.last = now
-        left = (self.steps - at.step) * (now - since) / (at.step - first_step)
-        text = f"{self.title}: step {at.step}/{self.steps}  {_state(at, self.unit)}  {left:.0f} s left"
-        self.console.print(text, soft_wrap=True, highlight=False)
-        sys.stderr.flush()
-
-
-def _state(at: StepReport, unit: str) -> str:
-    return f"loss {at.loss:.3f}  lr {at.learning_rate:.1e}  {at.samples_per_second:.0f} {unit}/s"

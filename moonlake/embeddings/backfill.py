@@ -57,7 +57,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class BackfillProgress:
     """The progress of a plan.
 
     Attributes:
@@ -79,12 +79,16 @@ class Progress:
         seconds = self.last - self.first
         return (self.recent - 1) / self.plan.chunks * self.plan.contents / seconds if seconds > 0 else 0.0
 
+    @property
+    def contents(self) -> int:
+        """About how many contents are embedded."""
+        return round(self.done / self.plan.chunks * self.plan.contents)
+
     def __str__(self) -> str:
-        contents = round(self.done / self.plan.chunks * self.plan.contents)
-        said = f"about {contents:,} of {self.plan.contents:,} contents embedded"
+        said = f"about {self.contents:,} of {self.plan.contents:,} contents embedded"
         if not self.rate:
             return said
-        return f"{said}, {self.rate:,.0f}/s, {(self.plan.contents - contents) / self.rate:,.0f} s left"
+        return f"{said}, {self.rate:,.0f}/s, {(self.plan.contents - self.contents) / self.rate:,.0f} s left"
 
 
 class Backfill:
@@ -144,7 +148,7 @@ class Backfill:
         plan = self.current()
         return sum(pq.read_metadata(file).num_rows for file in self.kept(plan)) if plan else 0
 
-    def progress(self, plan: Plan) -> Progress:
+    def progress(self, plan: Plan) -> BackfillProgress:
         """The progress of a plan, from the files of its finished chunks."""
         times = []
         for file in self.kept(plan):
@@ -152,7 +156,7 @@ class Backfill:
                 times.append(file.stat().st_mtime)
         last = max(times, default=plan.began)
         recent = [at for at in times if at >= last - RATE_SECONDS]
-        return Progress(plan, len(times), last, len(recent), min(recent, default=plan.began))
+        return BackfillProgress(plan, len(times), last, len(recent), min(recent, default=plan.began))
 
     def finish(self) -> None:
         """Forget the plan: the lake has what was kept."""

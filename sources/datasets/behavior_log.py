@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moonlake.errors import InputError
+from moonlake.progress import UNWATCHED, Step
 from moonlake.schema.arrow import ARROW_TYPES
 from moonlake.schema.tables import TIMELESS
 from moonlake.settings import Settings
@@ -29,7 +30,7 @@ from sources.datasets.seen_products import SeenProducts, codes_of, mixed
 from sources.own_files.conform import ATTRIBUTE_PREFIX
 from sources.own_files.schema import KINDS
 from sources.own_files.stage import T1_SHARE, T2_SHARE
-from sources.own_files.staging import Progress, SourceInfo, StageWriter, is_staged, new_stage, silent, stage_path
+from sources.own_files.staging import SourceInfo, StageWriter, is_staged, new_stage, stage_path
 
 LOG_VERSION = 1
 """Part of the fingerprint: raise it when the same files would be staged otherwise."""
@@ -90,7 +91,7 @@ def stage_log(
     settings: Settings,
     *,
     negatives: int = 0,
-    progress: Progress = silent,
+    progress: Step = UNWATCHED,
 ) -> Path:
     """The staged folder of a log, made now unless it was staged from the same files before.
 
@@ -111,7 +112,7 @@ def stage_log(
         for file in files:
             for batch in log.read(file.path):
                 repaired += _stage_batch(writer, log, file, batch, seen)
-                progress("behaviors", writer.staged["behaviors"], 0)
+                progress.update(writer.staged["behaviors"], note="behaviors")
         writer.check_share("behaviors", ", ".join(str(file.path) for file in files))
         if not writer.staged["behaviors"]:
             raise InputError(f"{files[0].path}: there is no record in it")
@@ -119,7 +120,7 @@ def stage_log(
             sampler = NegativeSampler(seen, negatives)
             for rows in writer.read_back("behaviors"):
                 writer.write("impressions", sampler.impressions(rows))
-                progress("impressions", writer.staged["impressions"], 0)
+                progress.update(writer.staged["impressions"], note="impressions")
         writer.describe(_info(log, files, writer, negatives, fingerprint, dict(repaired)))
     return stage_path(settings, log.name)
 

@@ -15,11 +15,12 @@ from typing import TypeAlias
 import pyarrow as pa
 
 from moonlake.errors import InputError, SchemaMismatch
+from moonlake.progress import UNWATCHED, Step
 from moonlake.settings import Settings
 from sources.datasets.log_files import find_file
 from sources.own_files.schema import KINDS
 from sources.own_files.stage import fingerprint_of, stage_table
-from sources.own_files.staging import Progress, SourceInfo, is_staged, new_stage, silent, stage_path
+from sources.own_files.staging import SourceInfo, is_staged, new_stage, stage_path
 from sources.own_files.tabular import Batch, read_batches
 
 Cells: TypeAlias = pa.Array | Sequence[object]
@@ -35,7 +36,7 @@ ATTRIBUTES = ("description", "bullet_points", "color")
 CATEGORY_PATH = "category_path"
 
 
-def stage_esci(folder: Path, settings: Settings, *, progress: Progress = silent) -> Path:
+def stage_esci(folder: Path, settings: Settings, *, progress: Step = UNWATCHED) -> Path:
     """The staged folder of the products and judgments in `folder`, made now unless these very files were staged before.
 
     Raises:

@@ -26,20 +26,13 @@ from moonlake.embeddings.images import decode, perceptual_hash
 from moonlake.errors import InputError
 from moonlake.files import publish_folder
 from moonlake.hashing import stable_hash
+from moonlake.progress import UNWATCHED, Step
 from moonlake.settings import Settings
 from sources.datasets.myntra_files import MyntraRows, read_myntra, read_pictures, style_vectors
 from sources.own_files.image_files import read_image_files
 from sources.own_files.schema import KINDS
 from sources.own_files.stage import stage_images
-from sources.own_files.staging import (
-    Progress,
-    SourceInfo,
-    StageWriter,
-    is_staged,
-    new_stage,
-    silent,
-    stage_path,
-)
+from sources.own_files.staging import SourceInfo, StageWriter, is_staged, new_stage, stage_path
 from sources.simulator.augmentation import snapshot
 from sources.simulator.behavior import act, listing_times, plan_requests, sample_shoppers, show
 from sources.simulator.behavior_tables import request_ids, timestamps, write_log, write_queries, write_users
@@ -86,7 +79,7 @@ def stage_myntra(
     *,
     products: int = 3_000,
     seed: int = 7,
-    progress: Progress = silent,
+    progress: Step = UNWATCHED,
 ) -> Path:
     """The staged folder of a seeded sample of the products, made now unless it was staged from the same before.
 
@@ -233,7 +226,7 @@ def _write_snapshots(
     seen: Ints,
     names: list[list[str]],
     rng: np.random.Generator,
-    progress: Progress,
+    progress: Step,
 ) -> int:
     """Stage the query pictures; gives how many stayed too close to a catalogue picture and were left out."""
     ids = [str(row["id"]) for row in shop.products]
@@ -248,7 +241,7 @@ def _write_snapshots(
         columns = [[name for name, _ in taken], [file for _, file in taken]]
         writer.write("images", pa.table(columns, schema=KINDS["images"].schema()))
         left_out += len(rows) - len(taken)
-        progress("query pictures", start + len(rows), len(pictured))
+        progress.update(start + len(rows), len(pictured), note="query pictures")
     return left_out
 
 

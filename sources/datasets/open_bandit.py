@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moonlake.errors import InputError
+from moonlake.progress import UNWATCHED, Step
 from moonlake.schema.arrow import ARROW_TYPES
 from moonlake.settings import Settings
 from sources.datasets.log_files import TextBatch, find_file, is_whole_number, read_csv, refuse_broken
@@ -24,7 +25,7 @@ from sources.datasets.open_bandit_items import is_hash, is_number, stage_items
 from sources.own_files.conform import conform, fill
 from sources.own_files.schema import KINDS
 from sources.own_files.stage import fingerprint_of
-from sources.own_files.staging import Progress, SourceInfo, StageWriter, is_staged, new_stage, silent, stage_path
+from sources.own_files.staging import SourceInfo, StageWriter, is_staged, new_stage, stage_path
 from sources.own_files.tabular import Batch
 from sources.own_files.values import convert
 
@@ -55,7 +56,7 @@ class BanditLog:
     items: Path
 
 
-def stage_open_bandit(folder: Path, settings: Settings, *, progress: Progress = silent) -> Path:
+def stage_open_bandit(folder: Path, settings: Settings, *, progress: Step = UNWATCHED) -> Path:
     """The staged folder of all logs in `folder`, made now unless these very files were staged before.
 
     Raises:
@@ -77,7 +78,7 @@ def stage_open_bandit(folder: Path, settings: Settings, *, progress: Progress = 
         for log in logs:
             for batch in read_csv(log.path, COLUMNS, header=True):
                 _stage_batch(writer, log, batch, users)
-                progress("impressions", writer.staged["impressions"], 0)
+                progress.update(writer.staged["impressions"], note="impressions")
         writer.check_share("products", ", ".join(str(log.items) for log in logs))
         writer.check_share("impressions", ", ".join(str(log.path) for log in logs))
         writer.describe(_info(writer, folder, names, fingerprint))

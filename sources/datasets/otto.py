@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moonlake.errors import InputError
+from moonlake.progress import UNWATCHED, Step
 from moonlake.settings import Settings
 from sources.datasets.behavior_log import EVENT_COLUMNS, LogFile, PublishedLog, stage_log
 from sources.datasets.log_files import TextBatch, find_file
-from sources.own_files.staging import Progress, silent
 
 NAME = "otto"
 FILES = ("train.jsonl", "train.jsonl.gz", "otto-recsys-train.jsonl", "otto-recsys-train.jsonl.gz")
@@ -32,7 +32,7 @@ WINDOW = (datetime(2022, 7, 31, 22, tzinfo=UTC), datetime(2022, 8, 28, 22, tzinf
 EVENTS_PER_BATCH = 100_000
 
 
-def stage_otto(folder: Path, settings: Settings, *, negatives: int = 0, progress: Progress = silent) -> Path:
+def stage_otto(folder: Path, settings: Settings, *, negatives: int = 0, progress: Step = UNWATCHED) -> Path:
     """The staged folder of the log in `folder`. Arguments and errors as for `stage_log`."""
     file = LogFile(find_file(folder, FILES), *WINDOW)
     return stage_log(LOG, [file], settings, negatives=negatives, progress=progress)

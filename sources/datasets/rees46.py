@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moonlake.errors import InputError
+from moonlake.progress import UNWATCHED, Step
 from moonlake.settings import Settings
 from sources.datasets.behavior_log import LogFile, ProductFacts, PublishedLog, stage_log
 from sources.datasets.log_files import TextBatch, not_text, read_csv
-from sources.own_files.staging import Progress, silent
 
 NAME = "rees46"
 COLUMNS = ("event_time", "event_type", "product_id", "category_id", "category_code", "brand", "price", "user_id")
@@ -28,7 +28,7 @@ TIME_FORMAT = "%Y-%m-%d %H:%M:%S UTC"
 MONTH_FILE = re.compile(r"(\d{4}-[A-Z][a-z]{2})\.csv(\.gz)?")
 
 
-def stage_rees46(folder: Path, settings: Settings, *, negatives: int = 0, progress: Progress = silent) -> Path:
+def stage_rees46(folder: Path, settings: Settings, *, negatives: int = 0, progress: Step = UNWATCHED) -> Path:
     """The staged folder of all months in `folder`, oldest first. Arguments and errors as for `stage_log`.
 
     Raises: InputError: also when a month is there twice, or none is.

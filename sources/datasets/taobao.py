@@ -13,10 +13,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from moonlake.progress import UNWATCHED, Step
 from moonlake.settings import Settings
 from sources.datasets.behavior_log import LogFile, ProductFacts, PublishedLog, stage_log
 from sources.datasets.log_files import TextBatch, find_file, is_whole_number, read_csv
-from sources.own_files.staging import Progress, silent
 
 NAME = "taobao"
 FILES = ("UserBehavior.csv", "UserBehavior.csv.gz")
@@ -26,7 +26,7 @@ WINDOW = (datetime(2017, 11, 24, 16, tzinfo=UTC), datetime(2017, 12, 3, 16, tzin
 """From the first moment of 2017-11-25 to the last of 2017-12-03, China Standard Time (UTC+8)."""
 
 
-def stage_taobao(folder: Path, settings: Settings, *, negatives: int = 0, progress: Progress = silent) -> Path:
+def stage_taobao(folder: Path, settings: Settings, *, negatives: int = 0, progress: Step = UNWATCHED) -> Path:
     """The staged folder of the log in `folder`. Arguments and errors as for `stage_log`."""
     file = LogFile(find_file(folder, FILES), *WINDOW)
     return stage_log(LOG, [file], settings, negatives=negatives, progress=progress)

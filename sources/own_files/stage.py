@@ -15,21 +15,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from moonlake.errors import InputError, SchemaMismatch
+from moonlake.progress import UNWATCHED, Step
 from moonlake.settings import Settings
 from moonlake.timestamps import parse_moment
 from sources.own_files.conform import conform, fill, has_place, raw_record, repeated_names
 from sources.own_files.image_files import ImageFile, find_image_files, read_image_files
 from sources.own_files.schema import KINDS, Kind
-from sources.own_files.staging import (
-    SOURCE_FILE,
-    Progress,
-    SourceInfo,
-    StageWriter,
-    is_staged,
-    new_stage,
-    silent,
-    stage_path,
-)
+from sources.own_files.staging import SOURCE_FILE, SourceInfo, StageWriter, is_staged, new_stage, stage_path
 from sources.own_files.tabular import TABLE_ENDINGS, Batch, find_table, read_batches
 from sources.own_files.values import is_readable_as
 
@@ -47,7 +39,7 @@ def stage_own_files(
     name: str,
     t1: datetime | None = None,
     t2: datetime | None = None,
-    progress: Progress = silent,
+    progress: Step = UNWATCHED,
 ) -> Path:
     """The staged folder of the files in `folder`, made now unless these very files were staged before.
 
@@ -90,7 +82,7 @@ def stage_own_files(
     return stage_path(settings, name)
 
 
-def stage_images(writer: StageWriter, files: Iterator[ImageFile], progress: Progress = silent) -> None:
+def stage_images(writer: StageWriter, files: Iterator[ImageFile], progress: Step = UNWATCHED) -> None:
     """Stage image files under their names, the first of each name."""
     seen: set[str] = set()
     waiting: list[ImageFile] = []
@@ -99,7 +91,7 @@ def stage_images(writer: StageWriter, files: Iterator[ImageFile], progress: Prog
         rows = pa.table([[file.name for file in waiting], [file.image_bytes for file in waiting]], _IMAGES)
         writer.write("images", rows)
         waiting.clear()
-        progress("images", writer.staged["images"], 0)
+        progress.update(writer.staged["images"], note="images")
 
     for file in files:
         rule = "name_conflicting" if file.name in seen else file.refused
@@ -117,7 +109,7 @@ _IMAGES = KINDS["images"].schema()
 
 
 def stage_table(
-    writer: StageWriter, kind: Kind, path: Path, batches: Iterable[Batch], progress: Progress = silent
+    writer: StageWriter, kind: Kind, path: Path, batches: Iterable[Batch], progress: Step = UNWATCHED
 ) -> list[str]:
     """Stage the rows of a kind; gives the columns that the form has no place for.
 
@@ -140,7 +132,7 @@ def stage_table(
             writer.refuse(kind.name, rule, values)
         kept = rows.filter(pa.array([row not in unreadable for row in range(batch.rows)], pa.bool_()))
         writer.write(kind.name, fill(kind, kept))
-        progress(kind.name, writer.staged[kind.name], 0)
+        progress.update(writer.staged[kind.name], note=kind.name)
     writer.check_share(kind.name, str(path))
     return list(ignored)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -24,9 +24,6 @@ from moonlake.files import publish_folder
 from moonlake.schema.tables import TABLES
 from moonlake.settings import Settings
 from sources.own_files.schema import KINDS, REFUSED_SCHEMA
-
-Progress = Callable[[str, int, int], None]
-"""Told (what is being made, done, total) now and then; total is 0 while it is unknown."""
 
 SOURCE_FILE = "source.json"
 MAX_REFUSED_VALUE_CHARACTERS = 2_000
@@ -86,10 +83,6 @@ class SourceInfo:
         text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
         # A file name that is not UTF-8 has lone surrogates, which JSON can hold as escapes.
         (folder / SOURCE_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
-
-
-def silent(step: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
 
 
 class StageWriter:

@@ -16,17 +16,10 @@ import pyarrow as pa
 
 from moonlake.files import publish_folder
 from moonlake.hashing import stable_hash
+from moonlake.progress import UNWATCHED, Step
 from moonlake.settings import Settings
 from sources.own_files.schema import KINDS
-from sources.own_files.staging import (
-    Progress,
-    SourceInfo,
-    StageWriter,
-    is_staged,
-    new_stage,
-    silent,
-    stage_path,
-)
+from sources.own_files.staging import SourceInfo, StageWriter, is_staged, new_stage, stage_path
 from sources.simulator.behavior import act, listing_times, plan_requests, sample_shoppers, show
 from sources.simulator.behavior_tables import request_ids, write_log, write_queries, write_users
 from sources.simulator.catalogue_rows import CatalogueRows, Change, plan_changes
@@ -61,7 +54,7 @@ class World:
     images: Ints
 
 
-def stage_marketplace(preset_name: str, settings: Settings, *, progress: Progress = silent) -> Path:
+def stage_marketplace(preset_name: str, settings: Settings, *, progress: Step = UNWATCHED) -> Path:
     """The staged folder of a preset, made now unless it lies there already; the truth goes to `settings.truth`.
 
     Raises: NotFound: no such preset.
@@ -109,7 +102,7 @@ def stage_arrivals(preset_name: str, settings: Settings, *, count: int = 5, day:
     world = make_world(preset, rng, count=count, prefix=f"new{day}-", listed_at=arrived)
     with new_stage(settings, name) as writer:
         writer.write("products", world.rows.products([]))
-        _write_product_images(writer, preset, world, rng, silent)
+        _write_product_images(writer, preset, world, rng, UNWATCHED)
         notes = f"{count} new products of preset {preset.name}, listed after its window"
         writer.describe(SourceInfo(name, True, "simulated marketplace", None, None, None, notes, fingerprint))
     return stage_path(settings, name)
@@ -189,7 +182,7 @@ def _phrase(
 
 
 def _write_product_images(
-    writer: StageWriter, preset: Preset, world: World, rng: np.random.Generator, progress: Progress
+    writer: StageWriter, preset: Preset, world: World, rng: np.random.Generator, progress: Step
 ) -> None:
     of_product = np.repeat(np.arange(len(world.images)), world.images)
     names = [name for row in range(len(world.images)) for name in world.rows.image_names(row)]
@@ -207,7 +200,7 @@ class _Pictures:
 
 
 def _write_images(
-    writer: StageWriter, wanted: _Pictures, pixels: int, clutter: float, rng: np.random.Generator, progress: Progress
+    writer: StageWriter, wanted: _Pictures, pixels: int, clutter: float, rng: np.random.Generator, progress: Step
 ) -> None:
     total = len(wanted.names)
     for start in range(0, total, IMAGES_PER_WRITE):
@@ -215,7 +208,7 @@ def _write_images(
         files = render(wanted.styles.take(rows), rng, pixels=pixels, clutter=clutter)
         names = wanted.names[start : start + IMAGES_PER_WRITE]
         writer.write("images", pa.table([names, files], schema=KINDS["images"].schema()))
-        progress(wanted.step, start + len(names), total)
+        progress.update(start + len(names), total, note=wanted.step)
 
 
 def _info(preset: Preset) -> SourceInfo:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from models.training.negatives import repel_mask
 from models.training.pair_views import views_of
 from models.training.progress import StepReport
 from moonlake.errors import InputError
+from moonlake.progress import Step
 from sources.datasets.myntra_files import COLUMNS
 from studies.myntra_attributes import Settings, main, measure, run_study, spend
 from studies.myntra_catalogue import Catalogue, Split, descriptions, fresh, pairs, read_catalogue, split
@@ -130,11 +130,11 @@ def test_a_training_of_seconds_finds_the_kind(catalogue: Catalogue, variant: str
 def test_the_time_is_turned_into_steps() -> None:
     config, taken = RunConfig(steps=0), []
 
-    def fit(config: RunConfig, report: Callable[[StepReport], None]) -> None:
+    def fit(config: RunConfig, progress: Step) -> None:
         taken.append(config.steps)
         for step in range(config.steps):
             time.sleep(0.005)
-            report(StepReport(step + 1, 1.0, 0.1, 1.0))
+            progress.update(step + 1, config.steps, StepReport(step + 1, 1.0, 0.1, 1.0))
 
     spent = spend(0.2, 0, config, fit, fit)
     assert taken[1] == spent["steps"] <= 40

@@ -18,6 +18,7 @@ from models.ctr.network import CtrNetwork
 from models.ctr.train import BatchReport, train_ctr
 from models.training.loop import Run
 from moonlake.errors import InputError
+from moonlake.progress import UNWATCHED, EachNote
 
 CONFIG = CtrConfig(model="cube", behavior_length=6, hidden=(8,), batch_size=256, max_epochs=3, patience=5)
 
@@ -37,10 +38,12 @@ def window(world: Any) -> tuple[datetime, datetime]:
 def train(world: Any, window: tuple[datetime, datetime]) -> Callable[..., CtrModel]:
     """A function that trains on the small window."""
 
-    def on_window(config: CtrConfig, run: Run | None = None, report: Any = None, **other: Any) -> CtrModel:
+    def on_window(config: CtrConfig, run: Run | None = None, take: Any = None, **other: Any) -> CtrModel:
         snapshot = world.snapshot if config.model == "cube" else None
         stated = {"window": window, **other}
-        return train_ctr(world.training_set, snapshot, config, run=run, report=report, **stated)
+        return train_ctr(
+            world.training_set, snapshot, config, run=run, progress=EachNote(take) if take else UNWATCHED, **stated
+        )
 
     return on_window
 

@@ -22,6 +22,7 @@ from models.ctr.trees import TreesConfig
 from models.evaluation.click_metrics import log_loss
 from moonlake.errors import InputError, PointInTimeError, SpaceMismatch
 from moonlake.lake.lake import Lake
+from moonlake.progress import EachNote
 from moonlake.training_sets.training_set import TrainingSet
 
 CONFIG = CtrConfig(behavior_length=10, batch_size=512, max_epochs=4)
@@ -154,7 +155,7 @@ def test_a_window_without_rows_is_named(world: Any) -> None:
 def test_training_stops_when_the_last_part_of_the_window_gets_worse(world: Any) -> None:
     config = replace(CONFIG, max_epochs=50, learning_rate=0.02, patience=1)
     reports: list[BatchReport] = []
-    model = train_ctr(world.training_set, None, config, window=world.window, report=reports.append)
+    model = train_ctr(world.training_set, None, config, window=world.window, progress=EachNote(reports.append))
     assert reports[-1].epoch == model.metrics["epochs"] + 2 < 50
     assert reports[-1].samples == reports[-1].epoch * model.metrics["training_rows"]
 

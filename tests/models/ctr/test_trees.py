@@ -18,6 +18,7 @@ from models.ctr.model import CtrModel
 from models.ctr.train import BatchReport, evaluate, gain, score, train_ctr
 from models.ctr.trees import TreeColumns, Trees, TreesConfig
 from moonlake.errors import InputError, SpaceMismatch
+from moonlake.progress import EachNote
 from moonlake.training_sets.training_set import TrainingSet
 from spark_jobs.build_cube_features import similarity_rows
 
@@ -192,7 +193,7 @@ def test_rows_score_alone_as_they_do_among_others(model: CtrModel, world: Any) -
 def test_growth_stops_when_the_last_part_of_the_window_gets_worse(world: Any) -> None:
     reports: list[BatchReport] = []
     config = replace(CONFIG, trees=replace(GROWTH, max_rounds=500, learning_rate=0.5, patience=3))
-    model = train_ctr(world.training_set, None, config, window=world.window, report=reports.append)
+    model = train_ctr(world.training_set, None, config, window=world.window, progress=EachNote(reports.append))
     assert isinstance(model.predictor, Trees)
     rounds, rows = model.metrics["rounds"], model.metrics["training_rows"]
     assert model.predictor.booster.num_boosted_rounds() == rounds

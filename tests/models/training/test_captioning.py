@@ -26,6 +26,7 @@ from models.training.captioning import (
 from models.training.contrastive import TrainingConfig, train_encoder
 from moonlake.errors import InputError
 from moonlake.lake.lake import Lake
+from moonlake.progress import EachNote
 from moonlake.schema.arrow import arrow_schema
 from moonlake.schema.tables import TABLES
 
@@ -77,7 +78,8 @@ def test_the_encoder_learns_to_tell_products_from_their_pictures(stocked: Lake) 
     torch.manual_seed(0)
     encoder = new_encoder(TINY, found.texts)
     losses: list[float] = []
-    fit(encoder, found, replace(CONFIG, steps=60, augment=False, tower_rate=1.0), lambda at: losses.append(at.loss))
+    noted = EachNote(lambda at: losses.append(at.loss))
+    fit(encoder, found, replace(CONFIG, steps=60, augment=False, tower_rate=1.0), noted)
     assert np.mean(losses[-5:]) < 0.3 * losses[0]
 
 

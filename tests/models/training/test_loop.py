@@ -28,6 +28,7 @@ from models.training.pairs import read_pairs
 from models.training.stages import stage_config
 from moonlake.errors import InputError
 from moonlake.lake.lake import Lake
+from moonlake.progress import EachNote
 
 BEFORE = datetime(2026, 2, 1, tzinfo=UTC)
 TINY = EncoderConfig(
@@ -47,13 +48,14 @@ KILLED = """
 import time
 from dataclasses import replace
 from pathlib import Path
+from moonlake.progress import EachNote
 
 def stop(at):
     if at.step == 5:
         Path(flag).touch()
         time.sleep(600)
 
-train(lake, config, folder, before=before, parent=parent, run=replace(run, report=stop))
+train(lake, config, folder, before=before, parent=parent, run=replace(run, progress=EachNote(stop)))
 """
 
 
@@ -94,7 +96,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_loss_and_vectors(
     ]
     steps: list[int] = []
     train = train_of(stage)
-    watched = replace(run, report=lambda at: steps.append(at.step))
+    watched = replace(run, progress=EachNote(lambda at: steps.append(at.step)))
     resumed = train(stocked, STAGES[stage], tmp_path / "killed", before=BEFORE, parent=parent, run=watched)
     unbroken = train(stocked, STAGES[stage], tmp_path / "unbroken", before=BEFORE, parent=parent)
     assert steps == [5, 6, 7, 8]
@@ -119,14 +121,14 @@ def test_a_checkpoint_of_another_run_is_refused_by_what_differs_and_fresh_starts
 
     config = STAGES[1]
     with pytest.raises(KeyboardInterrupt):
-        train_encoder(stocked, config, tmp_path / "a", before=BEFORE, run=replace(run, report=stop))
+        train_encoder(stocked, config, tmp_path / "a", before=BEFORE, run=replace(run, progress=EachNote(stop)))
     other = replace(config, learning_rate=0.5)
     with pytest.raises(InputError, match=r"config.learning_rate was 0.003, is 0.5: .* --fresh"):
         train_encoder(stocked, other, tmp_path / "a", before=BEFORE, run=run)
     with pytest.raises(InputError, match=r"another run: data was \w+, is \w+"):
         train_encoder(stocked, config, tmp_path / "a", before=datetime(2026, 1, 1, 12, tzinfo=UTC), run=run)
     steps: list[int] = []
-    anew = replace(run, fresh=True, report=lambda at: steps.append(at.step))
+    anew = replace(run, fresh=True, progress=EachNote(lambda at: steps.append(at.step)))
     train_encoder(stocked, replace(other, learning_rate=1e-3), tmp_path / "a", before=BEFORE, run=anew)
     assert steps == list(range(1, 9))
 

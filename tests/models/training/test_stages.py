@@ -3,14 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 from cli.app import app
 from models.artifacts import read_artifact
 from models.encoder.config import ENCODER, read_encoder_artifact
 from models.training import progress
-from models.training.progress import StepReport, shown
 from moonlake.embeddings import releases, spaces
 from moonlake.lake.lake import Lake
 from moonlake.settings import Settings
@@ -85,17 +83,3 @@ def test_event_files_hold_the_figures_of_a_run(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [(event.step, round(event.value, 4)) for event in events.Scalars("loss")] == [(1, 1.0), (10, 0.1), (20, 7.0)]
     assert set(events.Tags()["scalars"]) == {"loss", "gradient_norm"}
-
-
-def test_progress_without_a_terminal_is_a_plain_line_now_and_then(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for pause, lines in ((1e9, 1), (0.0, 4)):
-        monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", pause)
-        file = tmp_path / f"{lines}.txt"
-        with file.open("w") as stream, shown("stage 1", 4, "pairs", console=Console(file=stream)) as report:
-            for step in range(1, 5):
-                report(StepReport(step, 0.25, 1e-3, 400.0))
-        said = file.read_text().splitlines()
-        assert len(said) == lines
-        assert said[-1].startswith("stage 1: step 4/4  loss 0.250  lr 1.0e-03  400 pairs/s  0 s left")

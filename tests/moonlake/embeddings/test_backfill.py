@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moonlake.embeddings.backfill import ROWS_PER_CHUNK, Backfill, Plan, Progress
+from moonlake.embeddings.backfill import ROWS_PER_CHUNK, Backfill, BackfillProgress, Plan
 
 ROWS = pa.table({"content_id": ["a"], "vector": [[0.6, 0.8]]})
 
@@ -63,7 +63,7 @@ def test_progress_counts_what_is_kept_and_how_fast_it_came(backfill: Backfill) -
     assert str(backfill.progress(plan)) == "about 0 of 4,096 contents embedded"
     backfill.keep(plan, 0, ROWS)
     assert str(backfill.progress(plan)) == "about 512 of 4,096 contents embedded"
-    half = Progress(plan, done=4, last=130.0, recent=4, first=100.0)
+    half = BackfillProgress(plan, done=4, last=130.0, recent=4, first=100.0)
     assert half.rate == pytest.approx(3 * 512 / 30)
     assert str(half) == "about 2,048 of 4,096 contents embedded, 51/s, 40 s left"
 
