@@ -88,7 +88,7 @@ def _append(
 
 
 def pull(folder: Path, length: int, budget_mb: int) -> Callable[[], int]:
-    """What is measured: the pull, written to `<folder>/result`; it gives the number of rows."""
+    """The measured call: a pull, written to `<folder>/result`; it gives the number of rows."""
     from datetime import timedelta
 
     from feast import Entity, FeatureStore, FeatureView, Field, RepoConfig, ValueType

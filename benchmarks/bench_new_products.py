@@ -95,7 +95,7 @@ class Watcher(threading.Thread):
 
 
 def hand_in_one_by_one(lake: Lake, watcher: Watcher, count: int, gap: float, at: dict[int, Callable[[], None]]) -> int:
-    """How many poisoned records were handed in beside `count` good ones. `at`: what is done before which product."""
+    """The number of poisoned records beside `count` good ones. `at`: calls before a product, by its number."""
     draw = np.random.default_rng(0)
     poisoned = 0
     for number in range(count):

@@ -17,7 +17,7 @@ TIME_LIMIT_SECONDS = 900.0
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one process came to.
+    """Figures of one process.
 
     Attributes:
         seconds: wall time of the measured call.
@@ -53,7 +53,7 @@ def measure(call: Callable[[], Any], digest: Callable[[Any], tuple[str, int]]) -
 
 
 def run(module: str, arguments: Sequence[str], python: Path | str = sys.executable) -> Measured:
-    """What `python -m module arguments` measured, ended at the limits of memory and time."""
+    """The figures of `python -m module arguments`, which is ended at the limits of memory and time."""
     process = subprocess.Popen(
         [python, "-m", module, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -22,7 +22,7 @@ def plan(
     space: NameOrId,
     hour_price: Annotated[float | None, typer.Option(min=0, help="What an hour of this machine costs.")] = None,
 ) -> None:
-    """How many contents have no vector yet, how long they will take, and what that costs; nothing is written."""
+    """The number of contents without a vector, and the time and cost of embedding them; nothing is written."""
     from moonlake.spark.session import session
     from spark_jobs.embed_contents import survey
 
@@ -59,7 +59,7 @@ def run(space: NameOrId) -> None:
 
 @backfill_app.command()
 def status(space: NameOrId) -> None:
-    """How far a backfill is, as the files of its workers tell."""
+    """The progress of a backfill, from the files of its workers."""
     from moonlake.embeddings import releases
     from moonlake.embeddings.backfill import Backfill
     from moonlake.lake.lake import Lake

@@ -102,7 +102,7 @@ class Demo:
 
     @cached_property
     def info(self) -> SourceInfo:
-        """What the staged source says of itself."""
+        """Facts about the staged source."""
         from sources.own_files.staging import SourceInfo
 
         return SourceInfo.read(self.folder)

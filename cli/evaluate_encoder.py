@@ -59,7 +59,7 @@ def evaluate_encoder(
     as_json: Json = False,
     output: Output = None,
 ) -> None:
-    """How well a space retrieves: hit rate and precision of what was bought, or of products of the same kind."""
+    """Retrieval of a space: hit rate and precision of what was bought, or of products of the same kind."""
     of_attributes = {"--test-share": test_share, "--test-products": test_products, "--pictures-only": pictures_only}
     of_attributes["--fresh-pictures"] = fresh_pictures
     _refuse(task, {"--segments": segments, "--ceiling": ceiling}, task in TRIALS_OF, "what was bought")

@@ -39,7 +39,7 @@ def exchange_rate(
     as_json: Json = False,
     output: Output = None,
 ) -> None:
-    """How much AUC a gain in an intermediate metric buys, over embedding spaces with the CTR model held fixed.
+    """The AUC that a gain in an intermediate metric buys, over embedding spaces with the CTR model held fixed.
 
     The CTR models are those that `evaluate ctr` has recorded for each space: one or more runs that differ in their seed
     alone. They are tested on the rows after their training window.

@@ -95,7 +95,7 @@ def status(
     hours: Annotated[float, typer.Option(min=0, help="Look back so far.")] = 24,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """What became of the records of late, how many wait, and the time from handing in until servable."""
+    """Counts of recent records by outcome, of records that wait, and the time from handing in until servable."""
     import numpy as np
 
     lake = Lake(Settings.from_environment())

@@ -18,7 +18,7 @@ from workflows.train_encoder import train_encoder as train
 
 
 class Attention(StrEnum):
-    """What a token of the prompt sees."""
+    """The tokens of the prompt that each token sees."""
 
     CAUSAL = "causal"
     BIDIRECTIONAL = "bidirectional"

@@ -1,4 +1,4 @@
-"""What the DAGs are made of: a Spark job, a command, a table as an asset, a window of time.
+"""Building blocks of the DAGs: a Spark job, a command, a table as an asset, a window of time.
 
 Airflow runs the DAG files to build the DAGs: the settings are read when a step is built, not when this is imported.
 """

@@ -1,4 +1,4 @@
-"""What features are keyed by. Join keys are strings, as every id of the lake."""
+"""Entities that features are keyed by. Join keys are strings, as every id of the lake."""
 
 from feast import Entity, ValueType
 

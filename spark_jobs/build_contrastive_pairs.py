@@ -39,7 +39,7 @@ CONTENTS_PER_PARTITION = 512
 
 @dataclass(frozen=True, slots=True)
 class CleaningConfig:
-    """How stage 2 cleans purchases.
+    """Configuration of the cleaning of purchases for stage 2.
 
     Attributes:
         space: the previous embedding space, by name, id or "live".
@@ -63,7 +63,7 @@ class CleaningConfig:
 
 @dataclass(frozen=True, slots=True)
 class PairsReport:
-    """What a run wrote, and how many rows each of its steps left.
+    """The report of a run: what it wrote, and the rows that each of its steps left.
 
     Attributes:
         steps: one dictionary a step, in order: step, rows, dropped, seconds.
@@ -211,7 +211,7 @@ def _vectors(settings: Settings, lake: _Lake, wanted: DataFrame, name: str, funn
 
 
 def _counts(frame: DataFrame, column: str) -> dict[str, int]:
-    """How many rows have each value of a column."""
+    """The number of rows by value of a column."""
     return {row[column]: row["count"] for row in frame.groupBy(column).count().orderBy(column).collect()}
 
 
@@ -252,7 +252,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _cleaning(options: argparse.Namespace) -> CleaningConfig | None:
-    """What the options of stage 2 ask for; None if none was given. Raises InputError: some, but no --space."""
+    """The cleaning that the options of stage 2 ask for; None without any. Raises InputError: some, but no --space."""
     given = {name: value for name, value in vars(options).items() if value is not None}
     mining = {name: given[name] for name in ("count", "query_margin", "positive_cap", "depth") if name in given}
     own = {name: given[name] for name in ("space", "entities", "keep", "balance") if name in given}

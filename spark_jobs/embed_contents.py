@@ -53,7 +53,7 @@ ArrowBatches = Iterator[pa.RecordBatch]
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingReport:
-    """What a run did, and the space as it stands afterwards. Without `writes` nothing was missing."""
+    """The report of a run: its writes, and the space after it. Without `writes` nothing was missing."""
 
     space: Space
     writes: tuple[WriteReport, ...]
@@ -76,7 +76,7 @@ class EmbeddingReport:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What a run would have to do.
+    """The work that a run would have to do.
 
     Attributes:
         rows: of products (one for each change) and of queries.
@@ -102,7 +102,7 @@ class Survey:
 
     @property
     def vector_bytes(self) -> int:
-        """What the vectors that the lake lacks take there before compression."""
+        """Bytes of the missing vectors in the lake, before compression."""
         return 4 * self.space.dimension * (self.missing + self.kept)
 
 
@@ -210,7 +210,7 @@ def run(
 
 
 def survey(spark: SparkSession, settings: Settings, space: str) -> Survey:
-    """What `run` would do now, counted; nothing is written.
+    """The work that `run` would do now, counted; nothing is written.
 
     Raises: NotFound, SpaceMismatch: as `run`.
     """
@@ -309,7 +309,7 @@ def _embed_with(backfill: Backfill, plan: Plan, artifact: str, threads: int) -> 
 
 
 def _texts(rows: pa.Table) -> list[str | None]:
-    """What the encoder reads of titles and attributes."""
+    """The prompt texts that the encoder reads, from titles and attributes."""
     pairs = zip(rows["title"].to_pylist(), rows["attributes"].to_pylist(), strict=True)
     return [prompt_text(title, dict(attributes)) for title, attributes in pairs]
 

@@ -66,7 +66,7 @@ MODELS = "artifacts"
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """What an erasure came to.
+    """The report of an erasure.
 
     Attributes:
         removed: rows, files, keys or folders that went, by store; of a dry run what would go.
@@ -90,7 +90,7 @@ class Erasure:
 
 
 def plan(settings: Settings, subject: Subject, ids: Sequence[str]) -> Erasure:
-    """What would go, and where the files name it now; nothing is changed."""
+    """The report of a dry run: what would be removed, and which files name it now; nothing is changed."""
     names = _names(settings, subject, ids)
     lake = Lake(settings)
     counts = {f"lake/{table.name}": _rows_that_go(lake, table, names) for table in TABLES.values()}
@@ -171,7 +171,7 @@ def _stores_that_name(settings: Settings, search: Search) -> set[str]:
 
 
 def _rows_that_go(lake: Lake, table: Table, names: Names) -> int:
-    """How many rows of a table go or lose entries."""
+    """The number of rows of a table that would be removed or lose entries."""
     if table.name in RECORDS:
         return len(_records_that_name(lake, table, names))
     return rows_that_name(lake, table, names)
@@ -270,7 +270,7 @@ def _erase_training_sets(settings: Settings, search: Search) -> tuple[str, ...]:
 
 
 def _write_snapshots_again(settings: Settings, search: Search) -> int:
-    """How many snapshots held something that goes: those of the lake are written again from it, others without it."""
+    """The number of snapshots rewritten: those of the lake from the lake, others without what is erased."""
     count = 0
     for manifest in list(settings.snapshots.rglob(MANIFEST)):
         folder = manifest.parent
@@ -293,7 +293,7 @@ def _write_snapshots_again(settings: Settings, search: Search) -> int:
 
 
 def _erase_log(path: str, search: Search) -> int:
-    """How many rows of a Delta table without a contract named something that goes; they were deleted."""
+    """The number of rows deleted from a Delta table without a contract, as they named something to erase."""
     if not Rows.is_deltatable(path):
         return 0
     system, root = file_system(path)
@@ -307,7 +307,7 @@ def _erase_log(path: str, search: Search) -> int:
 
 
 def _search_elsewhere(settings: Settings, names: Names) -> list[Searched]:
-    """What is found where no file of the home is looked into: online stores on a server, request logs elsewhere."""
+    """Search results outside the home's files: online stores on a server, request logs elsewhere."""
     search = Search(names)
     found = search_online(settings, search)
     for log in logs_of_services(settings):

@@ -27,7 +27,7 @@ RETENTION_DAYS = 7
 
 @dataclass(frozen=True, slots=True)
 class Maintained:
-    """What was done for a table.
+    """The report of one table's maintenance.
 
     Attributes:
         compacted: files that were written into larger ones.

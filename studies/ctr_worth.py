@@ -1,4 +1,4 @@
-"""What content is worth to a click model: networks and trees with and without it, controls, and its streams one by one.
+"""The worth of content to a click model: networks and trees with and without it, controls, its streams one by one.
 
 `python -m studies.ctr_worth --work FOLDER --training-set clicks --space trained --report docs/results/ctr-worth.md`. A
 study that was killed goes on by the same command; when nothing is left to train it writes the report alone. Models may
@@ -98,7 +98,7 @@ class Plan:
         return CtrConfig(**{**self.settings, **own})
 
     def snapshot(self, subject: Subject, seed: int) -> Snapshot | None:
-        """What a subject reads; controls are drawn anew for each seed."""
+        """The snapshot that a subject reads; controls are drawn anew for each seed."""
         if subject.vectors == "none":
             return None
         found = Snapshot.open(self.snapshots[subject.vectors])
@@ -117,7 +117,7 @@ class Plan:
 
 
 def subjects_of(*, truth: bool, patterns: Sequence[str] = ("*",)) -> tuple[Subject, ...]:
-    """What is compared, of the names that are asked for; the true latents only where there are some.
+    """The subjects to compare, of the names that are asked for; the true latents only where there are some.
 
     Raises: InputError: no name is like a pattern.
     """
@@ -240,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _plan(asked: argparse.Namespace, settings: Settings, lake: Lake, info: SourceInfo, truth: Path) -> Plan:
-    """What is asked for, with the vectors laid down in the work folder, once and for all of its fits."""
+    """The plan that the options ask for, with its vectors written once into the work folder for all fits."""
     rows, work = TrainingSet.open(settings.training_sets / asked.training_set), asked.work.absolute()
     moments = [parse_moment(one) if one else None for one in (asked.t1, asked.t2, asked.end)]
     t1, t2, end = (said or known for said, known in zip(moments, (info.t1, info.t2, rows.manifest.end), strict=True))

@@ -1,4 +1,4 @@
-"""What the models of the study of content are worth, run by run and draw by draw, and what one has over another."""
+"""Metrics of the models in the study of content, run by run and draw by draw, and gains of one over another."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Draws:
         return over_runs(self.runs[name, metric])
 
     def gain(self, name: str, against: str, metric: Metric) -> Estimate:
-        """How much one model exceeds another, run by run and draw by draw."""
+        """The gain of one model over another, run by run and draw by draw."""
         first, second = self._paired(metric, name, against)
         return over_runs(first - second)
 

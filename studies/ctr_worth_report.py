@@ -38,7 +38,7 @@ BOUNDED = ((LATENTS, DIN), (LATENTS, CUBE))
 
 
 class Setup(NamedTuple):
-    """What was measured on. Attributes: window: T1, T2 and the end.   config: of cube."""
+    """The setup of the measurement. Attributes: window: T1, T2 and the end.   config: of cube."""
 
     info: SourceInfo
     space: str
@@ -47,7 +47,7 @@ class Setup(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What was wanted, whether it came, and the figures that say so."""
+    """An expectation, whether it was met, and the figures that say so."""
 
     wanted: str
     came: bool
@@ -132,7 +132,7 @@ def _streams(draws: Draws, streams: Sequence[str]) -> str:
 
 
 def verdicts(draws: Draws) -> list[Verdict]:
-    """What the figures say of what was wanted, good and bad alike."""
+    """Verdicts on every expectation, met or not."""
 
     def above(better: str, worse: str) -> Verdict:
         gains = [draws.gain(better, worse, metric) for metric in RANKED]

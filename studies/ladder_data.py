@@ -1,4 +1,4 @@
-"""What the encoder ladder trains and is measured on: read from the lake once, then mapped from disk by every worker."""
+"""Data that the encoder ladder trains and is measured on: read once from the lake, then mapped by every worker."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def _fewer_trials(lake: Lake, measured: Measured, limit: int, truth: Path) -> Me
 
 
 def _kept(path: Path, read: Callable[[], Any]) -> Any:
-    """What `read` gives, kept on disk: its pictures as an array that is mapped into memory, the rest pickled."""
+    """The result of `read`, kept on disk: its pictures as an array that is mapped into memory, the rest pickled."""
     rest, pixels = path.with_suffix(".pickle"), path.with_suffix(".npy")
     if not rest.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -150,7 +150,7 @@ def phases_of(rung: Rung, steps: int) -> tuple[Phase, ...]:
 
 
 def node_of(rung: Rung, steps: int, seed: int) -> Node:
-    """What has to be computed for a rung and a seed."""
+    """The node to compute for a rung and a seed."""
     return Node(rung.architecture, phases_of(rung, steps), seed)
 
 

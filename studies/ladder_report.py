@@ -189,7 +189,7 @@ def _hit_row(name: str, rows: Sequence[Row], climbed: Sequence[Climbed]) -> list
 
 
 def _verdicts(rows: Sequence[Row]) -> str:
-    """What the figures say of what was wanted, good and bad alike."""
+    """Verdicts on every expectation, met or not."""
     ours = [row for row in rows if row.cutoff == HEADLINE]
     last = ours[-1]
     worse = [row for row in ours if row.to_before is not None and row.to_before.high < 0]

@@ -60,7 +60,7 @@ PREFIX = 64
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a variant is trained with; nothing here was chosen on the 20% that ask.
+    """Settings that a variant is trained with; nothing here was chosen on the 20% that ask.
 
     Attributes:
         stage0_share: of the training time.

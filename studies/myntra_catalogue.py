@@ -112,7 +112,7 @@ def split(catalogue: Catalogue, *, validate: bool = False) -> Split:
 
 
 def descriptions(catalogue: Catalogue, rows: Ints, pixels: Pixels, fields: Sequence[str]) -> Descriptions:
-    """What stage 0 reads of some products.
+    """Descriptions of some products for stage 0.
 
     Args: pixels: uint8 [P, H, W, 3] of the whole catalogue.
     """

@@ -48,7 +48,7 @@ class GalleryRow:
 
 @dataclass(frozen=True, slots=True)
 class ReportFacts:
-    """What a run found, as the steps that measured it gave it out.
+    """Figures of a run, as its steps measured them.
 
     Attributes:
         recall: what `models.evaluation.recall.Recall.as_json` says, by subject.

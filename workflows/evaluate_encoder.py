@@ -31,7 +31,7 @@ BM25 = "bm25"
 
 
 class Task(StrEnum):
-    """What is asked, and what is right."""
+    """A retrieval task: its queries, and the products that count as right."""
 
     IMAGE_SEARCH = "image_search"
     TEXT_SEARCH = "text_search"

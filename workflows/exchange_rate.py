@@ -112,7 +112,7 @@ def measure_exchange_rate(
     target: Target = Target.AUC,
     allow_seen: bool = False,
 ) -> ExchangeReport:
-    """What a gain in intermediate metrics buys, over spaces with the CTR model held fixed.
+    """The exchange rate of intermediate metrics, over spaces with the CTR model held fixed.
 
     Args:
         spaces: by name or id, oldest first; two or more.

@@ -115,7 +115,7 @@ def check_space(
 
 
 def require_passed(settings: Settings, check: Check) -> PassedCheck:
-    """What a release asks for. Raises GateFailed, naming the gates that failed and where to look."""
+    """The proof of a passed check, for a release. Raises GateFailed, which names the gates that failed."""
     from moonlake.maintenance.data_docs import pages
 
     try:
@@ -197,7 +197,7 @@ def _release(
 
 
 def _contract_gate(settings: Settings, lake: Lake, space: Space) -> Gate:
-    """How many rows of a sample of the space's vectors break the contract of `embeddings`."""
+    """The gate on rows of a sample of the space's vectors that break the contract of `embeddings`."""
     from moonlake.maintenance.data_docs import SAMPLE_ROWS, check_rows, sample_rows
 
     rows = sample_rows(lake, "embeddings", SAMPLE_ROWS, space.space_id)
@@ -216,7 +216,7 @@ def _to_release(lake: Lake, model_id: str, running: Release | None) -> ModelToRe
 
 
 def _missing(lake: Lake, snapshot: Snapshot, space: Space) -> int:
-    """How many products on sale came in since a space was filled last, but for those of which nothing can be read."""
+    """The number of products on sale that came in since a space was filled, but for unreadable ones."""
     content_ids = np.array(list(snapshot.products.values()), str)
     missing = content_ids[snapshot.rows_of(pa.array(content_ids, pa.string())) < 0]
     of_space = (pc.field("table") == "embeddings") & (pc.field("rule") == CONTENT_UNREADABLE)

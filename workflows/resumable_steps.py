@@ -42,7 +42,7 @@ class Steps:
         self.records: dict[str, StepRecord] = {}
 
     def run(self, name: str, title: str, inputs: Any, work: Callable[[], Found]) -> Found:
-        """What the step found: now, or when it last ran with the same inputs.
+        """The step's result: computed now, or kept from its last run with the same inputs.
 
         Args:
             inputs: everything that the result depends on, as plain values.

@@ -68,7 +68,7 @@ class Check:
         return [gate for gate in self.gates if gate.passed is False]
 
     def require_passed(self) -> PassedCheck:
-        """What a release asks for. Raises GateFailed, naming the gates that did not pass and where they are kept."""
+        """The proof of a passed check, for a release. Raises GateFailed, which names the gates that failed."""
         if failed := self.failed:
             lines = "".join(f"\n  {gate}" for gate in failed)
             where = f"see table gate_results, check_id {self.check_id}"
@@ -76,7 +76,7 @@ class Check:
         return self._passed()
 
     def waived(self, lake: Lake, *, reason: str, written_at: datetime) -> PassedCheck:
-        """What a release asks for, whatever the gates came to; the reason gets a row of its own in `gate_results`.
+        """The proof that a release asks for, whatever the gates came to; the reason gets its own row in `gate_results`.
 
         Raises: InputError: no reason.
         """

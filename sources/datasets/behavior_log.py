@@ -50,7 +50,7 @@ class LogFile:
 
 @dataclass(frozen=True, slots=True)
 class ProductFacts:
-    """What each record of a batch says of its product, beside who did what and when.
+    """Facts about products in the records of a batch, beside the actions themselves.
 
     Attributes:
         columns: columns of the kind `products` by name, or `attributes.<name>`; [N] each.
@@ -65,7 +65,7 @@ class ProductFacts:
 
 @dataclass(frozen=True, slots=True)
 class PublishedLog:
-    """How a published log is read.
+    """A published log's format: the readers of its files, times and facts.
 
     Attributes:
         actions: what each event type is called in `behaviors`.

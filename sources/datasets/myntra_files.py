@@ -49,7 +49,7 @@ class MyntraRows:
 
 
 def read_myntra(folder: Path) -> MyntraRows:
-    """What a folder with `styles.csv` and `images.zip` or `images/` holds.
+    """The rows of a folder with `styles.csv` and `images.zip` or `images/`.
 
     A product name with commas that nobody quoted is joined again; a row with too few cells is refused.
 

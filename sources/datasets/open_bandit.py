@@ -48,7 +48,7 @@ TIMESTAMP = ARROW_TYPES["timestamp"]
 
 @dataclass(frozen=True, slots=True)
 class BanditLog:
-    """What one policy showed in one campaign, and the file of the campaign's items beside it."""
+    """The log of one policy in one campaign, and the file of the campaign's items beside it."""
 
     policy: str
     campaign: str

@@ -76,7 +76,7 @@ def _good_items(writer: StageWriter, path: Path) -> Iterator[Item]:
 
 
 def _check_same(twice: Sequence[tuple[Item, Item]], first: Path, second: Path) -> None:
-    """Nothing, if items that two files list can be the same ones: equal numbers, and hashes that group them alike."""
+    """Raise InputError unless the items of two files can be the same: equal numbers, hashes that group them alike."""
     numbers_differ = any(float(one[NUMBER_FEATURE]) != float(other[NUMBER_FEATURE]) for one, other in twice)
     differing = [NUMBER_FEATURE] if numbers_differ else []
     for name in HASHED_FEATURES:

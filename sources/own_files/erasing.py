@@ -16,7 +16,7 @@ from sources.own_files.staging import SOURCE_FILE
 
 
 def erase_staged(folder: Path, search: Search) -> int:
-    """How many rows of a staged source went: those that name what goes, and the images that they alone named."""
+    """The number of rows removed from a staged source: those that name the subject, and images that only they named."""
     gone, erased = set[str](), dict[str, int]()
     for kind in ("products", "queries"):
         for path in (folder / kind).glob("*.parquet"):
@@ -35,12 +35,12 @@ def erase_staged(folder: Path, search: Search) -> int:
 
 
 def erase_chunks(files: Iterable[Path], search: Search) -> int:
-    """How many rows of Parquet files went."""
+    """The number of rows removed from Parquet files."""
     return sum(_drop_rows(path, search) for path in files)
 
 
 def erase_truth(files: Iterable[Path], search: Search) -> int:
-    """How many rows of a simulation's truth lost their ids; the rows stay, as others are found by their place."""
+    """The number of rows of a simulation's truth that lost their ids; the rows stay, as rows are found by place."""
     count = 0
     for path in files:
         rows = pq.read_table(path)

@@ -31,7 +31,7 @@ ROWS_AT_ONCE = 100
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """What a payload says of a product.
+    """The contents of a product payload.
 
     Attributes:
         cells: value by column of the own-files form; None where it says nothing.

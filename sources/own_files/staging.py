@@ -31,7 +31,7 @@ MAX_REFUSED_VALUE_CHARACTERS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class SourceInfo:
-    """What `source.json` says of a staged source.
+    """Facts about a staged source, kept in its `source.json`.
 
     Attributes:
         simulated: true when behaviour was simulated; every result on it is labelled so.
@@ -127,7 +127,7 @@ class StageWriter:
         self._rules[kind][rule] += len(cut)
 
     def check_share(self, kind: str, where: str) -> None:
-        """Nothing, if a kind may lose as many rows as were refused.
+        """Raise BatchRejected unless a kind may lose as many rows as were refused.
 
         Args: where: what the rows were read from, for the message.
         Raises: BatchRejected: too large a share was refused.

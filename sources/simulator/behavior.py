@@ -108,7 +108,7 @@ def plan_requests(
 
 
 def show(model: ClickModel, rng: np.random.Generator) -> Shown:
-    """What the logging policy shows for every request, and which of it is clicked."""
+    """The products that the logging policy shows for every request, and the clicks on them."""
     total, slots = len(model.requests.user), model.config.slots
     product = np.empty((total, slots), np.int64)
     propensity = np.empty((total, slots))

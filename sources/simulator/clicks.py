@@ -27,7 +27,7 @@ SEGMENTS = {"value": 0.6, "regular": 0.2, "premium": -0.2}
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """What shoppers see in P products.
+    """Traits of P products that decide what shoppers click and buy.
 
     Attributes:
         vectors: float32 [P, D], unit norm: the true style.

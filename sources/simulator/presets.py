@@ -20,7 +20,7 @@ SIMULATOR_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class BehaviorConfig:
-    """How shoppers arrive, search, look and buy. Shared by the marketplace and by real catalogues.
+    """Shoppers: how they arrive, search, look and buy. Shared by the marketplace and by real catalogues.
 
     Attributes:
         sessions: shopping sessions in the window; each is one intent and one to three requests.

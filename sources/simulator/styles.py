@@ -75,7 +75,7 @@ class Styles:
         return unit(np.concatenate(blocks, axis=1))
 
     def words(self) -> dict[str, list[str]]:
-        """What people call the styles: a word each for colour, pattern, material and category, [N] lists."""
+        """Words for the styles: one each for colour, pattern, material and category, [N] lists."""
         colour = np.round(self.hue * len(COLOURS)).astype(int) % len(COLOURS)
         shade = np.where(self.lightness < 0.25, "dark ", np.where(self.lightness > 0.75, "light ", ""))
         return {

@@ -1,1 +1,1 @@
-"""What the stream of new and changed products is made of."""
+"""Parts of the stream that takes in new and changed products."""

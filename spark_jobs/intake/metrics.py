@@ -19,7 +19,7 @@ QUANTILES = {"p50": 0.5, "p95": 0.95, "max": 1.0}
 
 
 class Metrics(Collector):
-    """What one stream has seen since it started, in a file for Prometheus' node exporter.
+    """Metrics of one stream since it started, in a file for Prometheus' node exporter.
 
     The numbers are held here and not in the library's counters: Feast, once imported, puts those of a process into
     files that all registries share.

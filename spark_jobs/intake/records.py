@@ -33,7 +33,7 @@ Refused = tuple[str, str, Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the lake holds already of the records of one batch.
+    """Rows of the lake that the records of one batch are compared with.
 
     Attributes:
         record_hashes: of the records that were taken in before, by event_id.
@@ -116,7 +116,7 @@ class Arrival:
 
 @dataclass(slots=True)
 class Batch:
-    """What a batch of records comes to.
+    """The outcome of a batch of records.
 
     Attributes:
         arrivals: the records that were not taken in before, in the order in which they were handed in.
@@ -139,7 +139,7 @@ class Batch:
 
 
 def take_in(records: Iterable[Record], known: Known) -> Batch:
-    """What becomes of records, in the order in which they were handed in."""
+    """The outcome of records, taken in the order in which they were handed in."""
     batch = Batch()
     hashes = dict(known.record_hashes)
     states = {product_id: list(rows) for product_id, rows in known.states.items()}

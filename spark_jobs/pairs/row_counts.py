@@ -1,4 +1,4 @@
-"""How many rows each step of a job let through, and how long it took."""
+"""Counts of the rows that each step of a job let through, and its seconds."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ def ask(settings: Settings, *arguments: str) -> Result:
 
 
 def results(lake: Lake) -> dict[str, bool | None]:
-    """What the last check came to, by gate."""
+    """Rows of the last check, by gate."""
     rows = lake.read("gate_results").sort_by("created_at").to_pylist()
     return {row["gate"]: row["passed"] for row in rows if row["check_id"] == rows[-1]["check_id"]}
 

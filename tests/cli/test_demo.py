@@ -22,7 +22,7 @@ WINDOW = preset_named("tiny").window
 
 
 def demo(home: Path) -> str:
-    """What `moonlake demo` prints on the preset `tiny`, with a few steps of the encoder."""
+    """The output of `moonlake demo` on the preset `tiny`, with a few steps of the encoder."""
     command = [sys.executable, "-m", "cli.app", "--debug", "demo", "--preset", "tiny", "--steps", "3"]
     here = {"MOONLAKE_HOME": str(home), "MOONLAKE_SPARK_DRIVER_MEMORY": "2g", "COLUMNS": "200"}
     done = subprocess.run(command, env=os.environ | here, capture_output=True, text=True, check=False)

@@ -83,7 +83,7 @@ def _save_truth(folder: Path, styles: np.ndarray, asked: list[tuple[str, np.ndar
 
 
 def evaluate(*words: str) -> str:
-    """What the command prints; its error is raised."""
+    """The command's output; its error is raised."""
     result = CliRunner().invoke(app, list(words), catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output

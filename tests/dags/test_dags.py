@@ -26,7 +26,7 @@ DAG_IDS = ["ctr_retraining", "cube_features", "embedding_refresh", "lake_mainten
 
 @pytest.fixture(scope="module")
 def bag(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What Airflow finds in the DAG folder, looked at in a process of its own: Airflow sets itself up at import."""
+    """The DAGs that Airflow finds in the folder, in a process of its own: Airflow sets itself up at import."""
     settings = Settings(home=tmp_path_factory.mktemp("home"))
     environment = airflow_environment(settings, os.environ)
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What Feast's universal tests are run with: Delta tables and our engine, and our SQLite and Redis online stores.
+"""The stores for Feast's universal tests: Delta tables with our engine, and our SQLite and Redis online stores.
 
 Feast imports this module by FULL_REPO_CONFIGS_MODULE. Its `tests` package is on the path when `run.py` starts pytest.
 """

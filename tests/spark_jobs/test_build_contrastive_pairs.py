@@ -422,7 +422,7 @@ def shop(settings: Settings, write_rows: WriteRows, tmp_path: Path) -> Settings:
 
 @dataclass(frozen=True)
 class Made:
-    """What an artifact says of its training."""
+    """An artifact's record of its training."""
 
     encoder: Any
 

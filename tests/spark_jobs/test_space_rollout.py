@@ -99,7 +99,7 @@ def read_once(lake: Lake, use: str, content_ids: pa.Array, vectors: Mapping[str,
 
 
 def read_until(over: threading.Event, settings: Settings, *looked_for: Any) -> Counter[tuple[str, str]]:
-    """How often each use was read on each space, one after the other until it is over."""
+    """Counts of reads by use and space, one after the other until the switch is over."""
     lake, seen = Lake(settings), Counter[tuple[str, str]]()
     while not over.is_set():
         for use in USES:
@@ -112,7 +112,7 @@ def model_id(space_id: str) -> str:
 
 
 def switch(settings: Settings, use: str, space_id: str, release: Release) -> None:
-    """What `moonlake release promote` does behind its gates."""
+    """The switch that `moonlake release promote` makes behind its gates."""
     lake = Lake(settings)
     folder = write_snapshot(lake, space_id, settings.snapshots / space_id).folder
     model = {"model_id": model_id(space_id)} if use == "ctr_ranking" else {}

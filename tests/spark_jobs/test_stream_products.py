@@ -90,7 +90,7 @@ def clock() -> datetime:
 
 
 def rows_of(lake: Lake) -> dict[str, list[str]]:
-    """What stands in the tables, but for when it was written."""
+    """Rows of the tables, but for when they were written."""
     return {
         name: sorted(str({key: value for key, value in row.items() if key != "created_at"}) for row in found)
         for name in TABLES

@@ -1,4 +1,4 @@
-"""What content is worth: which models are compared, what a fit goes by, and what the page says of the scores."""
+"""The study of content's worth: which models are compared, what a fit goes by, and what the page says of the scores."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ B, L, D, N = 8, 6, 4, 20
 
 
 class Batch(NamedTuple):
-    """What `read` is given."""
+    """The arguments of `read`."""
 
     vectors: NDArray[np.float16]
     target_rows: NDArray[np.int64]

@@ -12,7 +12,7 @@ from moonlake.errors import InputError
 
 @dataclass(frozen=True)
 class Run:
-    """What a training run keeps of its configuration."""
+    """Configuration that a training run keeps."""
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 

@@ -54,7 +54,7 @@ def test_a_metric_without_spread_has_no_slope() -> None:
 
 
 def simulated(rng: np.random.Generator, truth: np.ndarray, rows: int, seed: int) -> np.ndarray:
-    """What is measured of spaces whose true rates are `truth`: yes or no on each of so many rows."""
+    """Measurements of spaces whose true rates are `truth`: yes or no on each of so many rows."""
     hits = (rng.random((rows, len(truth))) < truth).astype(np.float64)
     return ratios(hits, np.ones((rows, 1)), np.arange(rows), seed=seed)
 

@@ -96,7 +96,7 @@ def test_the_first_pass_keeps_no_graph_and_the_second_one_chunk_at_a_time() -> N
     trial, alive, peak = Trial(), 0, 0
 
     class Kept:
-        """What a graph holds until it is freed."""
+        """Bytes that a graph holds until it is freed."""
 
         def __init__(self, tensor: Tensor) -> None:
             nonlocal alive, peak

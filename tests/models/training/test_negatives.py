@@ -55,7 +55,7 @@ def rows(start: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def held(queue: NegativeQueue) -> list[list[float]]:
-    """What the queue holds, a list for each row, sorted: its order does not matter."""
+    """The queue's contents, a list for each row, sorted: its order does not matter."""
     return sorted(torch.cat([queue.vectors, queue.groups, queue.contents[:, None]], 1).tolist())
 
 
@@ -206,7 +206,7 @@ WAYS: dict[str, Callable[[int], Any]] = {
 
 
 def part_of(rank: int, folder: Path, ways: Sequence[str]) -> dict[str, Any]:
-    """What one process finds, in step with the other."""
+    """The result of one process, in step with the other."""
     meeting, patience = f"file://{folder}/meeting", timedelta(seconds=100)
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=patience)
     try:
@@ -216,7 +216,7 @@ def part_of(rank: int, folder: Path, ways: Sequence[str]) -> dict[str, Any]:
 
 
 def in_two_processes(folder: Path, *ways: str) -> list[dict[str, Any]]:
-    """What this process and another one find."""
+    """The results of this process and another one."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("GLOO_SOCKET_IFNAME", "lo")
         other = subprocess.Popen([sys.executable, __file__, str(folder), *ways])
@@ -230,7 +230,7 @@ def in_two_processes(folder: Path, *ways: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two processes found."""
+    """The results of two processes."""
     return in_two_processes(tmp_path_factory.mktemp("two"), "rows", "plain", "cached", "differ")
 
 

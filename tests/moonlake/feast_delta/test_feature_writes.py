@@ -1,4 +1,4 @@
-"""What Feast writes reaches the Delta tables: pushed rows, rows of the lake, logs of served features."""
+"""Feast's writes reach the Delta tables: pushed rows, rows of the lake, logs of served features."""
 
 from __future__ import annotations
 

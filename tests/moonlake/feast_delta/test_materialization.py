@@ -1,4 +1,4 @@
-"""What is online after a materialisation: the rules of docs/online_stores.md, through Feast's calls, on each store."""
+"""Online values after a materialisation: the rules of docs/online_stores.md, through Feast's calls, on each store."""
 
 from __future__ import annotations
 

@@ -410,7 +410,7 @@ class Serving:
         self.seen["gone"] += len({row.key for row in world.at[state.version]} ^ found.keys())
 
     def compare_after_death(self, before: Online) -> None:
-        """What is online is what was, or in Redis, key by key, what the run that died was about to serve."""
+        """Raise unless each key has its old value online or, in Redis, the one that the dead run was about to serve."""
         meant = [self.world.true_at(self.world.version, end) for end in self.asked]
         for key, value in self.online().items() | before.items():
             if self.kind.endswith("SqliteOnlineStore"):

@@ -1,4 +1,4 @@
-"""What an engine reads: one version, files in the order of their commits."""
+"""Reads of an engine: one version, files in the order of their commits."""
 
 from __future__ import annotations
 

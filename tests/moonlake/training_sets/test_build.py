@@ -333,7 +333,7 @@ def test_known_by_written_leaves_out_what_had_not_been_written_by_then(home: Set
 
 
 def move_on(settings: Settings, write_rows: Write) -> None:
-    """What happens to tables after a training set was built: late rows, restated labels, deletes, compaction."""
+    """Changes of tables after a training set was built: late rows, restated labels, deletes, compaction."""
     write_rows(settings, "products", [{"product_id": "p0", "price_cents": 7, "event_timestamp": START}])
     write_rows(settings, "users", [{"user_id": "u0", "segment": "loyal", "event_timestamp": START}])
     restated = impression(3, day=4, clicked=True, created_at=WRITTEN)

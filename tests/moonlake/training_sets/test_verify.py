@@ -1,4 +1,4 @@
-"""What is wrong with a training set is found and named; two training sets are told apart."""
+"""Faults of a training set are found and named; two training sets are told apart."""
 
 from __future__ import annotations
 

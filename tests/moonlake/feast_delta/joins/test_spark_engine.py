@@ -1,4 +1,4 @@
-"""What is Spark's own: hot keys, large inputs, label rows that change, session settings, results that stay in Spark.
+"""Cases of Spark's own: hot keys, large inputs, label rows that change, session settings, results that stay in Spark.
 
 The embedded engine, which knows nothing of shards and shuffles, says what is right.
 """
