@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 from moonlake.errors import MissingDependency
-from moonlake.extras import missing
-from moonlake.settings import checkout_folder
+from moonlake.extras import naming_extras
 
 
-def room(module: str, *, asked_for: str) -> ModuleType:
-    """The module of the application, such as cli.app, for what a user asked for.
+def room(module: str, checkout: Path, *, asked_for: str) -> ModuleType:
+    """The module of a checkout, such as cli.app, for what a user asked for.
 
     Raises: MissingDependency: there is no checkout, or an extra that the module needs is not installed.
     """
-    checkout = checkout_folder()
     if not (checkout / "cli" / "app.py").is_file():
         raise MissingDependency(
             f"{asked_for} runs from a checkout of moonlake, and {checkout} is none: set MOONLAKE_CHECKOUT to one"
         )
     if str(checkout) not in sys.path:
         sys.path.insert(0, str(checkout))
-    try:
+    with naming_extras():
         return import_module(module)
-    except ModuleNotFoundError as error:
-        raise missing(error) from error

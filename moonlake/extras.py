@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from moonlake.errors import MissingDependency
 
 EXTRAS = {
@@ -44,3 +47,12 @@ def missing(error: ModuleNotFoundError) -> MissingDependency:
         if package in packages:
             return MissingDependency(f"{package} is not installed: pip install 'moonlake[{extra}]'")
     raise error
+
+
+@contextmanager
+def naming_extras() -> Iterator[None]:
+    """A block in which a package that is not installed raises MissingDependency, which names its extra."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise missing(error) from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from hypothesis import settings as hypothesis_settings
 
 from moonlake.embeddings import releases
 from moonlake.embeddings.checks import Check
+from moonlake.files import exclusive
 from moonlake.lake.lake import Lake
 from moonlake.schema.arrow import arrow_schema, contract
 from moonlake.schema.contract import ColumnType
@@ -39,8 +41,11 @@ NEEDS = {"spark": "spark", "redis_address": "redis", "redis_online": "redis"}
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS")
 SESSION = "spark"
 """The group of all tests that share the Spark session: it is started in one worker only."""
+OLD_HOME = "home_of_0_1_0"
+"""The group of all tests of the home that moonlake 0.1.0 made, which lies at one path."""
 GROUPS = pytest.StashKey[Path]()
 """The folder in which workers leave the groups of their tests."""
+FIXTURES = Path(__file__).parent / "fixtures"
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -70,9 +75,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _group(item: pytest.Item) -> str:
-    """The tests that run in one worker: those of the Spark session, else those of one file."""
+    """The tests that run in one worker: those of the Spark session, of the home of 0.1.0, else those of one file."""
     marker = item.get_closest_marker("spark")
-    return SESSION if marker and marker.kwargs.get("session", True) else item.location[0]
+    if marker and marker.kwargs.get("session", True):
+        return SESSION
+    return OLD_HOME if OLD_HOME in getattr(item, "fixturenames", ()) else item.location[0]
 
 
 def _starts_a_jvm(item: pytest.Item) -> bool:
@@ -136,6 +143,26 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
 def settings(tmp_path: Path) -> Settings:
     """Settings with a fresh home."""
     return Settings(home=tmp_path / "home", spark_shuffle_partitions=2)
+
+
+@pytest.fixture(scope="module")
+def home_of_0_1_0() -> Iterator[Settings]:
+    """Settings with the home of `tests/fixtures`, unpacked at its path; of all processes one has it at a time."""
+    facts = json.loads((FIXTURES / "home-0.1.0.json").read_text())
+    home = Path(facts["home"])
+
+    def remove() -> None:
+        """Remove what was unpacked, by this run or by one that was killed. Fail if it is somebody else's folder."""
+        if home.exists() and not (home / facts["marker"]).is_file():
+            pytest.fail(f"{home} holds no file {facts['marker']}, so no test unpacked it: move it, it is in the way")
+        shutil.rmtree(home, ignore_errors=True)
+
+    with exclusive(home.with_name(f"{home.name}.lock")):
+        remove()
+        with tarfile.open(FIXTURES / "home-0.1.0.tar.xz") as archive:
+            archive.extractall(home.parent, filter="data")
+        yield Settings(home=home)
+        remove()
 
 
 @pytest.fixture

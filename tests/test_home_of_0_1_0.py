@@ -6,12 +6,9 @@ since tables and registry hold absolute paths: one process at a time has it ther
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import shutil
-import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -39,9 +36,7 @@ from moonlake.training_sets.training_set import TrainingSet
 from moonlake.training_sets.verify import verify
 from serving.scorer import Scorer
 
-FIXTURES = Path(__file__).parent / "fixtures"
-FACTS: dict[str, Any] = json.loads((FIXTURES / "home-0.1.0.json").read_text())
-HOME = Path(FACTS["home"])
+FACTS: dict[str, Any] = json.loads((Path(__file__).parent / "fixtures" / "home-0.1.0.json").read_text())
 TRAINING_SETS: dict[str, dict[str, Any]] = FACTS["training_sets"]
 FLOAT16_STEP = 2**-11
 """Two roundings of a number below 1 to float16 lie no further apart, if they were almost the same number."""
@@ -50,22 +45,9 @@ SCORE_TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
-def settings() -> Iterator[Settings]:
-    """Settings with the home, unpacked; of the processes on this machine one has it at a time."""
-    with HOME.with_name(f"{HOME.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        remove_home()
-        with tarfile.open(FIXTURES / "home-0.1.0.tar.xz") as archive:
-            archive.extractall(HOME.parent, filter="data")
-        yield Settings(home=HOME)
-        remove_home()
-
-
-def remove_home() -> None:
-    """Remove what was unpacked, by this run or by one that was killed. Fail if somebody else's folder lies there."""
-    if HOME.exists() and not (HOME / FACTS["marker"]).is_file():
-        pytest.fail(f"{HOME} holds no file {FACTS['marker']}, so no test unpacked it: move it away, it is in the way")
-    shutil.rmtree(HOME, ignore_errors=True)
+def settings(home_of_0_1_0: Settings) -> Settings:
+    """Settings with the home."""
+    return home_of_0_1_0
 
 
 @pytest.fixture(scope="module")

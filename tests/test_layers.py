@@ -248,12 +248,11 @@ def test_dag_files_load_no_torch_no_pyspark_no_feast() -> None:
 
 
 def test_one_file_of_the_library_reaches_the_application_by_name() -> None:
-    by_name = {
-        path.relative_to(ROOT).as_posix()
-        for path in files("moonlake")
-        if {"import_module", "__import__", "runpy"} & {str(name) for name in names_in(path)}
-    }
-    assert by_name == {"moonlake/application.py"}
+    by_name = {module_of(path) for path in files("moonlake") if {"import_module", "__import__"} & {*names_in(path)}}
+    assert by_name == {"moonlake", "moonlake.application"}
+    import moonlake
+
+    assert rooms_among({*moonlake._FOUND_IN}) == {"moonlake"}  # the names of the package, loaded when asked for
 
 
 def names_in(path: Path) -> Iterator[str]:

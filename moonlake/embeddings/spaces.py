@@ -104,6 +104,9 @@ class Space:
         """Every name that it was ever given, the first one first."""
         return self.name, *self.aliases
 
+    def __repr__(self) -> str:
+        return f"<embedding space {self}: {self.dimension} numbers, {self.coverage:.0%} of the contents>"
+
     def __str__(self) -> str:
         also = f", also called {', '.join(self.aliases)}" if self.aliases else ""
         return f"{self.name} ({self.space_id[:12]}, {self.status}{also})"
