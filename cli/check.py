@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from cli.check_consistency import consistency
+from cli.options import Json, Output, give
 from moonlake.errors import ContractError
 from moonlake.maintenance.data_docs import SAMPLE_ROWS
 from moonlake.settings import Settings
@@ -25,6 +28,8 @@ def tables(
         list[str] | None, typer.Argument(help="Tables of the lake; default: all that were written.")
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="Rows to look at in each table, at most.")] = SAMPLE_ROWS,
+    as_json: Json = False,
+    output: Output = None,
 ) -> None:
     """Hold a sample of each table's rows against its contract; fails when a rule is broken."""
     from moonlake.lake.lake import Lake
@@ -33,15 +38,13 @@ def tables(
 
     settings = Settings.from_environment()
     lake = Lake(settings)
-    bad = []
+    tables: list[dict[str, Any]] = []
     for name in names or [name for name in TABLES if lake.exists(name)]:
         found = sample_rows(lake, name, rows)
-        broken = check_rows(settings.home, name, found)
-        said = ", ".join(f"{rule} ({count})" for rule, count in broken.items())
-        typer.echo(f"{name}: {len(found):,} rows, {f'broken: {said}' if said else 'all keep the contract'}")
-        bad += [name] if broken else []
-    typer.echo(f"open {pages(settings.home)} in a browser")
-    if bad:
+        tables.append({"table": name, "rows": len(found), "broken": check_rows(settings.home, name, found)})
+    page = pages(settings.home)
+    give({"tables": tables, "page": page}, _table_lines(tables, page), as_json=as_json, output=output)
+    if bad := [one["table"] for one in tables if one["broken"]]:
         raise ContractError(f"{len(bad)} of the tables hold rows that break their contract: {', '.join(bad)}")
 
 
@@ -49,6 +52,8 @@ def tables(
 def space(
     name: Annotated[str, typer.Argument(help="Embedding space by name or id, or 'live'.")],
     use: Annotated[str, typer.Option(help="What it would be released for: compared with what runs there.")] = USE,
+    as_json: Json = False,
+    output: Output = None,
 ) -> None:
     """Run the gates of an embedding space, keep what came of them; fails when a gate does."""
     from moonlake.embeddings import releases
@@ -57,7 +62,14 @@ def space(
 
     settings = Settings.from_environment()
     check = check_space(settings, releases.find(Lake(settings), name), compared_with=use)
-    for gate in check.gates:
-        word = {True: "passed", False: "FAILED", None: "-"}[gate.passed]
-        typer.echo(f"{word:<7} {gate}")
+    words = {True: "passed", False: "FAILED", None: "-"}
+    lines = [f"{words[gate.passed]:<7} {gate}" for gate in check.gates]
+    give(check.as_json(), lines, as_json=as_json, output=output)
     require_passed(settings, check)
+
+
+def _table_lines(tables: Sequence[Mapping[str, Any]], page: Path) -> Iterator[str]:
+    for one in tables:
+        said = ", ".join(f"{rule} ({count})" for rule, count in one["broken"].items())
+        yield f"{one['table']}: {one['rows']:,} rows, {f'broken: {said}' if said else 'all keep the contract'}"
+    yield f"open {page} in a browser"

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from cli.options import Json, Output, give
 from moonlake.settings import Settings
 
 release_app = typer.Typer(no_args_is_help=True, help="What each use runs on.")
@@ -17,16 +18,14 @@ Use = Annotated[str, typer.Option(help="ctr_ranking or similar_products.")]
 
 
 @release_app.command()
-def show(use: Use = USE) -> None:
+def show(use: Use = USE, as_json: Json = False, output: Output = None) -> None:
     """Every release of a use, the latest last: it runs on that one now."""
     from moonlake.lake.lake import Lake
     from workflows import releases
 
     past = releases.history(Lake(Settings.from_environment()), use)
-    for one in past:
-        typer.echo(str(one))
-    if not past:
-        typer.echo(f"nothing was released for {use}")
+    lines = map(str, past) if past else [f"nothing was released for {use}"]
+    give(past, lines, as_json=as_json, output=output)
 
 
 @release_app.command()
@@ -37,6 +36,8 @@ def promote(
     minimum_gain: Annotated[
         float | None, typer.Option(help="AUC over IDs alone that the low end of its 95% interval must reach.")
     ] = None,
+    as_json: Json = False,
+    output: Output = None,
 ) -> None:
     """Switch a use to a click model and the embedding space that it reads, or to a space, in one commit.
 
@@ -46,19 +47,20 @@ def promote(
     from workflows import releases
 
     limits = GateLimits() if minimum_gain is None else GateLimits(min_ctr_gain_auc=minimum_gain)
-    typer.echo(str(releases.promote(Settings.from_environment(), name, use=use, service=service, limits=limits)))
+    released = releases.promote(Settings.from_environment(), name, use=use, service=service, limits=limits)
+    give(released, [str(released)], as_json=as_json, output=output)
 
 
 @release_app.command()
-def rollback(use: Use = USE) -> None:
+def rollback(use: Use = USE, as_json: Json = False, output: Output = None) -> None:
     """Switch a use back to what it ran on before, in one commit; given again, one release further back."""
     from workflows import releases
 
     back = releases.roll_back(Settings.from_environment(), use)
-    typer.echo(str(back.released))
+    lines, space = [str(back.released)], back.released.space.name
     if back.missing:
-        space = back.released.space.name
-        typer.echo(
+        lines.append(
             f"{back.missing:,} of {back.on_sale:,} products on sale have no vector in the space {space}: "
             f"moonlake backfill run {space} embeds them"
         )
+    give(back, lines, as_json=as_json, output=output)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -66,6 +66,18 @@ class Check:
     def failed(self) -> list[Gate]:
         """The gates that stop a release."""
         return [gate for gate in self.gates if gate.passed is False]
+
+    def as_json(self) -> dict[str, Any]:
+        """The check as plain values: whether nothing failed, and every gate."""
+        return {
+            "check_id": self.check_id,
+            "space_id": self.space.space_id,
+            "space": self.space.name,
+            "at": self.at.isoformat(),
+            "embeddings_version": self.embeddings_version,
+            "passed": not self.failed,
+            "gates": [asdict(gate) | {"passed": gate.passed} for gate in self.gates],
+        }
 
     def require_passed(self) -> PassedCheck:
         """The proof of a passed check, for a release. Raises GateFailed, which names the gates that failed."""

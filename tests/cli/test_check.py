@@ -194,6 +194,18 @@ def test_a_good_space_passes_every_gate_and_people_can_read_why(home: Settings, 
     assert pages(home.home).is_file()
 
 
+def test_a_check_is_given_out_as_json_also_where_a_gate_fails(home: Settings, stocked: Shop, tmp_path: Path) -> None:
+    fill(home, dict(list(stocked.vectors[NEXT].items())[::2]))
+    answer = ask(home, "check", "space", NEXT, "--json", "--output", str(tmp_path / "check.json"))
+    assert answer.exit_code == 1
+    report = json.loads(answer.stdout)
+    assert report == json.loads((tmp_path / "check.json").read_text())
+    assert [gate["name"] for gate in report["gates"] if gate["passed"] is False] == ["coverage"]
+    assert report["passed"] is False
+    report = json.loads(ask(home, "check", "tables", "users", "--json").stdout)
+    assert report["tables"] == [{"table": "users", "rows": 0, "broken": {}}]
+
+
 def shuffled(good: Vectors, _: Vectors) -> Vectors:
     return dict(zip(good, np.random.default_rng(0).permutation(list(good.values())), strict=True))
 

@@ -166,3 +166,16 @@ def test_a_model_of_ids_alone_is_refused(settings: Settings, lake: Lake, space: 
     answer = release(settings, "promote", "ids")
     assert answer.exit_code == 1
     assert answer.stderr.startswith("error: CTR model ids reads IDs only")
+
+
+def test_a_switch_and_the_way_back_are_reported_as_json(settings: Settings, lake: Lake, space: spaces.Space) -> None:
+    for name in ("monday", "tuesday"):
+        record(lake, name, space.space_id)
+        promoted = json.loads(release(settings, "promote", name, "--json").stdout)
+    assert (promoted["release"]["use"], promoted["model"]["name"]) == ("ctr_ranking", "tuesday")
+    assert promoted["release"]["check_id"] == releases.current_release(lake, "ctr_ranking").check_id
+    back = json.loads(release(settings, "rollback", "--json").stdout)
+    assert (back["released"]["model"]["name"], back["missing"], back["on_sale"]) == ("monday", 0, 0)
+    shown = json.loads(release(settings, "show", "--json").stdout)
+    assert [one["model"]["name"] for one in shown] == ["monday", "tuesday", "monday"]
+    assert json.loads(release(settings, "show", "--use", "similar_products", "--json").stdout) == []
