@@ -209,6 +209,7 @@ NAMES: dict[str, str] = {
     "models.memory._left_in_container": "models.encoder.available_memory._left_in_container",
     "models.encoder.new_encoder": "models.encoder.factory.new_encoder",
     "models.encoder.load_encoder": "models.encoder.factory.load_encoder",
+    "models.dual_flow.DualFlow": "models.encoder.dual_flow.DualFlowEncoder",
     "models.encoder._of": "models.encoder.factory._of",
     "models.encoder._ready_to_train": "models.encoder.factory._ready_to_train",
     "moonlake.publishing.publishing": "moonlake.files.publish_folder",

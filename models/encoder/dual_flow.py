@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +11,9 @@ from torch import Tensor, nn
 from models.encoder.backbone import Backbone, ImageFeatures
 from models.encoder.config import EncoderConfig
 from models.encoder.encoder import Batch, Encoder
-from moonlake.errors import InputError
 
 
-class DualFlow(Encoder):
+class DualFlowEncoder(Encoder):
     """Two towers with late fusion: the normalised sum of the unit vectors of the text and of the images' mean.
 
     The same tower, projector and language model as the generative encoder has; the language model never sees an image.
@@ -42,10 +40,6 @@ class DualFlow(Encoder):
             summed = torch.zeros_like(text).index_add(0, rows, each)
             fused = fused + F.normalize(summed, dim=-1) * has_image
         return F.normalize(fused, dim=-1)
-
-    def language_loss(self, described: tuple[Batch, Tensor], images: Tensor | ImageFeatures) -> NoReturn:  # noqa: ARG002
-        """Nothing. Raises InputError: the text tower sees no image that it could describe."""
-        raise InputError("dual_flow cannot be trained to describe images (stage 0): its text tower sees none")
 
     def heads(self) -> Mapping[str, Tensor]:
         """The weights that do not belong to the backbone, under their names in the file."""

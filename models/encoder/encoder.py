@@ -1,7 +1,8 @@
-"""The multimodal encoder: a text and any number of images go in by one door, one unit vector comes out."""
+"""Encoders: a text and any number of images go in by one door, one unit vector comes out."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -40,10 +40,10 @@ class Batch:
     image_counts: Tensor
 
 
-class Encoder(nn.Module):
-    """Vision tower -> projector -> language model -> pooled last layer -> projection -> unit norm.
+class Encoder(nn.Module, ABC):
+    """A backbone, and a projection of its pooled last layer to vectors of unit norm.
 
-    Source: MOON, figure 2.
+    `models.encoder.factory` knows the architectures; the rest of the code asks for this class.
     """
 
     def __init__(self, config: EncoderConfig, backbone: Backbone) -> None:
@@ -53,14 +53,17 @@ class Encoder(nn.Module):
         self.head = nn.Linear(backbone.hidden, config.dimension, bias=False)
         backbone.attend(config.attention)
 
+    @abstractmethod
     def forward(self, batch: Batch, images: Tensor | ImageFeatures | None = None) -> Tensor:
         """float32 [B, D]: unit vectors.
 
         Args: images: float [N, 3, H, W] in [0, 1] in place of the batch's own (augmented ones, in training), or the
             features that `image_features` made of them.
         """
-        states = self.backbone(batch.input_ids, batch.attention_mask, self._seen(batch, images))  # [B, T, hidden]
-        return F.normalize(self.head(self._pool(states, batch.attention_mask)).float(), dim=-1)
+
+    @abstractmethod
+    def _image_tokens(self) -> list[int]:
+        """The tokens that stand for one image in a prompt; none where the language model sees no image."""
 
     def image_features(self, images: Tensor) -> ImageFeatures:
         """Features of images, float [N, 3, H, W] in [0, 1], that hold for every prompt they stand in."""
@@ -107,39 +110,6 @@ class Encoder(nn.Module):
         ]
         return [ids[: self.config.max_text_tokens] if text else [] for text, ids in zip(texts, found, strict=True)]
 
-    def description_batch(
-        self, texts: Sequence[str], image_counts: Sequence[int], given: Sequence[str] = ()
-    ) -> tuple[Batch, Tensor]:
-        """Prompts as `prompts` makes them, without images, and the labels of `language_loss`: int64 [B, T], NOT_SCORED
-        but for the text and the end token.
-
-        Args: given: [B]: how each text begins, up to the end of a word: this is not scored either. None by default.
-        """
-        no_images = torch.zeros((0, *self.config.image_size, 3), dtype=torch.uint8)
-        batch = self.prompts(self.words(texts), image_counts, no_images)
-        device = batch.input_ids.device
-        unscored = torch.tensor([len(ids) for ids in self.words(given or [""] * len(texts))], device=device)
-        first = (batch.image_counts * len(self._image_tokens()) + unscored).unsqueeze(1)
-        scored = (torch.arange(batch.input_ids.shape[1], device=device) >= first) & batch.attention_mask.bool()
-        return batch, torch.where(scored, batch.input_ids, NOT_SCORED)
-
-    def language_loss(self, described: tuple[Batch, Tensor], images: Tensor | ImageFeatures) -> Tensor:
-        """Mean cross entropy of the next token over the labelled places: a scalar, under causal attention always.
-
-        The first token of a prompt has none before it and is not scored; without a label the loss is zero.
-
-        Args:
-            described: as `description_batch` gives it.
-            images: of all prompts, as in `forward`.
-        """
-        batch, labels = described
-        with self.backbone.attending("causal"):
-            states = self.backbone(batch.input_ids, batch.attention_mask, images)
-        wanted = labels[:, 1:]
-        scored = wanted != NOT_SCORED
-        logits = self.backbone.logits(states[:, :-1][scored]).float()  # [scored, vocabulary]
-        return F.cross_entropy(logits, wanted[scored], reduction="sum") / scored.sum().clamp(min=1)
-
     def save(self, folder: Path) -> None:
         """Write weights and tokenizer: the backbone as a folder of its own, and the head. Adapters are merged."""
         self.backbone.save(folder / MODEL_FOLDER)
@@ -157,9 +127,6 @@ class Encoder(nn.Module):
             for name, weight in self.heads().items():
                 weight.copy_(found[name])
 
-    def _image_tokens(self) -> list[int]:
-        return self.backbone.image_tokens
-
     def _seen(self, batch: Batch, images: Tensor | ImageFeatures | None) -> Tensor | ImageFeatures:
         return to_float(batch.images) if images is None else images
 
@@ -169,6 +136,32 @@ class Encoder(nn.Module):
             weights = mask.unsqueeze(-1).to(states.dtype)
             return (states * weights).sum(1) / weights.sum(1)
         return states[torch.arange(len(states), device=states.device), mask.sum(1) - 1]
+
+
+class DescribingEncoder(Encoder):
+    """An encoder that can tell, token by token, a description of the images that its prompt shows."""
+
+    @abstractmethod
+    def description_batch(
+        self, texts: Sequence[str], image_counts: Sequence[int], given: Sequence[str] = ()
+    ) -> tuple[Batch, Tensor]:
+        """Prompts as `prompts` makes them, without images, and the labels of `language_loss`: int64 [B, T], NOT_SCORED
+        but for the text and the end token.
+
+        Args: given: [B]: the beginning of each text, up to the end of a word: this is not scored either. None by
+            default.
+        """
+
+    @abstractmethod
+    def language_loss(self, described: tuple[Batch, Tensor], images: Tensor | ImageFeatures) -> Tensor:
+        """Mean cross entropy of the next token over the labelled places: a scalar.
+
+        The first token of a prompt has none before it and is not scored; without a label the loss is zero.
+
+        Args:
+            described: as `description_batch` gives it.
+            images: of all prompts, as in `forward`.
+        """
 
 
 def to_float(images: Tensor) -> Tensor:

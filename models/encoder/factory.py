@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from models.encoder.backbone import Backbone, load_backbone, tiny_backbone
-from models.encoder.config import TINY, EncoderConfig
+from models.encoder.config import TINY, Architecture, EncoderConfig
+from models.encoder.dual_flow import DualFlowEncoder
 from models.encoder.encoder import MODEL_FOLDER, Encoder
+from models.encoder.generative import GenerativeEncoder
+
+ARCHITECTURES: Mapping[Architecture, type[GenerativeEncoder | DualFlowEncoder]] = {
+    "generative": GenerativeEncoder,
+    "dual_flow": DualFlowEncoder,
+}
 
 
 def new_encoder(config: EncoderConfig, texts: Sequence[str]) -> Encoder:
@@ -35,11 +42,7 @@ def load_encoder(config: EncoderConfig, folder: Path, *, to_train: bool = False)
 
 
 def _of(config: EncoderConfig, backbone: Backbone) -> Encoder:
-    if config.architecture == "generative":
-        return Encoder(config, backbone)
-    from models.encoder.dual_flow import DualFlow
-
-    return DualFlow(config, backbone)
+    return ARCHITECTURES[config.architecture](config, backbone)
 
 
 def _ready_to_train(encoder: Encoder) -> Encoder:

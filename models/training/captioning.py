@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models.artifacts import Artifact
-from models.encoder.encoder import NOT_SCORED, Batch, Encoder, to_float
+from models.encoder.encoder import NOT_SCORED, Batch, DescribingEncoder, Encoder, to_float
 from models.encoder.picture_store import PictureStore, read_pictures, spans
 from models.encoder.precision import computing_dtype
 from models.training.augmentation import DRAWS, augment
@@ -181,9 +181,13 @@ def fit(
     """Train an encoder in place; the loss (nats a token) of the last tenth of the steps and the speed.
 
     Args: as `models.training.contrastive.fit`.
+    Raises: InputError: the encoder cannot tell a description.
     """
     if not config.steps:
         return {}
+    if not isinstance(encoder, DescribingEncoder):
+        architecture = encoder.config.architecture
+        raise InputError(f"{architecture} cannot be trained to describe images (stage 0): its text tower sees none")
     lesson = DescriptionLesson(encoder, described, config)
     identity = {"config": asdict(config), "data": described.fingerprint, **(start or {})}
     metrics = run_steps(lesson, config, run or Run(progress=progress), identity)
@@ -211,7 +215,7 @@ class DescriptionBatch:
 class DescriptionLesson:
     """The next token of a product's description, from its images and the tokens before."""
 
-    def __init__(self, encoder: Encoder, described: Descriptions, config: PretrainingConfig) -> None:
+    def __init__(self, encoder: DescribingEncoder, described: Descriptions, config: PretrainingConfig) -> None:
         self.encoder, self.described, self.config = encoder, described, config
         self.device = training_device()
         self.dtype = computing_dtype(config.precision, self.device)

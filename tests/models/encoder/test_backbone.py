@@ -20,8 +20,9 @@ from transformers import (
 
 from models.encoder.backbone import load_backbone, tiny_backbone, train_tokenizer
 from models.encoder.config import EncoderConfig, LoraConfig, TinyConfig
-from models.encoder.encoder import Encoder, to_float
+from models.encoder.encoder import to_float
 from models.encoder.factory import load_encoder, new_encoder
+from models.encoder.generative import GenerativeEncoder
 from moonlake.errors import InputError
 
 TINY = TinyConfig(tower="resnet10t", tower_weights="random", vocabulary=300, hidden=32, layers=1, heads=2)
@@ -95,9 +96,11 @@ def pictures(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3)).astype(np.uint8)
 
 
-def encoder(backbone: Path | str, **changes: object) -> Encoder:
+def encoder(backbone: Path | str, **changes: object) -> GenerativeEncoder:
     torch.manual_seed(1)
-    return new_encoder(replace(CONFIG, backbone=str(backbone), **changes), TEXTS).eval()  # type: ignore[arg-type]
+    found = new_encoder(replace(CONFIG, backbone=str(backbone), **changes), TEXTS)  # type: ignore[arg-type]
+    assert isinstance(found, GenerativeEncoder)
+    return found.eval()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -9,10 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.encoder.backbone import tiny_backbone
 from models.encoder.config import EncoderConfig, TinyConfig
-from models.encoder.dual_flow import DualFlow
-from models.encoder.encoder import Encoder, to_float
+from models.encoder.dual_flow import DualFlowEncoder
+from models.encoder.encoder import DescribingEncoder, Encoder, to_float
 from models.encoder.factory import load_encoder, new_encoder
+from models.encoder.picture_store import PictureStore
+from models.training.captioning import Descriptions, Part, PretrainingConfig, fit
 from moonlake.errors import InputError
 
 TINY = TinyConfig(tower="resnet10t", tower_weights="random", vocabulary=300, hidden=32, layers=1, heads=2)
@@ -32,7 +35,7 @@ def encode(found: Encoder, texts: list[str | None], images: list[np.ndarray]) ->
 
 
 def test_a_product_is_the_sum_of_its_text_and_its_images_mean(dual: Encoder) -> None:
-    assert isinstance(dual, DualFlow)
+    assert isinstance(dual, DualFlowEncoder)
     both = encode(dual, ["red shirt", "red shirt", None, None, None], [PICTURES[:2], *[PICTURES[:n] for n in (0, 2)],
                                                                        PICTURES[:1], PICTURES[1:2]])  # fmt: skip
     whole, text, images, first, second = both
@@ -72,6 +75,14 @@ def test_it_has_as_many_weights_as_the_generative_one_but_for_a_second_head(dual
     assert sizes[0] - sizes[1] == 32 * 16
 
 
-def test_it_cannot_describe_images(dual: Encoder) -> None:
-    with pytest.raises(InputError, match="its text tower sees none"):
-        dual.language_loss(dual.description_batch(["red"], [1]), to_float(torch.from_numpy(PICTURES[:1])))
+def test_it_cannot_describe_images_and_is_not_asked_to(dual: Encoder) -> None:
+    assert not isinstance(dual, DescribingEncoder)
+    parts: list[tuple[Part, ...]] = [(Part("", "red shirt"),), (Part("", "blue mug"),)]
+    pictures = PictureStore(PICTURES[:2], np.arange(2), np.ones(2, np.int64), np.arange(2), "two")
+    with pytest.raises(InputError, match=r"dual_flow cannot be trained to describe images .* text tower sees none"):
+        fit(dual, Descriptions(parts, pictures, None), PretrainingConfig(encoder=CONFIG, steps=1))
+
+
+def test_an_encoder_is_of_an_architecture() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        Encoder(CONFIG, tiny_backbone(TINY, ["red shirt"], CONFIG.image_size))  # type: ignore[abstract]

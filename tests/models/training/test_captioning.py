@@ -14,6 +14,7 @@ from deltalake import write_deltalake
 from models.encoder.config import EncoderConfig, TinyConfig, read_encoder_artifact
 from models.encoder.encoder import NOT_SCORED, to_float
 from models.encoder.factory import new_encoder
+from models.encoder.generative import GenerativeEncoder
 from models.training.captioning import (
     DescriptionLesson,
     Descriptions,
@@ -39,6 +40,13 @@ TINY = EncoderConfig(
     dimension=16,
 )
 CONFIG = PretrainingConfig(TINY, steps=2, batch_size=4, frozen_tower=0.0, item_images=2, precision="float32")
+
+
+def describing_encoder(described: Descriptions) -> GenerativeEncoder:
+    """A new small encoder, its tokenizer trained on these descriptions."""
+    encoder = new_encoder(TINY, described.texts)
+    assert isinstance(encoder, GenerativeEncoder)
+    return encoder
 
 
 def change(lake: Lake, product_id: str, at: datetime, **changes: object) -> None:
@@ -76,7 +84,7 @@ def test_products_are_read_as_of_the_moment_and_only_with_a_picture_and_words(st
 def test_the_encoder_learns_to_tell_products_from_their_pictures(stocked: Lake) -> None:
     found = read_descriptions(stocked, BEFORE, TINY.image_size)
     torch.manual_seed(0)
-    encoder = new_encoder(TINY, found.texts)
+    encoder = describing_encoder(found)
     losses: list[float] = []
     noted = EachNote(lambda at: losses.append(at.loss))
     fit(encoder, found, replace(CONFIG, steps=60, augment=False, tower_rate=1.0), noted)
@@ -88,7 +96,7 @@ def test_chunks_and_plain_batches_have_the_same_gradient(stocked: Lake) -> None:
     gradients = []
     for chunk in (0, 1, 3):
         torch.manual_seed(0)
-        encoder = new_encoder(TINY, found.texts)
+        encoder = describing_encoder(found)
         lesson = DescriptionLesson(encoder, found, replace(CONFIG, chunk=chunk, batch_norm="frozen"))
         loss = lesson.backward(lesson.prepare(1))
         gradients.append([one.grad.clone() for one in encoder.parameters() if one.grad is not None] + [loss])
@@ -126,7 +134,7 @@ def test_pretraining_without_products_says_so(lake: Lake, tmp_path: Path) -> Non
 
 def test_the_order_of_the_fields_is_drawn_for_each_step(stocked: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     found = read_descriptions(stocked, BEFORE, TINY.image_size)
-    encoder = new_encoder(TINY, found.texts)
+    encoder = describing_encoder(found)
     said: list[str] = []
     original: Callable[..., object] = encoder.description_batch
 
@@ -147,7 +155,7 @@ def test_the_order_of_the_fields_is_drawn_for_each_step(stocked: Lake, monkeypat
 def test_parts_told_apart_are_each_told_from_the_images_of_their_product(stocked: Lake, apart: int) -> None:
     found = read_descriptions(stocked, BEFORE, TINY.image_size)
     torch.manual_seed(0)
-    encoder = new_encoder(TINY, found.texts)
+    encoder = describing_encoder(found)
     lesson = DescriptionLesson(encoder, found, replace(CONFIG, apart=apart, augment=False, batch_norm="frozen"))
     [batch] = lesson.prepare(1)
     images = iter(batch.images[batch.shown])
@@ -169,7 +177,7 @@ def test_parts_told_apart_are_each_told_from_the_images_of_their_product(stocked
 
 def test_which_parts_are_told_apart_is_drawn_for_each_step(stocked: Lake) -> None:
     found = read_descriptions(stocked, BEFORE, TINY.image_size)
-    lesson = DescriptionLesson(new_encoder(TINY, found.texts), found, replace(CONFIG, apart=1))
+    lesson = DescriptionLesson(describing_encoder(found), found, replace(CONFIG, apart=1))
     rows = [lesson.prepare(step)[0].batch.input_ids for step in (*range(1, 30), 1)]
     assert torch.equal(rows[0], rows[-1])
     assert len({tuple(row.tolist()) for ids in rows for row in ids}) > len(found)
