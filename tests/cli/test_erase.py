@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,6 +43,16 @@ def test_a_dry_run_says_what_would_go_and_changes_nothing(erase: Callable[..., R
         told = erase("product", "p", "--dry-run")
         assert told.exit_code == 0
         assert told.stdout.startswith("would remove or change 1 rows of lake/products\nnamed in lake/products: ")
+
+
+def test_json_says_what_was_found_and_where(erase: Callable[..., Result]) -> None:
+    found = erase("check", "user", "u", "--json")
+    report = json.loads(found.stdout)
+    assert (found.exit_code, report["left_in"], report["models"]) == (1, ["lake/users"], [])
+    (found_in,) = (one["found"] for one in report["searched"] if one["store"] == "lake/users")
+    assert sorted(Path(path).suffix for path in found_in) == [".json", ".parquet"]
+    planned = json.loads(erase("product", "p", "--dry-run", "--json").stdout)
+    assert planned["removed"] == {"lake/products": 1}
 
 
 def test_nothing_but_products_and_users_is_erased(erase: Callable[..., Result]) -> None:

@@ -69,6 +69,14 @@ def test_waiting_in_vain_is_an_error_that_says_what_to_run(settings: Settings, f
     assert "2 not taken in within 0.1 s: is `moonlake product watch` running?" in told.output
 
 
+def test_json_names_the_records_and_says_what_waits(settings: Settings, lake: Lake, folder: Path) -> None:
+    told = products(settings, "add", str(folder), "--wait", "0.1", "--json")
+    report = json.loads(told.stdout)
+    assert told.exit_code == 1
+    assert sorted(report["event_ids"]) == sorted(lake.read("product_events")["event_id"].to_pylist())
+    assert (report["refused"], report["intake"]["waiting"]) == (1, 2)
+
+
 def test_a_folder_without_products_is_an_error(settings: Settings, tmp_path: Path) -> None:
     told = products(settings, "add", str(tmp_path))
     assert told.exit_code == 1
