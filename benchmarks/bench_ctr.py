@@ -33,6 +33,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmarks.processes import Measured, measure, run
+from moonlake.arrays import Float16s, Float64s, Int64s
 from moonlake.hashing import stable_hash
 from moonlake.lake.sequence_logs import SequenceLog, lists_of, pointer_names, write_log
 from moonlake.progress import EachNote
@@ -66,8 +67,6 @@ CASES = ((LENGTH, 1024, 0), (100, 1024, 0), (1_000, 128, 0), (10_000, 16, 0), (1
 """Of the cube model: length of sequences, impressions of a batch, and how many actions a search keeps; 0 keeps all."""
 PARTS = ("rows", "gather", "similarities", "learn", "step")
 SEQUENCES = "user_behavior_sequence_v1"
-
-Ints = NDArray[np.int64]
 
 
 def main() -> int:
@@ -114,11 +113,11 @@ class Shop:
         names: text ids of products, and of the contents of products [P] and then of queries [KINDS].
     """
 
-    tastes: Ints
-    liking: NDArray[np.float64]
-    offsets: Ints
-    acted_on: Ints
-    times: Ints
+    tastes: Int64s
+    liking: Float64s
+    offsets: Int64s
+    acted_on: Int64s
+    times: Int64s
     names: dict[str, pa.Array]
 
     @property
@@ -155,7 +154,7 @@ def new_shop(users: int, products: int, length: int) -> Shop:
     )
 
 
-def impressions(shop: Shop, length: int, training: int, test: int) -> Iterator[tuple[pa.Table, Ints, Ints]]:
+def impressions(shop: Shop, length: int, training: int, test: int) -> Iterator[tuple[pa.Table, Int64s, Int64s]]:
     """Impressions in order of time, with where the last `length` actions of each start and stop in the log.
 
     `training` rows lie in [T1, T2) and `test` rows in [T2, END). Beside the columns of a training set there is
@@ -192,7 +191,7 @@ def impressions(shop: Shop, length: int, training: int, test: int) -> Iterator[t
         yield pa.table(columns), start, stop
 
 
-def with_lists(rows: tuple[pa.Table, Ints, Ints], actions: pa.Table) -> pa.Table:
+def with_lists(rows: tuple[pa.Table, Int64s, Int64s], actions: pa.Table) -> pa.Table:
     """Impressions with their behaviours as lists beside them."""
     table, start, stop = rows
     for name, lists in lists_of(actions, None, start, stop).items():
@@ -353,7 +352,9 @@ def compare_bytes(folder: Path, rows: int, contents: int) -> None:
     assert table.equals(pq.read_table(files["ids.parquet"], columns=["behavior_product_ids"])[0].chunk(0)[: len(table)])
 
 
-def with_vectors(rows: tuple[pa.Table, Ints, Ints], shop: Shop, vectors: NDArray[Any], actions: pa.Table) -> pa.Table:
+def with_vectors(
+    rows: tuple[pa.Table, Int64s, Int64s], shop: Shop, vectors: NDArray[Any], actions: pa.Table
+) -> pa.Table:
     """Impressions with lists, and the vectors of target, query and behaviours beside their content ids."""
     table, start, stop = rows
     number_of = pa.table({"content": shop.acted_on})
@@ -369,7 +370,7 @@ def with_vectors(rows: tuple[pa.Table, Ints, Ints], shop: Shop, vectors: NDArray
     return table.append_column("behavior_vectors", of_behaviors)
 
 
-def with_pointers(rows: tuple[pa.Table, Ints, Ints]) -> pa.Table:
+def with_pointers(rows: tuple[pa.Table, Int64s, Int64s]) -> pa.Table:
     """Impressions with where their behaviours start and stop in the log."""
     table = rows[0]
     for name, values in zip(pointer_names(SEQUENCES), rows[1:], strict=True):
@@ -428,7 +429,7 @@ def cube_steps(folder: Path, case: int, contents: int, steps: int) -> Callable[[
     network = CtrNetwork(config, features.sizes, features.dense_width, snapshot.dimension)
     adam, rng = optimizers(network, config), np.random.default_rng(5)
 
-    def gather(chosen: Ints) -> torch.Tensor:
+    def gather(chosen: Int64s) -> torch.Tensor:
         place = cube.last_places(rows.offsets, chosen, length, empty=len(rows.behavior_rows) - 1)  # [B, L]
         return torch.from_numpy(np.take(snapshot.vectors, np.maximum(rows.behavior_rows[place], 0), axis=0)).float()
 
@@ -489,24 +490,24 @@ def write_vectors(home: Path, contents: int) -> Snapshot:
 # Pieces
 
 
-def _kinds(rng: np.random.Generator, tastes: Ints, share: float) -> Ints:
+def _kinds(rng: np.random.Generator, tastes: Int64s, share: float) -> Int64s:
     """A kind for each row of tastes [n, TASTES]: with probability `share` one of them, else any."""
     chosen = tastes[np.arange(len(tastes)), rng.integers(0, TASTES, len(tastes))]
     return np.where(rng.random(len(tastes)) < share, chosen, rng.integers(0, KINDS, len(tastes)))
 
 
-def _products(rng: np.random.Generator, kinds: Ints, products: int) -> Ints:
+def _products(rng: np.random.Generator, kinds: Int64s, products: int) -> Int64s:
     """A product of each kind [n], some far oftener than others."""
     return kinds + KINDS * (products // KINDS * rng.random(len(kinds)) ** 2).astype(np.int64)
 
 
-def _vectors(count: int) -> NDArray[np.float16]:
+def _vectors(count: int) -> Float16s:
     """float16 [count, DIMENSION], random directions."""
     vectors = np.random.default_rng(6).normal(size=(count, DIMENSION))
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
 
 
-def _inlined(vectors: NDArray[Any], rows: Ints) -> pa.FixedSizeListArray:
+def _inlined(vectors: NDArray[Any], rows: Int64s) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(vectors[rows].ravel()), DIMENSION)
 
 
@@ -514,7 +515,7 @@ def _names(letter: str, count: int) -> pa.Array:
     return _texts(letter, np.arange(count))
 
 
-def _texts(letter: str, numbers: Ints) -> pa.Array:
+def _texts(letter: str, numbers: Int64s) -> pa.Array:
     return pa.compute.binary_join_element_wise(letter, pa.array(numbers).cast(pa.string()), "")
 
 

@@ -16,7 +16,6 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from models.artifacts import Artifact
 from models.encoder.backbone import ImageFeatures
@@ -25,13 +24,13 @@ from models.encoder.encoder import Encoder, to_float
 from models.encoder.factory import load_encoder
 from models.encoder.pictures import try_pixels
 from models.encoder.precision import Precision, computing_dtype
+from moonlake.arrays import Bools, Float32s, Int64s, UInt8s
 from moonlake.embeddings.spaces import SpaceDefinition
 from moonlake.errors import InputError
 from moonlake.hashing import stable_hash
 
-Pixels: TypeAlias = NDArray[np.uint8]
 Key = TypeVar("Key", bound=Hashable)
-Reader: TypeAlias = Callable[[Sequence[Key]], list[Pixels | None]]
+Reader: TypeAlias = Callable[[Sequence[Key]], list[UInt8s | None]]
 Features: TypeAlias = Mapping[Key, ImageFeatures | None]
 
 
@@ -116,7 +115,7 @@ class Embedder:
         """The embedding space of the vectors. Raises InputError for an encoder that was never saved."""
         return self._require_artifact().space
 
-    def embed(self, texts: Sequence[str | None], images: Sequence[Sequence[bytes]]) -> NDArray[np.float32]:
+    def embed(self, texts: Sequence[str | None], images: Sequence[Sequence[bytes]]) -> Float32s:
         """float32 [N, D]: unit vectors, rounded to the storage type of the space.
 
         Args:
@@ -132,9 +131,7 @@ class Embedder:
             raise InputError(f"{count} of {len(texts)} rows hold no text and no readable image: rows {rows}")
         return vectors
 
-    def embed_readable(
-        self, texts: Sequence[str | None], images: Sequence[Sequence[bytes]]
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def embed_readable(self, texts: Sequence[str | None], images: Sequence[Sequence[bytes]]) -> tuple[Float32s, Bools]:
         """float32 [N, D] as `embed`, and bool [N]: false (and a row of zeros) where nothing could be read."""
         files: dict[str, bytes] = {}
         keys: list[tuple[str, ...]] = []
@@ -143,14 +140,14 @@ class Embedder:
             files.update(zip(names, row, strict=False))
             keys.append(names)
 
-        def decode(wanted: Sequence[str]) -> list[Pixels | None]:
+        def decode(wanted: Sequence[str]) -> list[UInt8s | None]:
             return list(self._decoders.map(lambda name: try_pixels(files[name], self.config.image_size), wanted))
 
         return self._embed(texts, keys, decode)
 
     def embed_pixels(
-        self, texts: Sequence[str | None], image_rows: Sequence[NDArray[np.int64]], pixels: Pixels
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        self, texts: Sequence[str | None], image_rows: Sequence[Int64s], pixels: UInt8s
+    ) -> tuple[Float32s, Bools]:
         """As `embed_readable`, of pictures that were decoded before.
 
         Args:
@@ -162,7 +159,7 @@ class Embedder:
 
     def _embed(
         self, texts: Sequence[str | None], images: Sequence[tuple[Key, ...]], read: Reader[Key]
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    ) -> tuple[Float32s, Bools]:
         """Vectors of rows and whether they can be read; pictures go by keys that are equal where the pictures are."""
         if len(texts) != len(images):
             raise ValueError(f"{len(texts)} texts and {len(images)} rows of images: expected as many")
@@ -187,7 +184,7 @@ class Embedder:
         """
         known: dict[Key, ImageFeatures | None] = {}
         wanted = needs[0] if needs else []
-        reading: Future[list[Pixels | None]] = self._ahead.submit(read, wanted)
+        reading: Future[list[UInt8s | None]] = self._ahead.submit(read, wanted)
         for need, following in pairwise([*needs, []]):
             pixels = reading.result()
             near = known.keys() | set(wanted)
@@ -203,7 +200,7 @@ class Embedder:
             wanted = later
 
     @torch.inference_mode()
-    def _features(self, keys: Sequence[Key], pixels: Sequence[Pixels | None]) -> dict[Key, ImageFeatures | None]:
+    def _features(self, keys: Sequence[Key], pixels: Sequence[UInt8s | None]) -> dict[Key, ImageFeatures | None]:
         found: dict[Key, ImageFeatures | None] = dict.fromkeys(keys)
         good = [(key, one) for key, one in zip(keys, pixels, strict=True) if one is not None]
         size = max(1, self._limits.batch_pixels // self._pixels)
@@ -216,9 +213,7 @@ class Embedder:
         return found
 
     @torch.inference_mode()
-    def _vectors(
-        self, texts: Sequence[str], seen: Sequence[Sequence[ImageFeatures]]
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def _vectors(self, texts: Sequence[str], seen: Sequence[Sequence[ImageFeatures]]) -> tuple[Float32s, Bools]:
         """float32 [n, D] and bool [n], of texts and the features of their pictures."""
         words = self.encoder.words(texts)
         lengths = np.array(self.encoder.prompt_lengths(words, [len(row) for row in seen]))
@@ -260,7 +255,7 @@ def _blocks(images: Sequence[Sequence[object]], most_rows: int, most_images: int
     return [slice(*bounds) for bounds in pairwise([*starts, len(images)])] if images else []
 
 
-def _batches(lengths: NDArray[np.int64], rows: NDArray[np.int64], most_tokens: int) -> Iterator[NDArray[np.int64]]:
+def _batches(lengths: Int64s, rows: Int64s, most_tokens: int) -> Iterator[Int64s]:
     """Rows in batches of prompts that are about equally long, so that little is padded."""
     ordered = rows[np.argsort(lengths[rows], kind="stable")]
     start = 0

@@ -8,17 +8,15 @@ come here: the caller gathers them by the pointers. The rules are those of DESIG
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self, TypeAlias
+from typing import Literal, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from moonlake.arrays import Int64s
 from moonlake.errors import PointInTimeError
 
-IntArray: TypeAlias = NDArray[np.int64]
-BoolArray: TypeAlias = NDArray[np.bool_]
 KnownBy = Literal["event", "written"]
 
 NO_KEY = -1
@@ -38,23 +36,23 @@ class Slices:
         stop: int64 [labels], exclusive; equal to start when nothing is eligible.
     """
 
-    order: IntArray
-    first: IntArray
-    start: IntArray
-    stop: IntArray
+    order: Int64s
+    first: Int64s
+    start: Int64s
+    stop: Int64s
 
-    def offsets(self) -> IntArray:
+    def offsets(self) -> Int64s:
         """int64 [labels + 1]: where the elements of each label begin in `rows()`."""
         return np.concatenate([[0], np.cumsum(self.stop - self.start)]).astype(np.int64)
 
-    def rows(self) -> IntArray:
+    def rows(self) -> Int64s:
         """int64 [sum of lengths]: the log row numbers of all slices, one slice behind the other."""
         lengths = self.stop - self.start
         offsets = self.offsets()
         return self.order[np.arange(offsets[-1]) + np.repeat(self.start - offsets[:-1], lengths)]
 
 
-def microseconds(times: pa.Array | pa.ChunkedArray, column: str) -> IntArray:
+def microseconds(times: pa.Array | pa.ChunkedArray, column: str) -> Int64s:
     """int64 microseconds since 1970 UTC, rounded down.
 
     Raises: PointInTimeError: not a timestamp, without a time zone (naive times are refused, never guessed), or null.
@@ -85,7 +83,7 @@ class Keys:
     size: int
 
     @classmethod
-    def of(cls, keys: pa.Table) -> tuple[Self, IntArray]:
+    def of(cls, keys: pa.Table) -> tuple[Self, Int64s]:
         """The distinct keys of a table, and its own codes: int64 [rows], NO_KEY where a part is null."""
         codes, size, parts = None, 1, []
         for name, column in zip(keys.column_names, keys.columns, strict=True):
@@ -98,7 +96,7 @@ class Keys:
             parts.append(part)
         return cls(tuple(parts), size), np.zeros(len(keys), np.int64) if codes is None else codes
 
-    def encode(self, keys: pa.Table) -> IntArray:
+    def encode(self, keys: pa.Table) -> Int64s:
         """The codes of another table's rows: int64 [rows], NO_KEY where a part is null or no such key is known.
 
         The columns of both tables pair up by position.
@@ -124,26 +122,26 @@ class _Part:
 
     name: str
     values: pa.Array
-    present: IntArray | None = None
+    present: Int64s | None = None
 
 
-def encode_keys(labels: pa.Table, features: pa.Table) -> tuple[IntArray, IntArray]:
+def encode_keys(labels: pa.Table, features: pa.Table) -> tuple[Int64s, Int64s]:
     """Codes of label keys and feature keys, int64 [labels] and int64 [features]; see `Keys`."""
     keys, codes = Keys.of(labels)
     return codes, keys.encode(features)
 
 
 def as_of_rows(
-    label_keys: IntArray,
-    label_times: IntArray,
-    feature_keys: IntArray,
-    feature_times: IntArray,
-    feature_created: IntArray | None = None,
+    label_keys: Int64s,
+    label_times: Int64s,
+    feature_keys: Int64s,
+    feature_times: Int64s,
+    feature_created: Int64s | None = None,
     *,
     ttl_us: int = 0,
     lag_us: int = 0,
     known_by: KnownBy = "event",
-) -> IntArray:
+) -> Int64s:
     """int64 [labels]: for each label row the feature row that was true then, NO_ROW where there is none.
 
     The row with the greatest (time, created, position) among those of the key with time <= label time - lag.
@@ -176,11 +174,11 @@ def as_of_rows(
 
 
 def as_of_slices(
-    label_keys: IntArray,
-    label_times: IntArray,
-    log_keys: IntArray,
-    log_times: IntArray,
-    log_ties: IntArray | None = None,
+    label_keys: Int64s,
+    label_times: Int64s,
+    log_keys: Int64s,
+    log_times: Int64s,
+    log_ties: Int64s | None = None,
     *,
     length: int,
     lag_us: int = 0,
@@ -199,7 +197,7 @@ def as_of_slices(
     return Slices(order, first, np.maximum(first, stop - length), stop)
 
 
-def written_slices(slices: Slices, log_written: IntArray, until: IntArray, length: int) -> Slices:
+def written_slices(slices: Slices, log_written: Int64s, until: Int64s, length: int) -> Slices:
     """The last `length` rows of each label that had been written by then, in the place of those that are true now.
 
     Args:
@@ -221,7 +219,7 @@ def written_slices(slices: Slices, log_written: IntArray, until: IntArray, lengt
     return Slices(rows, first, np.maximum(first, stop - length), stop)
 
 
-def latest_rows(keys: IntArray, times: IntArray, created: IntArray | None = None) -> IntArray:
+def latest_rows(keys: Int64s, times: Int64s, created: Int64s | None = None) -> Int64s:
     """int64 [distinct keys]: the row with the greatest (time, created, position) of each key, by ascending key code."""
     order, _ = _in_order(_Packing.of(keys, times, keys)(keys, times), created)
     ordered = keys[order]
@@ -230,7 +228,7 @@ def latest_rows(keys: IntArray, times: IntArray, created: IntArray | None = None
     return order[is_last & (ordered != NO_KEY)]
 
 
-def _written(slices: Slices, log_written: IntArray, until: IntArray) -> tuple[IntArray, IntArray]:
+def _written(slices: Slices, log_written: Int64s, until: Int64s) -> tuple[Int64s, Int64s]:
     """Label and log row of everything in the slices that had been written by then, label by label."""
     rows = slices.rows()
     label = np.repeat(np.arange(len(slices.start)), slices.stop - slices.start)
@@ -250,10 +248,10 @@ class _Packing:
 
     earliest: int
     bits: int
-    moments: IntArray | None = None
+    moments: Int64s | None = None
 
     @classmethod
-    def of(cls, keys: IntArray, times: IntArray, other_keys: IntArray) -> Self:
+    def of(cls, keys: Int64s, times: Int64s, other_keys: Int64s) -> Self:
         size = int(max(keys.max(initial=NO_KEY), other_keys.max(initial=NO_KEY))) + 2
         earliest = int(times.min()) if len(times) else 0
         span = int(times.max()) - earliest + 1 if len(times) else 1
@@ -262,19 +260,19 @@ class _Packing:
         moments = np.unique(times)
         return cls(0, len(moments).bit_length(), moments)
 
-    def __call__(self, keys: IntArray, times: IntArray) -> IntArray:
+    def __call__(self, keys: Int64s, times: Int64s) -> Int64s:
         if self.moments is not None:
             since = np.searchsorted(self.moments, times, side="right")
         else:
             since = np.clip(times, self.earliest - 1, self.earliest + 2**self.bits - 2) - (self.earliest - 1)
         return self.floor(keys) | since
 
-    def floor(self, keys: IntArray) -> IntArray:
+    def floor(self, keys: Int64s) -> Int64s:
         """Less than everything of the key, and more than everything of the keys before it."""
         return (keys + 1) << self.bits
 
 
-def _in_order(ranks: IntArray, created: IntArray | None) -> tuple[IntArray, IntArray]:
+def _in_order(ranks: Int64s, created: Int64s | None) -> tuple[Int64s, Int64s]:
     """Row numbers by (rank, created, position), and the sorted ranks."""
     steps = np.diff(ranks)
     if (steps > 0).all() or (created is None and (steps >= 0).all()):
@@ -289,7 +287,7 @@ def _in_order(ranks: IntArray, created: IntArray | None) -> tuple[IntArray, IntA
     return order, ranks
 
 
-def _behind(ranks: IntArray, wanted: IntArray) -> IntArray:
+def _behind(ranks: Int64s, wanted: Int64s) -> Int64s:
     """The position behind the last rank <= wanted; searched in order, which is kinder to the cache than it is long."""
     by_rank = np.argsort(wanted)
     stop = np.empty(len(wanted), np.int64)
@@ -306,20 +304,20 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.int64()) if pa.types.is_integer(column.type) else column
 
 
-def _positions(column: pa.ChunkedArray, values: pa.Array) -> IntArray:
+def _positions(column: pa.ChunkedArray, values: pa.Array) -> Int64s:
     if column.type != values.type:  # one side is empty, so that nothing can match
         return np.full(len(column), NO_KEY, np.int64)
     found = pc.index_in(column, value_set=values, skip_nulls=True)
     return found.cast(pa.int64()).fill_null(NO_KEY).to_numpy()
 
 
-def _combine(codes: IntArray | None, part: IntArray, size: int) -> IntArray:
+def _combine(codes: Int64s | None, part: Int64s, size: int) -> Int64s:
     if codes is None:
         return part
     return np.where((codes == NO_KEY) | (part == NO_KEY), NO_KEY, codes * size + part)
 
 
-def _renumber(codes: IntArray, present: IntArray) -> IntArray:
+def _renumber(codes: Int64s, present: Int64s) -> Int64s:
     at = np.searchsorted(present, codes)
     known = (at < len(present)) & (codes != NO_KEY)
     known[known] = present[at[known]] == codes[known]

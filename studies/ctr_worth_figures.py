@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from models.evaluation.bootstrap import Estimate, estimates, means_over_runs, over_runs
 from models.evaluation.click_metrics import Metric, drawn_metrics
 from models.evaluation.click_segments import ClickSegment
+from moonlake.arrays import Float64s
 
 IDS, DIN, CUBE = "id", "din", "cube"
 SHUFFLED, RANDOM, LATENTS = "cube, shuffled vectors", "cube, random vectors", "cube, true latents"
 TREES, TREES_CONTENT = "trees", "trees with content"
 METRICS: tuple[Metric, ...] = ("auc", "gauc", "log_loss", "calibration", "calibration_error")
 RANKED, GAINED = METRICS[:2], METRICS[:3]
-
-Doubles = NDArray[np.float64]
 
 
 def without(stream: str) -> str:
@@ -31,7 +30,7 @@ class Scored(NamedTuple):
     """One model: scores float64 [S, n] of its runs on the test rows, and what was saved of each run."""
 
     name: str
-    scores: Doubles
+    scores: Float64s
     saved: Sequence[Mapping[str, Any]]
 
     @property
@@ -39,7 +38,7 @@ class Scored(NamedTuple):
         """Of each run."""
         return [run["seed"] for run in self.saved]
 
-    def of(self, seeds: Sequence[int]) -> Doubles:
+    def of(self, seeds: Sequence[int]) -> Float64s:
         """The scores of some of its runs."""
         return self.scores[[self.seeds.index(seed) for seed in seeds]]
 
@@ -47,7 +46,7 @@ class Scored(NamedTuple):
 class Measured(NamedTuple):
     """All models on the same n test rows. Attributes: clicked, users: [n].   streams: those that were left out."""
 
-    clicked: Doubles
+    clicked: Float64s
     users: NDArray[Any]
     segments: Sequence[ClickSegment]
     scored: Sequence[Scored]
@@ -65,7 +64,7 @@ class Draws:
         seeds: of the S runs, by name.
     """
 
-    runs: Mapping[tuple[str, Metric], Doubles]
+    runs: Mapping[tuple[str, Metric], Float64s]
     seeds: Mapping[str, list[int]]
 
     @classmethod
@@ -103,10 +102,10 @@ class Draws:
         """(model - floor) / (ceiling - floor), of means over runs; draws whose ceiling is not above are left out."""
         model, lowest, highest = self._paired(metric, name, floor, ceiling)
         gained, gap = means_over_runs(model - lowest), means_over_runs(highest - lowest)
-        found: Doubles = np.divide(gained, gap, out=np.full(len(gap), np.nan), where=gap > 0)
+        found: Float64s = np.divide(gained, gap, out=np.full(len(gap), np.nan), where=gap > 0)
         return estimates(found[:, None])[0]
 
-    def _paired(self, metric: Metric, *names: str) -> list[Doubles]:
+    def _paired(self, metric: Metric, *names: str) -> list[Float64s]:
         """The runs of the seeds that all of these models have, [1 + draws, S] each."""
         seeds = self.common(*names)
         return [self.runs[name, metric][:, [self.seeds[name].index(seed) for seed in seeds]] for name in names]

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.encoder.picture_store import PictureStore
 from models.evaluation.purchase_trials import Trials, read_trials
@@ -21,6 +20,7 @@ from models.training.captioning import Descriptions, read_descriptions
 from models.training.contrastive import TABLES_READ
 from models.training.pairs import SHOWN, Pairs, read_pairs
 from models.training.stages import versions as table_versions
+from moonlake.arrays import Int64s, UInt8s
 from moonlake.errors import InputError
 from moonlake.files import atomic_write
 from moonlake.hashing import stable_hash
@@ -28,8 +28,6 @@ from moonlake.lake.lake import Lake
 from moonlake.settings import Settings
 from sources.own_files.staging import SourceInfo, stage_path
 from workflows.ceilings import open_latents
-
-Ints = NDArray[np.int64]
 
 IMAGE_SIZE = (64, 64)
 PAIRS_TABLE = "contrastive_pairs"
@@ -48,8 +46,8 @@ class Measured:
 
     trials: Trials
     decoded: DecodedContents
-    floor: Ints
-    ceiling: Ints
+    floor: Int64s
+    ceiling: Int64s
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +122,7 @@ def of_types(pairs: Pairs, pair_types: Iterable[str]) -> Pairs:
     return _chosen(pairs, np.flatnonzero(np.isin(asked * len(SHOWN) + pairs.shown, codes)))
 
 
-def _chosen(pairs: Pairs, rows: Ints) -> Pairs:
+def _chosen(pairs: Pairs, rows: Int64s) -> Pairs:
     hard = [pairs.hard[row] for row in rows.tolist()]
     return replace(pairs, groups=pairs.groups[rows], shown=pairs.shown[rows], hard=hard)
 
@@ -149,7 +147,7 @@ def _read_measured(lake: Lake, start: datetime, end: datetime, truth: Path) -> M
     return Measured(trials, DecodedContents.read(lake, trials.contents, IMAGE_SIZE), *_bounds(lake, trials, truth))
 
 
-def _bounds(lake: Lake, trials: Trials, truth: Path) -> tuple[Ints, Ints]:
+def _bounds(lake: Lake, trials: Trials, truth: Path) -> tuple[Int64s, Int64s]:
     floor = places_of(trials, *vectors_of(trials, pixel_baseline(lake)))
     return floor, places_of(trials, *vectors_of(trials, open_latents(lake, truth)))
 
@@ -193,7 +191,7 @@ def _store_of(found: Pairs | Descriptions | Measured) -> PictureStore:
     return found.decoded.pictures if isinstance(found, Measured) else found.pictures
 
 
-def _with_pixels(found: Any, pixels: NDArray[np.uint8]) -> Any:
+def _with_pixels(found: Any, pixels: UInt8s) -> Any:
     pictures = replace(_store_of(found), pixels=pixels)
     if isinstance(found, Measured):
         return replace(found, decoded=replace(found.decoded, pictures=pictures))

@@ -9,16 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from models.evaluation.bootstrap import Estimate, gap_closed, over_runs, paired_difference, ratios
 from models.evaluation.purchase_trials import Trials
 from models.evaluation.ranking import CUTOFFS
+from moonlake.arrays import Float64s, Int64s
 from sources.own_files.staging import SourceInfo
 from studies.ladder_data import Measured
-
-Ints = NDArray[np.int64]
 
 PIXELS, LATENTS = "raw pixels", "true latents"
 FIRST_MLLM = "MLLM stage 1"
@@ -41,7 +37,7 @@ class Climbed:
     name: str
     stages: tuple[tuple[int, int], ...]
     seeds: list[int]
-    places: Ints
+    places: Int64s
     minutes: float
     saved: Sequence[Mapping[str, Any]] = ()
 
@@ -64,11 +60,11 @@ class Row:
 
 
 def summary(
-    rungs: Sequence[tuple[str, Ints]],
-    floor: Ints,
-    ceiling: Ints,
-    clusters: Ints,
-    weights: NDArray[np.float64],
+    rungs: Sequence[tuple[str, Int64s]],
+    floor: Int64s,
+    ceiling: Int64s,
+    clusters: Int64s,
+    weights: Float64s,
     cutoffs: Sequence[int] = CUTOFFS,
 ) -> list[Row]:
     """The rows of the ladder, rung by rung from raw pixels on, cutoff by cutoff.
@@ -223,7 +219,7 @@ def _runs(climbed: Sequence[Climbed]) -> str:
     return "Loss and speed are those of the last phase.\n\n" + _table(head, lines)
 
 
-def _ceiling(trials: Trials, places: Ints) -> list[Estimate]:
+def _ceiling(trials: Trials, places: Int64s) -> list[Estimate]:
     weights = trials.weights[:, None]
     return [over_runs(ratios(weights * (places[:, None] <= cutoff), weights, trials.query_rows)) for cutoff in CUTOFFS]
 

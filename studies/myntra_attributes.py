@@ -18,7 +18,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from models.encoder.config import EncoderConfig, TinyConfig
 from models.encoder.encoder import Encoder
@@ -32,13 +31,13 @@ from models.training.captioning import FIELDS, TITLE, PretrainingConfig
 from models.training.contrastive import TrainingConfig
 from models.training.kernel_scale import shorten_kernels
 from models.training.loop import RunConfig
+from moonlake.arrays import Float32s, Int64s, UInt8s
 from moonlake.progress import EachNote, Step
 from studies.myntra_catalogue import (
     BASELINE_SIZE,
     DEFAULT_MIX,
     Catalogue,
     Mix,
-    Pixels,
     Split,
     descriptions,
     fresh,
@@ -51,7 +50,6 @@ from studies.myntra_classifier import Classifier, classifier_vectors, fit_classi
 from studies.myntra_report import write_report
 
 Variant = Literal["titles", "titles-pretrained", "attributes", "cnn"]
-Floats = NDArray[np.float32]
 
 TIMED_STEPS, FIRST_STEPS = 16, 4
 """Steps that are timed before a training, and how many of them do not count: the first are slower."""
@@ -154,7 +152,7 @@ class Task:
 
     catalogue: Catalogue
     parts: Split
-    pixels: Pixels
+    pixels: UInt8s
     settings: Settings
     seconds: float
     seed: int
@@ -190,7 +188,7 @@ def run_study(
     }
 
 
-def train_variant(task: Task, variant: str) -> tuple[dict[str, tuple[Floats, Floats]], dict[str, Any]]:
+def train_variant(task: Task, variant: str) -> tuple[dict[str, tuple[Float32s, Float32s]], dict[str, Any]]:
     """Vectors of queries and pool by name of the figure, and the seconds and steps of each stage."""
     described = descriptions(task.catalogue, task.parts.pool, task.pixels, STAGE0_FIELDS[variant])
     contrasted = pairs(task.catalogue, task.parts.pool, task.pixels, task.settings.mix)
@@ -229,7 +227,7 @@ def train_variant(task: Task, variant: str) -> tuple[dict[str, tuple[Floats, Flo
     return vectors, spent
 
 
-def train_classifier(task: Task) -> tuple[dict[str, tuple[Floats, Floats]], dict[str, Any]]:
+def train_classifier(task: Task) -> tuple[dict[str, tuple[Float32s, Float32s]], dict[str, Any]]:
     """The same of a classifier by article type: its features are the vectors."""
     labels = task.catalogue.labels[task.parts.pool].tolist()
     make = partial(Classifier, task.settings.encoder.tiny, len(set(labels)))
@@ -241,7 +239,7 @@ def train_classifier(task: Task) -> tuple[dict[str, tuple[Floats, Floats]], dict
     def teach(one: Classifier) -> Fit:
         return lambda config, progress: fit_classifier(one, pixels, labels, config, progress)
 
-    def both() -> tuple[Floats, Floats]:
+    def both() -> tuple[Float32s, Float32s]:
         first, second = (classifier_vectors(model, task.pixels[rows]) for rows in (task.parts.queries, task.parts.pool))
         return first, second
 
@@ -269,23 +267,23 @@ def spend(seconds: float, steps: int, config: RunConfig, trial: Fit, fit: Fit) -
     return {"seconds": round(taken, 1), "steps": steps, "loss": float(np.mean(losses[-max(1, steps // 10) :]))}
 
 
-def encoder_vectors(encoder: Encoder, task: Task) -> tuple[Floats, Floats]:
+def encoder_vectors(encoder: Encoder, task: Task) -> tuple[Float32s, Float32s]:
     """Vectors of the queries and of the pool, by picture alone."""
     queries, pool = (_embed(encoder, task, rows, [None] * len(rows)) for rows in (task.parts.queries, task.parts.pool))
     return queries, pool
 
 
-def _embed(encoder: Encoder, task: Task, rows: NDArray[np.int64], texts: list[Any]) -> Floats:
+def _embed(encoder: Encoder, task: Task, rows: Int64s, texts: list[Any]) -> Float32s:
     return Embedder.of(encoder, precision="auto").embed_pixels(texts, list(rows[:, None]), task.pixels)[0]
 
 
-def pixel_baseline(task: Task) -> tuple[Floats, Floats]:
+def pixel_baseline(task: Task) -> tuple[Float32s, Float32s]:
     """Vectors of the queries and of the pool that nothing was learnt for."""
     vectors = pixel_vectors(task.catalogue.pixels(BASELINE_SIZE))
     return vectors[task.parts.queries], vectors[task.parts.pool]
 
 
-def measure(catalogue: Catalogue, parts: Split, queries: Floats, pool: Floats) -> dict[str, Any]:
+def measure(catalogue: Catalogue, parts: Split, queries: Float32s, pool: Float32s) -> dict[str, Any]:
     """Precision of whole vectors, of their prefix, and of the queries whose picture the pool has not."""
     task = trials(catalogue, parts)
     new = np.flatnonzero(fresh(catalogue, parts))

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from models.encoder.picture_store import PictureStore
 from models.evaluation.attributes import AttributeTrials, in_test
 from models.training.captioning import Descriptions, describe
 from models.training.pairs import SHOWN, Pairs
+from moonlake.arrays import Bools, Int64s, Strings, UInt8s
 from moonlake.embeddings.contents import Content
 from moonlake.hashing import stable_hash
 from sources.datasets.myntra_files import read_myntra, read_pictures
@@ -29,10 +29,6 @@ BASELINE_SIZE = (16, 16)
 Mix = Mapping[str, int]
 """How many pairs of each kind a product gives: "text", "image" and "product" (asked for by the picture), "title"."""
 DEFAULT_MIX: Mix = {"text": 1, "image": 1, "product": 0, "title": 0}
-
-Ints = NDArray[np.int64]
-Flags = NDArray[np.bool_]
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -50,17 +46,17 @@ class Catalogue:
 
     ids: list[str]
     titles: list[str]
-    labels: NDArray[np.str_]
+    labels: Strings
     attributes: list[dict[str, str]]
     categories: list[str]
     pictures: list[Image.Image]
-    twins: Ints
-    looks: Ints
+    twins: Int64s
+    looks: Int64s
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def pixels(self, image_size: tuple[int, int]) -> Pixels:
+    def pixels(self, image_size: tuple[int, int]) -> UInt8s:
         """uint8 [P, H, W, 3]: the pictures, resized whole; those that have this size stay as they are."""
         height, width = image_size
         resized = (picture.resize((width, height), Image.Resampling.BICUBIC) for picture in self.pictures)
@@ -76,8 +72,8 @@ class Split:
         queries: what asks, by its picture alone.
     """
 
-    pool: Ints
-    queries: Ints
+    pool: Int64s
+    queries: Int64s
 
 
 def read_catalogue(folder: Path, limit: int | None = None) -> Catalogue:
@@ -111,7 +107,7 @@ def split(catalogue: Catalogue, *, validate: bool = False) -> Split:
     return Split(np.flatnonzero(~test & ~asks), np.flatnonzero(~test & asks))
 
 
-def descriptions(catalogue: Catalogue, rows: Ints, pixels: Pixels, fields: Sequence[str]) -> Descriptions:
+def descriptions(catalogue: Catalogue, rows: Int64s, pixels: UInt8s, fields: Sequence[str]) -> Descriptions:
     """Descriptions of some products for stage 0.
 
     Args: pixels: uint8 [P, H, W, 3] of the whole catalogue.
@@ -122,7 +118,7 @@ def descriptions(catalogue: Catalogue, rows: Ints, pixels: Pixels, fields: Seque
     return Descriptions(parts, _pictures(pixels, rows, np.ones(len(rows), np.int64)), None)
 
 
-def pairs(catalogue: Catalogue, rows: Ints, pixels: Pixels, mix: Mix) -> Pairs:
+def pairs(catalogue: Catalogue, rows: Int64s, pixels: UInt8s, mix: Mix) -> Pairs:
     """Contrastive pairs of some products: of each, what its picture (or title) is to find of it.
 
     Every product is three contents: itself, its picture that asks, its title that asks. So the picture that asks and
@@ -153,7 +149,7 @@ def pairs(catalogue: Catalogue, rows: Ints, pixels: Pixels, mix: Mix) -> Pairs:
 def trials(catalogue: Catalogue, parts: Split) -> AttributeTrials:
     """The queries, which show their picture alone, and the pool, by article type."""
 
-    def contents(rows: Ints) -> list[Content]:
+    def contents(rows: Int64s) -> list[Content]:
         return [Content(catalogue.ids[row], None, (catalogue.ids[row],)) for row in rows]
 
     return AttributeTrials(
@@ -167,18 +163,18 @@ def trials(catalogue: Catalogue, parts: Split) -> AttributeTrials:
     )
 
 
-def fresh(catalogue: Catalogue, parts: Split) -> NDArray[np.bool_]:
+def fresh(catalogue: Catalogue, parts: Split) -> Bools:
     """bool [Q]: false for queries of which the pool has the very picture."""
     return ~np.isin(catalogue.looks[parts.queries], catalogue.looks[parts.pool])
 
 
-def _pictures(pixels: Pixels, rows: Ints, counts: Ints) -> PictureStore:
+def _pictures(pixels: UInt8s, rows: Int64s, counts: Int64s) -> PictureStore:
     """Contents that show one picture of `pixels`, or none."""
     said = stable_hash(f"{pixels.shape} {stable_hash(pixels[rows[:64]].tobytes().hex())} {rows.tolist()}")
     return PictureStore(pixels, np.arange(len(rows)), counts, rows, said)
 
 
-def _components(first: Ints, second: Ints) -> Ints:
+def _components(first: Int64s, second: Int64s) -> Int64s:
     """int64 [P]: numbers of the groups of places that are linked by equal values of either array."""
     number = np.arange(len(first))
     while True:

@@ -10,7 +10,6 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.encoder import small_tower as registered_towers  # noqa: F401 timm knows them by name from here on
@@ -20,13 +19,11 @@ from models.encoder.precision import computing_dtype
 from models.training.augmentation import DRAWS, augment
 from models.training.loop import Batches, Run, RunConfig, make_trainable, run_steps, training_device
 from models.training.memory_probe import Probe
+from moonlake.arrays import Float32s, Int64s, UInt8s
 from moonlake.progress import UNWATCHED, Step
 
 AT_ONCE = 256
 PROBED = 4
-
-Pixels = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 
 class Classifier(nn.Module):
@@ -61,7 +58,7 @@ class LabelBatch:
 class LabelLesson:
     """The class of a picture."""
 
-    def __init__(self, model: Classifier, pixels: Pixels, labels: Sequence[str], config: RunConfig) -> None:
+    def __init__(self, model: Classifier, pixels: UInt8s, labels: Sequence[str], config: RunConfig) -> None:
         self.pixels, self.config = pixels, config
         _, self.classes = np.unique(labels, return_inverse=True)
         self.device = training_device()
@@ -97,7 +94,7 @@ class LabelLesson:
         """Nothing to watch."""
         return {}
 
-    def _made(self, rows: NDArray[np.int64], rng: np.random.Generator) -> LabelBatch:
+    def _made(self, rows: Int64s, rng: np.random.Generator) -> LabelBatch:
         pixels = np.ascontiguousarray(self.pixels[rows])
         images = augment(pixels, rng.random((len(rows), DRAWS)))
         return LabelBatch(images.to(self.device), torch.from_numpy(self.classes[rows]).to(self.device))
@@ -110,7 +107,7 @@ class LabelLesson:
 
 def fit_classifier(
     model: Classifier,
-    pixels: Pixels,
+    pixels: UInt8s,
     labels: Sequence[str],
     config: RunConfig,
     progress: Step = UNWATCHED,
@@ -124,7 +121,7 @@ def fit_classifier(
     return run_steps(LabelLesson(model, pixels, labels, config), config, Run(progress=progress), asdict(config))
 
 
-def classifier_vectors(model: Classifier, pixels: Pixels) -> Floats:
+def classifier_vectors(model: Classifier, pixels: UInt8s) -> Float32s:
     """float32 [N, C]: features before the linear layer, of unit norm."""
     model.eval()
     device = model.head.weight.device

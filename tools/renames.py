@@ -215,6 +215,8 @@ NAMES: dict[str, str] = {
     "moonlake.publishing.publishing": "moonlake.files.publish_folder",
     "moonlake.locks.alone": "moonlake.files.exclusive",
     "sources.staging.new_folder": "moonlake.files.publish_folder",
+    "moonlake.point_in_time.IntArray": "moonlake.arrays.Int64s",
+    "moonlake.point_in_time.BoolArray": "moonlake.arrays.Bools",
     "moonlake.contents.stable_hash": "moonlake.hashing.stable_hash",
     "moonlake.space_gates.Check": "moonlake.embeddings.checks.Check",
     "moonlake.space_gates.record": "moonlake.embeddings.checks.record",

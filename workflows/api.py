@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from moonlake.arrays import Float32s
 from moonlake.embeddings import releases
 from moonlake.embeddings.releases import Release
 from moonlake.embeddings.snapshots import Snapshot, write_snapshot
@@ -37,7 +37,7 @@ class Catalogue:
 
     versions: dict[str, int]
     product_ids: tuple[str, ...]
-    vectors: NDArray[np.float32]
+    vectors: Float32s
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Catalogue:

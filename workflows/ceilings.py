@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from models.evaluation.representations import Floats, Represent
+from models.evaluation.representations import Represent
+from moonlake.arrays import Float32s
 from moonlake.embeddings.snapshots import Snapshot, write_vectors
 from moonlake.errors import NotFound
 from moonlake.hashing import stable_hash
@@ -45,7 +46,7 @@ def ceiling_space(source: str) -> str:
     return stable_hash(f"true latents of {source}")
 
 
-def latents_by_content(lake: Lake, truth: ClickModel, request_queries: Sequence[str]) -> dict[str, Floats]:
+def latents_by_content(lake: Lake, truth: ClickModel, request_queries: Sequence[str]) -> dict[str, Float32s]:
     """True vectors by content_id: of a query what its requests wanted, of a product its style.
 
     A content that stands for several (a text that many ask, one content of two products) gets their mean direction,
@@ -73,7 +74,7 @@ def _open(folder: Path) -> tuple[ClickModel, list[str]]:
     return truth, pq.read_table(folder / "requests.parquet", columns=["query_id"])[0].to_pylist()
 
 
-def _mean_directions(rows: Iterable[tuple[str, int]], vectors: Floats) -> dict[str, Floats]:
+def _mean_directions(rows: Iterable[tuple[str, int]], vectors: Float32s) -> dict[str, Float32s]:
     """The mean of the rows of each name, of unit norm again."""
     pairs = list(rows)
     names = {name: at for at, name in enumerate(dict.fromkeys(name for name, _ in pairs))}

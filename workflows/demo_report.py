@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from numpy.typing import NDArray
 
 from models.evaluation.purchase_trials import Trials, read_trials
 from models.evaluation.ranking import nearest
 from models.evaluation.representations import lake_vectors
+from moonlake.arrays import Int64s
 from moonlake.embeddings.contents import Content, read_images
 from moonlake.embeddings.images import inspect
 from moonlake.errors import ImageRefused
@@ -129,7 +129,7 @@ def product_contents(lake: Lake, product_ids: Sequence[str]) -> dict[str, str]:
 
 def _bought(trials: Trials) -> dict[int, set[int]]:
     found: dict[int, set[int]] = {row: set() for row in range(len(trials.queries))}
-    pairs: NDArray[np.int64] = np.stack([trials.query_rows, trials.positives], axis=1)
+    pairs: Int64s = np.stack([trials.query_rows, trials.positives], axis=1)
     for query, place in pairs.tolist():
         found[query].add(place)
     return found

@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moonlake.arrays import Float32s, Int64s
 from moonlake.errors import InputError, NotFound
 from moonlake.lake.lake import Lake
 from moonlake.settings import Settings
@@ -22,9 +23,9 @@ from workflows.encoder_figures import (
 )
 
 if TYPE_CHECKING:
-    from models.evaluation.purchase_trials import Ints, Trials
     from models.evaluation.purchase_trials import Task as TrialTask
-    from models.evaluation.representations import Floats, Represent
+    from models.evaluation.purchase_trials import Trials
+    from models.evaluation.representations import Represent
 
 BM25 = "bm25"
 """The subject of judged queries where there is no encoder."""
@@ -222,7 +223,9 @@ def _measured(
     )
 
 
-def _prefix(trials: Trials, vectors: tuple[Floats, Floats], places: Ints, prefix: int, *, seen: bool) -> PrefixRecall:
+def _prefix(
+    trials: Trials, vectors: tuple[Float32s, Float32s], places: Int64s, prefix: int, *, seen: bool
+) -> PrefixRecall:
     """The same trials with the first numbers of each vector, and the difference that it makes."""
     from models.evaluation.bootstrap import paired_difference
     from models.evaluation.ranking import CUTOFFS
@@ -234,7 +237,7 @@ def _prefix(trials: Trials, vectors: tuple[Floats, Floats], places: Ints, prefix
     return PrefixRecall(prefix, recall_of(trials, short, seen=seen), lost)
 
 
-def _ceiling(lake: Lake, trials: Trials, places: Ints, truth: Path) -> Ceiling:
+def _ceiling(lake: Lake, trials: Trials, places: Int64s, truth: Path) -> Ceiling:
     """The place of a model between raw pixels and the truth of the simulation."""
     from models.evaluation.bootstrap import gap_closed
     from models.evaluation.ranking import CUTOFFS

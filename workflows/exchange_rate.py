@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moonlake.arrays import Float32s, Int64s
 from moonlake.errors import InputError, NotFound
 from moonlake.lake.lake import Lake
 from moonlake.settings import Settings
@@ -19,9 +20,9 @@ from workflows.evaluate_encoder import TRIALS_OF, Task, simulated_sources
 if TYPE_CHECKING:
     from models.ctr.model import CtrModel
     from models.evaluation.exchange_rate import Candidate, Clicks, ExchangeRates
-    from models.evaluation.purchase_trials import Ints, Trials
     from models.evaluation.purchase_trials import Task as TrialTask
-    from models.evaluation.representations import Floats, Represent
+    from models.evaluation.purchase_trials import Trials
+    from models.evaluation.representations import Represent
     from moonlake.embeddings.contents import Content
     from moonlake.embeddings.spaces import Space
     from moonlake.training_sets.training_set import TrainingSet
@@ -243,7 +244,7 @@ def _candidates(lake: Lake, subjects: Sequence[Subject], every: Sequence[Trials]
     from models.evaluation.representations import lake_vectors
 
     contents = list({content.content_id: content for trials in every for content in trials.contents}.values())
-    places: dict[str, list[Ints]] = {trials.task: [] for trials in every}
+    places: dict[str, list[Int64s]] = {trials.task: [] for trials in every}
     for one in subjects:
         represent = _held(contents, lake_vectors(lake, one.space.space_id)(contents))
         for trials in every:
@@ -251,11 +252,11 @@ def _candidates(lake: Lake, subjects: Sequence[Subject], every: Sequence[Trials]
     return [one for trials in every for one in retrieval_candidates(trials, np.stack(places[trials.task]))]
 
 
-def _held(contents: Sequence[Content], vectors: Floats) -> Represent:
+def _held(contents: Sequence[Content], vectors: Float32s) -> Represent:
     """Vectors that were read once, for the contents of any task among them."""
     row = {content.content_id: at for at, content in enumerate(contents)}
 
-    def represent(some: Sequence[Content]) -> Floats:
+    def represent(some: Sequence[Content]) -> Float32s:
         return vectors[[row[content.content_id] for content in some]]
 
     return represent

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moonlake.arrays import Float32s, Float64s
 from moonlake.errors import InputError
 
-Floats = NDArray[np.float64]
 Calibration = Literal["none", "platt", "isotonic"]
 CLICKS_NEEDED: Mapping[str, int] = {"platt": 50, "isotonic": 1000}
 """Clicks, and impressions without one, below which a map would follow chance: two parameters, or one a step. With 810
@@ -33,7 +32,7 @@ class Platt:
     slope: float
     intercept: float
 
-    def __call__(self, scores: Floats) -> Floats:
+    def __call__(self, scores: Float64s) -> Float64s:
         """Probabilities [n] of scores [n]."""
         return _sigmoid(self.slope * _logit(scores) + self.intercept)
 
@@ -45,10 +44,10 @@ class Isotonic:
     Attributes: scores, probabilities: float64 [K], increasing.
     """
 
-    scores: Floats
-    probabilities: Floats
+    scores: Float64s
+    probabilities: Float64s
 
-    def __call__(self, scores: Floats) -> Floats:
+    def __call__(self, scores: Float64s) -> Float64s:
         """Probabilities [n] of scores [n]."""
         return np.interp(scores, self.scores, self.probabilities)
 
@@ -56,7 +55,7 @@ class Isotonic:
 Calibrator = Platt | Isotonic
 
 
-def fit_calibrator(kind: Calibration, clicked: NDArray[np.float32], scores: Floats) -> Calibrator | None:
+def fit_calibrator(kind: Calibration, clicked: Float32s, scores: Float64s) -> Calibrator | None:
     """The map of that kind that fits clicks [n] to scores [n] best; None for "none".
 
     Raises: InputError: too few clicks, see `require_enough`.
@@ -68,7 +67,7 @@ def fit_calibrator(kind: Calibration, clicked: NDArray[np.float32], scores: Floa
     return fit_platt(labels, scores) if kind == "platt" else fit_isotonic(labels, scores)
 
 
-def require_enough(kind: Calibration, clicked: NDArray[np.float32]) -> None:
+def require_enough(kind: Calibration, clicked: Float32s) -> None:
     """Raise InputError, with the counts, unless a map of that kind can be fitted to clicks [n]."""
     clicks = int(clicked.sum(dtype=np.float64))
     fewest, needed = min(clicks, len(clicked) - clicks), CLICKS_NEEDED.get(kind, 0)
@@ -79,7 +78,7 @@ def require_enough(kind: Calibration, clicked: NDArray[np.float32]) -> None:
         )
 
 
-def fit_platt(clicked: Floats, scores: Floats) -> Platt:
+def fit_platt(clicked: Float64s, scores: Float64s) -> Platt:
     """Platt's map, fitted by maximum likelihood to the smoothed clicks of his section 2.2.
 
     Where the clicks contradict the order of the scores the slope would not be positive: it then stays 1, and the
@@ -96,7 +95,7 @@ def fit_platt(clicked: Floats, scores: Floats) -> Platt:
     return Platt(float(slope), float(intercept))
 
 
-def fit_isotonic(clicked: Floats, scores: Floats) -> Isotonic:
+def fit_isotonic(clicked: Float64s, scores: Float64s) -> Isotonic:
     """The increasing map of least squared error. No probability of n impressions is below 1 / (n + 2), or its opposite.
 
     Source:  Zadrozny and Elkan 2002; pool adjacent violators as scikit-learn has it.
@@ -126,7 +125,7 @@ def read_calibrator(kind: Calibration, folder: Path) -> Calibrator | None:
     return Isotonic(**{name: np.array(one, np.float64) for name, one in values.items()})
 
 
-def _newton(columns: Floats, targets: Floats, offset: Floats, *, start: list[float]) -> Floats:
+def _newton(columns: Float64s, targets: Float64s, offset: Float64s, *, start: list[float]) -> Float64s:
     """Weights [k] of columns [n, k] with the greatest likelihood of targets [n] in [0, 1], by damped Newton steps."""
     weights = np.array(start)
     loss = _mean_loss(columns @ weights + offset, targets)
@@ -144,15 +143,15 @@ def _newton(columns: Floats, targets: Floats, offset: Floats, *, start: list[flo
     return weights
 
 
-def _mean_loss(logits: Floats, targets: Floats) -> float:
+def _mean_loss(logits: Float64s, targets: Float64s) -> float:
     return float(np.mean(np.logaddexp(0, logits) - targets * logits))
 
 
-def _logit(scores: Floats) -> Floats:
+def _logit(scores: Float64s) -> Float64s:
     eps = np.finfo(np.float64).eps
     sure = np.clip(scores, eps, 1 - eps)
     return np.log(sure) - np.log1p(-sure)
 
 
-def _sigmoid(logits: Floats) -> Floats:
+def _sigmoid(logits: Float64s) -> Float64s:
     return np.exp(-np.logaddexp(0, -logits))

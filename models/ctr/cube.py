@@ -18,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from moonlake.arrays import Bools, Int64s
+
 HISTOGRAM_BINS = 20
 ITEM_COLUMNS = (
     "behavior_similarity_max",
@@ -36,8 +38,6 @@ SEARCH_COLUMNS = (
 """Columns of `cube_features`, in the order of `Summary` and then how many have no vector."""
 VECTORS_AT_ONCE = 65_536
 """Vectors of behaviours that are held at once while a long sequence is searched."""
-
-Ints = NDArray[Any]
 
 
 class Summary(NamedTuple):
@@ -80,7 +80,7 @@ class Content(NamedTuple):
         return self.target_known[:, None] & self.behaviors_known
 
 
-def last_places(offsets: NDArray[np.int64], chosen: NDArray[np.int64], length: int, empty: int) -> NDArray[np.int64]:
+def last_places(offsets: Int64s, chosen: Int64s, length: int, empty: int) -> Int64s:
     """Where the last `length` elements of each chosen list lie, int64 [B, L]; the latest is at L - 1.
 
     Args:
@@ -93,10 +93,10 @@ def last_places(offsets: NDArray[np.int64], chosen: NDArray[np.int64], length: i
 
 def read(
     vectors: NDArray[Any],
-    target_rows: Ints,
-    query_rows: Ints,
-    behavior_rows: Ints,
-    searched: NDArray[np.bool_],
+    target_rows: NDArray[Any],
+    query_rows: NDArray[Any],
+    behavior_rows: NDArray[Any],
+    searched: Bools,
     *,
     keep: int = 0,
 ) -> Content:
@@ -140,7 +140,7 @@ def read(
     )
 
 
-def similarities(vectors: NDArray[Any], target_rows: Ints, behavior_rows: Ints) -> Tensor:
+def similarities(vectors: NDArray[Any], target_rows: NDArray[Any], behavior_rows: NDArray[Any]) -> Tensor:
     """Cosine of each target with each of its behaviours, float32 [B, L]; 0 where either has no vector.
 
     So many rows at a time that few vectors are held at once: a sequence may be as long as it likes.
@@ -199,7 +199,7 @@ def summary(cosines: Tensor, known: Tensor, target_known: Tensor, bins: int = HI
     return Summary(counts / count[:, None], largest, (cosines * both).sum(-1) / count, used)
 
 
-def features(content: Content, on_product: NDArray[np.bool_], searched: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+def features(content: Content, on_product: Bools, searched: Bools) -> dict[str, NDArray[Any]]:
     """Columns of `cube_features` of a batch: each [B], histograms [B, bins]; NaN where a similarity is not known.
 
     Args: on_product, searched: bool [B, L], true for an action on a product, and for a search, vector or not.
@@ -213,7 +213,7 @@ def features(content: Content, on_product: NDArray[np.bool_], searched: NDArray[
     }
 
 
-def _columns(found: Summary, target_known: Tensor, there: NDArray[np.bool_]) -> list[NDArray[Any]]:
+def _columns(found: Summary, target_known: Tensor, there: Bools) -> list[NDArray[Any]]:
     known = target_known & (found.used > 0)  # [B]
     used = found.used.numpy()  # [B]
     largest, mean = (torch.where(known, one, torch.nan).numpy() for one in (found.largest, found.mean))
@@ -225,6 +225,6 @@ def _cosines(target: Tensor, behaviors: Tensor, both: Tensor) -> Tensor:
     return torch.einsum("bd,bld->bl", target, behaviors).where(both, 0.0)
 
 
-def _vectors(vectors: NDArray[Any], rows: Ints) -> Tensor:
+def _vectors(vectors: NDArray[Any], rows: NDArray[Any]) -> Tensor:
     """float32 [..., D]: the vectors of rows [...]; a row below 0 gets the first one."""
     return torch.from_numpy(np.take(vectors, np.maximum(rows, 0), axis=0)).float()

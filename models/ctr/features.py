@@ -24,6 +24,7 @@ from torch import Tensor
 
 from models.ctr import cube
 from models.ctr.id_hashing import hashed_rows
+from moonlake.arrays import Bools, Float32s, Float64s, Int32s, Int64s
 from moonlake.embeddings.snapshots import Snapshot
 from moonlake.errors import ContractError, SchemaMismatch
 from moonlake.schema.tables import ACTIONS
@@ -51,7 +52,6 @@ ROWS_AT_ONCE = 2_048
 """Rows of a batch where the size changes nothing: in prediction, and in what trees read."""
 
 ReadColumn = Callable[[str], pa.ChunkedArray]
-Ints = NDArray[np.int32]
 
 
 class Batch(NamedTuple):
@@ -71,19 +71,19 @@ class Batch(NamedTuple):
 class EncodedRows:
     """n impressions with m behaviours in all; row pointers are -1 where a content has no vector, or none is read."""
 
-    ids: Ints  # [n, I]
-    dense: NDArray[np.float32]  # [n, F]
-    offsets: NDArray[np.int64]  # [n + 1]: behaviours of impression i are [offsets[i], offsets[i + 1]), oldest first
-    behavior_ids: Ints  # [m + 1], as the next two; the last element stands for an empty place
-    behavior_contexts: Ints
-    behavior_rows: Ints  # of a search the row of what was searched, of other actions that of the product
-    target_rows: Ints  # [n]
-    query_rows: Ints  # [n]
+    ids: Int32s  # [n, I]
+    dense: Float32s  # [n, F]
+    offsets: Int64s  # [n + 1]: behaviours of impression i are [offsets[i], offsets[i + 1]), oldest first
+    behavior_ids: Int32s  # [m + 1], as the next two; the last element stands for an empty place
+    behavior_contexts: Int32s
+    behavior_rows: Int32s  # of a search the row of what was searched, of other actions that of the product
+    target_rows: Int32s  # [n]
+    query_rows: Int32s  # [n]
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def batch(self, chosen: NDArray[np.int64], length: int, vectors: NDArray[Any] | None, nearest: int = 0) -> Batch:
+    def batch(self, chosen: Int64s, length: int, vectors: NDArray[Any] | None, nearest: int = 0) -> Batch:
         """The impressions `chosen` [B] with their last `length` behaviours, vectors gathered now if there are any.
 
         Args: nearest: keep so many of the behaviours, those whose content is most similar to the target's; 0 keeps all.
@@ -108,7 +108,7 @@ class EncodedRows:
         self,
         length: int,
         vectors: NDArray[Any] | None,
-        chosen: NDArray[np.int64] | None = None,
+        chosen: Int64s | None = None,
         nearest: int = 0,
     ) -> Iterator[Batch]:
         """All impressions, or the `chosen` [n] among them, in batches of at most ROWS_AT_ONCE; see `batch`."""
@@ -134,13 +134,13 @@ class FeatureEncoder:
     id_features: tuple[str, ...]
     dense_features: tuple[str, ...]
     vocabularies: dict[str, pa.Array]
-    centre: NDArray[np.float32]
-    scale: NDArray[np.float32]
-    hashed: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    centre: Float32s
+    scale: Float32s
+    hashed: dict[str, Bools] = field(default_factory=dict)
 
     @classmethod
     def fit(
-        cls, read: ReadColumn, fitted: NDArray[np.bool_], id_features: Sequence[str], dense_features: Sequence[str],
+        cls, read: ReadColumn, fitted: Bools, id_features: Sequence[str], dense_features: Sequence[str],
         *, min_count: int, hashed: Mapping[str, int] | None = None,
     ) -> FeatureEncoder:  # fmt: skip
         """The encoder of the rows where `fitted` [n] is true; an id seen less than `min_count` times is unknown.
@@ -244,15 +244,15 @@ class FeatureEncoder:
             hashed={name: np.unpackbits(packed[name], count=count).astype(bool) for name, count in hashed.items()},
         )
 
-    def _numbered(self, name: str, column: pa.ChunkedArray) -> Ints:
+    def _numbered(self, name: str, column: pa.ChunkedArray) -> Int32s:
         if name in self.hashed:
             row_of, seen = hashed_rows(column.cast(pa.string()), len(self.hashed[name])), self.hashed[name]
             return np.where((row_of >= 0) & seen[row_of], FIRST_ID + row_of, UNKNOWN).astype(np.int32)
         found = pc.index_in(column.cast(pa.string()), self.vocabularies[name], skip_nulls=True)
-        numbers: Ints = found.fill_null(UNKNOWN - FIRST_ID).to_numpy().astype(np.int32) + FIRST_ID
+        numbers: Int32s = found.fill_null(UNKNOWN - FIRST_ID).to_numpy().astype(np.int32) + FIRST_ID
         return numbers
 
-    def _standardised(self, read: ReadColumn, count: int) -> NDArray[np.float32]:
+    def _standardised(self, read: ReadColumn, count: int) -> Float32s:
         """float32 [n, F]: standardised values with 0 for null, then 1 where the value is there."""
         dense = np.zeros((count, self.dense_width), np.float32)
         for place, name in enumerate(self.dense_features):
@@ -262,7 +262,7 @@ class FeatureEncoder:
         return dense
 
 
-def is_search(contexts: NDArray[Any]) -> NDArray[np.bool_]:
+def is_search(contexts: NDArray[Any]) -> Bools:
     """Which CONTEXTS, of any shape, are of searches."""
     return contexts % SAME_PRODUCT // GAP_BUCKETS == 1 + ACTIONS.index("search")
 
@@ -279,7 +279,7 @@ def column_reader(read: Callable[[list[str]], pa.Table]) -> ReadColumn:
     return column
 
 
-def _contexts(read: ReadColumn, products: pa.ChunkedArray, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+def _contexts(read: ReadColumn, products: pa.ChunkedArray, lengths: Int64s) -> Int64s:
     """CONTEXTS of all behaviours, [m]."""
     targets = read("product_id").cast(pa.string()).take(pa.array(np.repeat(np.arange(len(lengths)), lengths)))
     same = pc.fill_null(pc.equal(products, targets), False).to_numpy()
@@ -289,7 +289,7 @@ def _contexts(read: ReadColumn, products: pa.ChunkedArray, lengths: NDArray[np.i
     seconds = np.maximum(np.repeat(seen_at, lengths) - times, 0) / 1e6
     buckets = np.minimum(np.log2(1 + seconds).astype(np.int64), GAP_BUCKETS - 1)
     done = actions.fill_null(-1).to_numpy() + 1
-    contexts: NDArray[np.int64] = (same * (1 + len(ACTIONS)) + done) * GAP_BUCKETS + buckets
+    contexts: Int64s = (same * (1 + len(ACTIONS)) + done) * GAP_BUCKETS + buckets
     return contexts
 
 
@@ -298,7 +298,7 @@ def _counts(columns: Iterable[pa.ChunkedArray]) -> pa.StructArray:
     return pc.value_counts(pa.chunked_array([chunk for c in columns for chunk in _chunks(c)], pa.string()).drop_null())
 
 
-def _seen_rows(columns: Iterable[pa.ChunkedArray], rows: int, min_count: int) -> NDArray[np.bool_]:
+def _seen_rows(columns: Iterable[pa.ChunkedArray], rows: int, min_count: int) -> Bools:
     """Which of the rows, bool [rows], hold ids that were seen at least `min_count` times in all."""
     counts = _counts(columns)
     row_of = hashed_rows(counts.field("values"), rows)
@@ -316,16 +316,16 @@ def _chunks(column: pa.ChunkedArray | pa.Array) -> list[pa.Array]:
     return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
 
 
-def _numbers(column: pa.ChunkedArray, name: str) -> NDArray[np.float64]:
+def _numbers(column: pa.ChunkedArray, name: str) -> Float64s:
     """float64 [n], NaN for null; whole numbers (counts, cents) as log(1 + x), since they span magnitudes."""
     kind = column.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise SchemaMismatch(f"dense feature {name} should be a number, found {kind}")
-    values: NDArray[np.float64] = column.cast(pa.float64()).to_numpy()
+    values: Float64s = column.cast(pa.float64()).to_numpy()
     return np.sign(values) * np.log1p(np.abs(values)) if pa.types.is_integer(kind) else values
 
 
-def _flat(column: pa.ChunkedArray, name: str, lengths: NDArray[np.int64]) -> pa.ChunkedArray:
+def _flat(column: pa.ChunkedArray, name: str, lengths: Int64s) -> pa.ChunkedArray:
     """The elements of all lists. Raises ContractError if a list is not as long as the one that it is parallel to."""
     found = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
     if (wrong := np.flatnonzero(found != lengths)).size:
@@ -342,6 +342,6 @@ def _elements(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.if_else(pc.equal(flat, ""), None, flat) if pa.types.is_string(flat.type) else flat
 
 
-def _is_null(column: pa.ChunkedArray) -> NDArray[np.bool_]:
-    nulls: NDArray[np.bool_] = pc.is_null(column).to_numpy()
+def _is_null(column: pa.ChunkedArray) -> Bools:
+    nulls: Bools = pc.is_null(column).to_numpy()
     return nulls

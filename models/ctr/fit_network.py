@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.ctr.config import CtrConfig
@@ -23,6 +22,7 @@ from models.ctr.network import CtrNetwork
 from models.evaluation.click_metrics import log_loss
 from models.training.checkpoints import Identity, Resumed
 from models.training.loop import Run
+from moonlake.arrays import Bools, Float32s, Int64s
 from moonlake.embeddings.snapshots import Snapshot
 from moonlake.errors import InputError
 
@@ -36,8 +36,8 @@ AfterBatch = Callable[[int, int, float, float], None]
 def descend(
     network: CtrNetwork,
     rows: EncodedRows,
-    clicked: NDArray[np.float32],
-    fitted: NDArray[np.bool_],
+    clicked: Float32s,
+    fitted: Bools,
     snapshot: Snapshot | None,
     config: CtrConfig,
     *,
@@ -106,7 +106,7 @@ class _State:
         self.best: dict[str, Tensor] | None = None
         self.best_loss, self.best_epoch = math.inf, 0
 
-    def order(self, training: NDArray[np.int64]) -> NDArray[np.int64]:
+    def order(self, training: Int64s) -> Int64s:
         """The rows [n] in the order of the epoch that begins, or of the one that a checkpoint is in the middle of."""
         if not self.batches:
             self.epoch += 1

@@ -12,13 +12,14 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
+
+from moonlake.arrays import Int64s, UInt64s
 
 _FNV_OFFSET, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 _MIX = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53)
 
 
-def hashed_rows(ids: pa.Array | pa.ChunkedArray, rows: int) -> NDArray[np.int64]:
+def hashed_rows(ids: pa.Array | pa.ChunkedArray, rows: int) -> Int64s:
     """The row of each id, int64 [n] in [0, rows); -1 for null. Each different id is hashed once.
 
     >>> hashed_rows(pa.array(["u1", "u2", None, "u1"]), 1000).tolist()
@@ -31,7 +32,7 @@ def hashed_rows(ids: pa.Array | pa.ChunkedArray, rows: int) -> NDArray[np.int64]
     return np.append(row_of, -1)[place]
 
 
-def fnv1a(texts: pa.Array) -> NDArray[np.uint64]:
+def fnv1a(texts: pa.Array) -> UInt64s:
     """FNV-1a of each text's UTF-8 bytes, uint64 [n]; a loop over places, for all texts at once.
 
     >>> hex(fnv1a(pa.array(["foobar"]))[0])
@@ -51,7 +52,7 @@ def fnv1a(texts: pa.Array) -> NDArray[np.uint64]:
     return hashes
 
 
-def mixed(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mixed(hashes: UInt64s) -> UInt64s:
     """The hashes with every bit depending on all: the finaliser of MurmurHash3, one to one."""
     for factor in _MIX:
         hashes = (hashes ^ (hashes >> np.uint64(33))) * factor

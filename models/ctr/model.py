@@ -9,9 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from models.artifacts import read_artifact, write_artifact
 from models.ctr.calibrators import Calibrator, read_calibrator, write_calibrator
@@ -19,6 +17,7 @@ from models.ctr.config import CtrConfig, saved_ctr_config
 from models.ctr.features import EncodedRows, FeatureEncoder, column_reader
 from models.ctr.network import CtrNetwork
 from models.ctr.trees import TreeColumns, Trees
+from moonlake.arrays import Float64s
 from moonlake.embeddings.snapshots import Control, Snapshot
 from moonlake.errors import InputError, SpaceMismatch
 from moonlake.files import publish_folder
@@ -70,7 +69,7 @@ class CtrModel:
         """The embedding space that the model reads; None if it reads none."""
         return self.lineage.space_id
 
-    def predict(self, rows: pa.Table, snapshot: Snapshot | None = None) -> NDArray[np.float64]:
+    def predict(self, rows: pa.Table, snapshot: Snapshot | None = None) -> Float64s:
         """Click probabilities [n] of rows in the layout of a training set.
 
         Raises:
@@ -80,7 +79,7 @@ class CtrModel:
         self.require_snapshot(snapshot)
         return self.probabilities(self.features.encode(column_reader(rows.select), snapshot), snapshot)
 
-    def probabilities(self, rows: EncodedRows, snapshot: Snapshot | None) -> NDArray[np.float64]:
+    def probabilities(self, rows: EncodedRows, snapshot: Snapshot | None) -> Float64s:
         """Click probabilities [n] of rows that `features` has encoded, calibrated if the model is."""
         found = self.predictor.probabilities(rows, snapshot)
         return found if self.calibrator is None else self.calibrator(found)

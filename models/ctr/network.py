@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.ctr import cube
 from models.ctr.config import STREAMS, CtrConfig
 from models.ctr.features import CONTEXTS, PADDING, SAME_PRODUCT, Batch, EncodedRows
+from moonlake.arrays import Float64s, Int64s
 from moonlake.embeddings.snapshots import Snapshot
 
 WEIGHTS = "weights.safetensors"
@@ -74,15 +73,13 @@ class CtrNetwork(nn.Module):
         logits: Tensor = self.predictor(torch.cat(streams, -1)).squeeze(-1)  # [B]
         return logits
 
-    def probabilities(
-        self, rows: EncodedRows, snapshot: Snapshot | None, chosen: NDArray[np.int64] | None = None
-    ) -> NDArray[np.float64]:
+    def probabilities(self, rows: EncodedRows, snapshot: Snapshot | None, chosen: Int64s | None = None) -> Float64s:
         """Click probabilities [n] of encoded rows, or of the `chosen` [n] among them, in eval mode from then on."""
         vectors = None if snapshot is None else snapshot.vectors
         self.eval()
         with torch.inference_mode():
             logits = [self(batch) for batch in rows.batches(self.length, vectors, chosen, self.nearest)]
-            found: NDArray[np.float64] = torch.sigmoid(torch.cat([torch.empty(0), *logits]).double()).numpy()
+            found: Float64s = torch.sigmoid(torch.cat([torch.empty(0), *logits]).double()).numpy()
         return found
 
     def write(self, folder: Path) -> None:

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 
 from models.ctr.calibrators import fit_calibrator
 from models.ctr.config import CtrConfig
@@ -31,6 +30,7 @@ from models.evaluation.bootstrap import Estimate
 from models.evaluation.click_metrics import ClickMetrics, Interval, Metric, click_metrics, log_loss, paired_bootstrap
 from models.training.checkpoints import Identity
 from models.training.loop import Run
+from moonlake.arrays import Bools
 from moonlake.embeddings.snapshots import Snapshot
 from moonlake.errors import InputError, PointInTimeError
 from moonlake.lake.lake import Lake, WriteReport
@@ -40,8 +40,6 @@ from moonlake.schema.tables import MODEL_VERSIONS
 from moonlake.training_sets.training_set import TrainingSet
 
 IN_SAMPLE = "rows before the end of the training window were scored"
-
-Booleans = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +159,7 @@ def score(
     return scored.replace_schema_metadata({"label": IN_SAMPLE} if in_sample else None)
 
 
-def evaluate(scored: pa.Table, segment: Booleans | None = None) -> ClickMetrics:
+def evaluate(scored: pa.Table, segment: Bools | None = None) -> ClickMetrics:
     """AUC, GAUC, log loss and calibration of what `score` returned, or of the rows where `segment` [n] is true."""
     users = scored["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
     return click_metrics(scored["clicked"].to_numpy(), scored["score"].to_numpy(), users, segment=segment)

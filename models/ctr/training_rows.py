@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from models.ctr.calibrators import require_enough
 from models.ctr.config import CtrConfig
 from models.ctr.features import PADDING, EncodedRows, FeatureEncoder, column_reader
+from moonlake.arrays import Bools, Float32s
 from moonlake.embeddings.snapshots import Snapshot
 from moonlake.errors import InputError, PointInTimeError
 from moonlake.training_sets.training_set import TrainingSet
@@ -34,8 +34,8 @@ class TrainingRows(NamedTuple):
 
     features: FeatureEncoder
     rows: EncodedRows
-    clicked: NDArray[np.float32]
-    fitted: NDArray[np.bool_]
+    clicked: Float32s
+    fitted: Bools
     labels: tuple[str, ...]
 
 
@@ -89,7 +89,7 @@ def _protocol_labels(snapshot: Snapshot | None, times: pa.ChunkedArray, allow_se
     return tuple(labels)
 
 
-def _few_clicks(clicked: NDArray[np.float32], config: CtrConfig, window: tuple[datetime, datetime]) -> tuple[str, ...]:
+def _few_clicks(clicked: Float32s, config: CtrConfig, window: tuple[datetime, datetime]) -> tuple[str, ...]:
     """Labels for too few clicks [n] in the validation part. Raises InputError where they cannot tell when to stop."""
     clicks = int(clicked.sum(dtype=np.float64))
     if clicks in (0, len(clicked)):

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.ctr import cube
 from models.ctr.features import FIRST_ID, PADDING, SAME_PRODUCT, Batch, EncodedRows, FeatureEncoder, is_search
+from moonlake.arrays import Bools, Float16s, Float32s, Float64s, Int64s
 from moonlake.embeddings.snapshots import Snapshot
 from moonlake.errors import InputError
 
@@ -28,8 +28,6 @@ TREES = "trees.ubj"
 BEHAVIOR_COUNTS = ("behaviors_on_product", "behaviors_on_target", "searches")
 """Of the latest actions. With them trees without a space know what a similarity of 1 and the counts of vectors tell, so
 that shuffled vectors gain nothing over them."""
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,12 +96,12 @@ class TreeColumns:
         """XGBoost's type of each column: c for a category, q for a number."""
         return ["c"] * len(self.categorical) + ["q"] * (len(self.names) - len(self.categorical))
 
-    def matrix(self, rows: EncodedRows, chosen: NDArray[np.int64], vectors: NDArray[np.float16] | None) -> Floats:
+    def matrix(self, rows: EncodedRows, chosen: Int64s, vectors: Float16s | None) -> Float32s:
         """float32 [n, columns] of the rows `chosen` [n]; NaN for what is not known. Vectors are gathered by batches."""
         parts = [self.of_batch(batch) for batch in rows.batches(self.length, vectors, chosen)]
         return np.concatenate([np.empty((0, len(self.names)), np.float32), *parts])
 
-    def of_batch(self, batch: Batch) -> Floats:
+    def of_batch(self, batch: Batch) -> Float32s:
         """float32 [B, columns]; NaN for what is not known."""
         ids = batch.ids[:, list(self.categorical.values())].numpy() - FIRST_ID  # [B, C], below 0 for an unknown id
         values, there = np.split(batch.dense.numpy(), 2, axis=1)  # [B, F], [B, F]
@@ -128,9 +126,7 @@ class Trees:
     booster: Booster
     columns: TreeColumns
 
-    def probabilities(
-        self, rows: EncodedRows, snapshot: Snapshot | None, chosen: NDArray[np.int64] | None = None
-    ) -> NDArray[np.float64]:
+    def probabilities(self, rows: EncodedRows, snapshot: Snapshot | None, chosen: Int64s | None = None) -> Float64s:
         """Click probabilities [n] of encoded rows, or of the `chosen` [n] among them, batch by batch."""
         vectors = None if snapshot is None else snapshot.vectors
         batches = rows.batches(self.columns.length, vectors, chosen)
@@ -152,8 +148,8 @@ class Trees:
 def grow_trees(
     columns: TreeColumns,
     rows: EncodedRows,
-    clicked: NDArray[np.float32],
-    fitted: NDArray[np.bool_],
+    clicked: Float32s,
+    fitted: Bools,
     snapshot: Snapshot | None,
     config: TreesConfig,
     *,

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.encoder.backbone import Backbone, ImageFeatures
 from models.encoder.config import EncoderConfig
+from moonlake.arrays import UInt8s
 
 MODEL_FOLDER = "model"
 HEAD_FILE = "head.safetensors"
@@ -69,7 +69,7 @@ class Encoder(nn.Module, ABC):
         """Features of images, float [N, 3, H, W] in [0, 1], that hold for every prompt they stand in."""
         return self.backbone.image_features(images)
 
-    def batch(self, texts: Sequence[str | None], images: Sequence[NDArray[np.uint8]]) -> Batch:
+    def batch(self, texts: Sequence[str | None], images: Sequence[UInt8s]) -> Batch:
         """Prompts made of texts and decoded images: the images first, then the text, then the end token.
 
         Args:

@@ -13,10 +13,10 @@ from itertools import islice
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from models.encoder.available_memory import available_bytes
 from models.encoder.pictures import try_pixels
+from moonlake.arrays import Bools, Int64s, UInt8s
 from moonlake.hashing import stable_hash
 from moonlake.lake.lake import Lake
 
@@ -37,10 +37,10 @@ class PictureStore:
         fingerprint: hash of the images' ids and the size that they were brought to.
     """
 
-    pixels: NDArray[np.uint8]
-    starts: NDArray[np.int64]
-    counts: NDArray[np.int64]
-    rows: NDArray[np.int64]
+    pixels: UInt8s
+    starts: Int64s
+    counts: Int64s
+    rows: Int64s
     fingerprint: str
 
     @cached_property
@@ -48,12 +48,12 @@ class PictureStore:
         """Height and width."""
         return self.pixels.shape[1], self.pixels.shape[2]
 
-    def rows_of(self, contents: NDArray[np.int64], inside: NDArray[np.bool_]) -> NDArray[np.int64]:
+    def rows_of(self, contents: Int64s, inside: Bools) -> Int64s:
         """int64 [n]: rows of `pixels` of some images of contents [V], those that are true in `inside` [V, K]."""
         places = self.starts[contents][:, None] + np.arange(inside.shape[1])
         return self.rows[places[inside]]
 
-    def of(self, contents: NDArray[np.int64]) -> PictureStore:
+    def of(self, contents: Int64s) -> PictureStore:
         """The images of some contents, numbered anew; the pixels stay where they are."""
         said = stable_hash(f"{self.fingerprint} {contents.tolist()}")
         return PictureStore(self.pixels, self.starts[contents], self.counts[contents], self.rows, said)
@@ -82,7 +82,7 @@ def decode_files(
     return _store(image_ids, wanted, ((name, files[name]) for name in wanted), image_size, workers)
 
 
-def spans(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+def spans(starts: Int64s, counts: Int64s) -> Int64s:
     """int64 [sum of counts]: the places from each start on, `counts` of them, one span after the other.
 
     >>> spans(np.array([4, 0]), np.array([2, 3])).tolist()
@@ -131,7 +131,7 @@ def _store(
     )
 
 
-def _room(count: int, image_size: tuple[int, int]) -> NDArray[np.uint8]:
+def _room(count: int, image_size: tuple[int, int]) -> UInt8s:
     """uint8 [count, H, W, 3], in memory or, where that is short, in a file without a name."""
     shape = (count, *image_size, 3)
     if np.prod(shape) <= SHARE_OF_MEMORY * available_bytes():

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from moonlake.arrays import UInt8s
 from moonlake.embeddings.images import decode
 from moonlake.errors import ImageRefused
 
 
-def try_pixels(file: bytes, image_size: tuple[int, int]) -> NDArray[np.uint8] | None:
+def try_pixels(file: bytes, image_size: tuple[int, int]) -> UInt8s | None:
     """`to_pixels`, or None for a file that is refused."""
     try:
         return to_pixels(file, image_size)
@@ -18,7 +18,7 @@ def try_pixels(file: bytes, image_size: tuple[int, int]) -> NDArray[np.uint8] | 
         return None
 
 
-def to_pixels(file: bytes, image_size: tuple[int, int]) -> NDArray[np.uint8]:
+def to_pixels(file: bytes, image_size: tuple[int, int]) -> UInt8s:
     """uint8 [H, W, 3]: the picture, resized whole. Raises ImageRefused for a file that is not a picture."""
     height, width = image_size
     picture = decode(file, largest_side=max(image_size))

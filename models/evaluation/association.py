@@ -10,7 +10,8 @@ import math
 
 import numpy as np
 
-from models.evaluation.bootstrap import NORMAL, Doubles, Estimate
+from models.evaluation.bootstrap import NORMAL, Estimate
+from moonlake.arrays import Float64s
 
 CLEAR = 2.0
 """Standard errors that a figure must lie from zero before anything is divided by it."""
@@ -18,7 +19,7 @@ ROUNDING = 1e-14
 """What two sums of equal numbers may differ by."""
 
 
-def quotient(above: Doubles, below: Doubles) -> Estimate | None:
+def quotient(above: Float64s, below: Float64s) -> Estimate | None:
     """above / below with Fieller's interval; None where `below` is under CLEAR standard errors from zero.
 
     Fieller's interval is bounded exactly where the denominator is clear of zero, and keeps its level there, which
@@ -38,7 +39,7 @@ def quotient(above: Doubles, below: Doubles) -> Estimate | None:
     return Estimate(float(above[0] / below[0]), float(centre - reach), float(centre + reach))
 
 
-def slope(metric: Doubles, gains: Doubles) -> Estimate | None:
+def slope(metric: Float64s, gains: Float64s) -> Estimate | None:
     """Least squares of `gains` on `metric` across spaces; None where the metric has no clear spread.
 
     A metric that is measured with noise spreads more than it truly does, which flattens the line. What the draws spread
@@ -52,20 +53,20 @@ def slope(metric: Doubles, gains: Doubles) -> Estimate | None:
     return quotient(joint, spread) if spread[0] > 0 else None
 
 
-def correlation(first: Doubles, second: Doubles) -> Doubles:
+def correlation(first: Float64s, second: Float64s) -> Float64s:
     """Pearson's correlation of each row, float64 [R]; NaN where one of the two does not vary."""
     x, y = (values - values.mean(1, keepdims=True) for values in (first, second))
     size = np.sqrt((x * x).sum(1) * (y * y).sum(1))
     return np.divide((x * y).sum(1), size, out=np.full(len(x), np.nan), where=size > 1e-15)
 
 
-def midranks(values: Doubles) -> Doubles:
+def midranks(values: Float64s) -> Float64s:
     """Ranks within each row, ties in the middle; a row that holds a NaN is NaN."""
     ranks = np.sign(values[:, :, None] - values[:, None, :]).sum(2)
     return np.asarray(ranks, np.float64)
 
 
-def kendall(first: Doubles, second: Doubles) -> Doubles:
+def kendall(first: Float64s, second: Float64s) -> Float64s:
     """Kendall's tau-b of each row, float64 [R]: ties count for neither side."""
     above = np.triu_indices(first.shape[1], 1)
     x, y = (np.sign(values[:, :, None] - values[:, None, :])[:, above[0], above[1]] for values in (first, second))

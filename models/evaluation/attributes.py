@@ -9,18 +9,14 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.evaluation.bootstrap import Rate, rates, ratios
 from models.evaluation.ranking import SCORES_AT_ONCE, TIE
+from moonlake.arrays import Bools, Float32s, Float64s, Int64s, Strings
 from moonlake.embeddings.contents import Content, content_of, live_states, read_contents
 from moonlake.errors import InputError
 from moonlake.hashing import stable_hash
 from moonlake.lake.lake import Lake
-
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
-Flags = NDArray[np.bool_]
 
 COLUMNS = ("category", "brand", "spu_id", "merchant_id")
 PRECISION_CUTOFFS = (1, 10)
@@ -43,9 +39,9 @@ class AttributeTrials:
     attribute: str
     queries: list[Content]
     pool: list[Content]
-    query_labels: NDArray[np.str_]
-    pool_labels: NDArray[np.str_]
-    own: Ints
+    query_labels: Strings
+    pool_labels: Strings
+    own: Int64s
     left_out: int
 
 
@@ -65,7 +61,7 @@ class AttributePrecision:
         return asdict(self)
 
 
-def in_test(product_ids: Sequence[str], share: float, *, seed: int = 0) -> Flags:
+def in_test(product_ids: Sequence[str], share: float, *, seed: int = 0) -> Bools:
     """bool [N]: about `share` of the products, by a hash of id and seed: the same ones in any process and catalogue."""
     return np.array([int(stable_hash(f"{seed} {name}")[:8], 16) < share * 2**32 for name in product_ids], np.bool_)
 
@@ -132,8 +128,8 @@ def read_attribute_trials(
 
 def measure_attribute(
     trials: AttributeTrials,
-    query_vectors: Floats,
-    pool_vectors: Floats,
+    query_vectors: Float32s,
+    pool_vectors: Float32s,
     *,
     cutoffs: Sequence[int] = PRECISION_CUTOFFS,
 ) -> AttributePrecision:
@@ -156,11 +152,11 @@ def measure_attribute(
 
 def attribute_precision(
     trials: AttributeTrials,
-    query_vectors: Floats,
-    pool_vectors: Floats,
+    query_vectors: Float32s,
+    pool_vectors: Float32s,
     *,
     cutoffs: Sequence[int] = PRECISION_CUTOFFS,
-) -> NDArray[np.float64]:
+) -> Float64s:
     """float64 [Q, K]: of each query's first k, the share with its value; ties count against us.
 
     Of rows that tie for the last places, the wrong ones are taken first. A query without a vector finds nothing right.
@@ -168,7 +164,7 @@ def attribute_precision(
     _, kind = np.unique(np.concatenate([trials.query_labels, trials.pool_labels]), return_inverse=True)
     of_query, of_pool = kind[: len(trials.query_labels)], kind[len(trials.query_labels) :]
     across = np.ascontiguousarray(pool_vectors.T)
-    there: Flags = np.any(pool_vectors, axis=1)
+    there: Bools = np.any(pool_vectors, axis=1)
     step = max(1, SCORES_AT_ONCE // len(pool_vectors))
     parts = []
     for at in range(0, len(of_query), step):
@@ -183,7 +179,7 @@ def attribute_precision(
     return found
 
 
-def _share_right(scores: Floats, right: Flags, cutoffs: Sequence[int]) -> NDArray[np.float64]:
+def _share_right(scores: Float32s, right: Bools, cutoffs: Sequence[int]) -> Float64s:
     """float64 [B, K] of scores and what is right, [B, N]."""
     found = np.empty((len(scores), len(cutoffs)))
     for column, cutoff in enumerate(cutoffs):

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Doubles = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from moonlake.arrays import Float64s, Int64s
 
 DRAWS = 1_000
 DRAWS_AT_ONCE = 50
@@ -50,12 +49,12 @@ class Rate:
     high: float
 
 
-def rates(cutoffs: Sequence[int], drawn: Doubles) -> list[Rate]:
+def rates(cutoffs: Sequence[int], drawn: Float64s) -> list[Rate]:
     """The figure at each cutoff of what `ratios` gave, one column a cutoff."""
     return [Rate(cutoff, *one) for cutoff, one in zip(cutoffs, estimates(drawn), strict=True)]
 
 
-def ratios(numerators: Doubles, denominators: Doubles, clusters: NDArray[Any], *, seed: int = 0) -> Doubles:
+def ratios(numerators: Float64s, denominators: Float64s, clusters: NDArray[Any], *, seed: int = 0) -> Float64s:
     """float64 [1 + DRAWS, M], sum(numerators) / sum(denominators) by column: first of all rows, then of each draw.
 
     A draw takes as many clusters as there are, with replacement, and all their rows.
@@ -75,7 +74,7 @@ def ratios(numerators: Doubles, denominators: Doubles, clusters: NDArray[Any], *
     return np.where(np.isfinite(found), found, np.nan)
 
 
-def drawn_times(clusters: int, *, draws: int = DRAWS, seed: int = 0) -> Iterator[Doubles]:
+def drawn_times(clusters: int, *, draws: int = DRAWS, seed: int = 0) -> Iterator[Float64s]:
     """Counts of each cluster in each draw: blocks of float64 [some draws, clusters], `draws` rows in all.
 
     A draw takes as many clusters as there are, with replacement. The same seed gives the same draws to everything.
@@ -87,12 +86,12 @@ def drawn_times(clusters: int, *, draws: int = DRAWS, seed: int = 0) -> Iterator
         yield np.stack([np.bincount(row, minlength=clusters) for row in drawn]).astype(np.float64)
 
 
-def estimates(drawn: Doubles) -> list[Estimate]:
+def estimates(drawn: Float64s) -> list[Estimate]:
     """The figure and interval of each column of what `ratios` gave; a draw in which it is undefined is left out."""
     return [_estimate(column[0], column[1:]) for column in drawn.T]
 
 
-def over_runs(drawn: Doubles, *, seed: int = 0) -> Estimate:
+def over_runs(drawn: Float64s, *, seed: int = 0) -> Estimate:
     """The mean of columns that are runs of one thing with several seeds, its interval over runs and clusters.
 
     One run says nothing of how runs differ: its interval is over clusters alone.
@@ -103,7 +102,7 @@ def over_runs(drawn: Doubles, *, seed: int = 0) -> Estimate:
     return _estimate(found[0], found[1:])
 
 
-def means_over_runs(drawn: Doubles, *, seed: int = 0, degrees: int | None = None) -> Doubles:
+def means_over_runs(drawn: Float64s, *, seed: int = 0, degrees: int | None = None) -> Float64s:
     """float64 [1 + DRAWS]: the mean over runs, and draws of it that spread as it does over runs and clusters.
 
     The runs share their clusters, so a draw is the mean of the runs under one draw of clusters, and a normal deviation
@@ -181,17 +180,17 @@ def _student(degrees: int) -> float:
     return NORMAL + (NORMAL + NORMAL**3) / (4 * degrees) + 2.82 / degrees**2
 
 
-def _weights(weights: ArrayLike | None, count: int) -> Doubles:
+def _weights(weights: ArrayLike | None, count: int) -> Float64s:
     """float64 [T, 1]."""
     return (np.ones(count) if weights is None else np.asarray(weights, np.float64))[:, None]
 
 
-def _sums(values: Doubles, cluster: Ints) -> Doubles:
+def _sums(values: Float64s, cluster: Int64s) -> Float64s:
     """float64 [C, M]: sums of rows by cluster."""
     return np.stack([np.bincount(cluster, weights=column) for column in values.T], axis=1)
 
 
-def _estimate(value: float, draws: Doubles) -> Estimate:
+def _estimate(value: float, draws: Float64s) -> Estimate:
     defined = draws[~np.isnan(draws)]
     if not len(defined):
         return Estimate(float(value), np.nan, np.nan)

@@ -11,9 +11,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats = NDArray[np.float64]
+from moonlake.arrays import Float64s, Int64s
 
 BINS = 20
 
@@ -26,12 +26,12 @@ class Reliability(NamedTuple):
         predicted, observed: float64 [B], mean score and share of clicks.
     """
 
-    impressions: NDArray[np.int64]
-    predicted: Floats
-    observed: Floats
+    impressions: Int64s
+    predicted: Float64s
+    observed: Float64s
 
 
-def equal_mass_bins(scores: ArrayLike, bins: int = BINS) -> NDArray[np.int64]:
+def equal_mass_bins(scores: ArrayLike, bins: int = BINS) -> Int64s:
     """int64 [n]: bin of each score, 0 to bins - 1; with many equal scores some bins are larger, and some empty."""
     values = np.asarray(scores, np.float64)
     if not len(values):

@@ -19,9 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from models.evaluation.bootstrap import DRAWS, Estimate, drawn_times, over_runs
 from models.evaluation.calibration_error import BINS, calibration_error, equal_mass_bins
+from moonlake.arrays import Bools, Float64s, Int64s
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Metric = Literal["auc", "gauc", "log_loss", "calibration", "calibration_error"]
 
 
@@ -65,8 +64,8 @@ class Interval:
 class UserAucs(NamedTuple):
     """AUC [U] and impressions [U] of each user, users in sorted order; NaN for a user with one class only."""
 
-    auc: Floats
-    impressions: Floats
+    auc: Float64s
+    impressions: Float64s
 
 
 def click_metrics(
@@ -152,7 +151,7 @@ def drawn_metrics(
     *,
     draws: int = DRAWS,
     seed: int = 0,
-) -> dict[Metric, Floats]:
+) -> dict[Metric, Float64s]:
     """float64 [1 + draws, M] by metric: first of all impressions, then of each draw of users; NaN where undefined.
 
     Args: scores: [M, n], of M models, or of several runs of them, on the same impressions.
@@ -163,7 +162,7 @@ def drawn_metrics(
     if not len(names):
         raise ValueError("no impression to measure on")
     measures = {one: [_resampled(one, labels, values, user) for values in tables] for one in metrics}
-    found: dict[Metric, list[Floats]] = {one: [] for one in metrics}
+    found: dict[Metric, list[Float64s]] = {one: [] for one in metrics}
     for times in (np.ones((1, len(names))), *drawn_times(len(names), draws=draws, seed=seed)):
         for one, of_models in measures.items():
             found[one].append(np.stack([measure(times) for measure in of_models], axis=1))
@@ -219,7 +218,7 @@ class _Ranking:
     Args: weight_of: int64 [n], which weight an impression has.
     """
 
-    def __init__(self, labels: Floats, scores: Floats, weight_of: Ints) -> None:
+    def __init__(self, labels: Float64s, scores: Float64s, weight_of: Int64s) -> None:
         unclicked = np.flatnonzero(labels == 0)
         unclicked = unclicked[np.argsort(scores[unclicked], kind="stable")]
         clicked = np.flatnonzero(labels != 0)
@@ -229,7 +228,7 @@ class _Ranking:
         self.not_above = np.searchsorted(scores[unclicked], scores[clicked], side="right")
         self.under = np.zeros(len(unclicked) + 1)  # kept from draw to draw: fresh memory costs more than the sums
 
-    def auc(self, weights: Floats) -> float:
+    def auc(self, weights: Float64s) -> float:
         """The AUC with the weights [W] that `weight_of` points to."""
         under, positive = self.under, weights[self.clicked]
         np.take(weights, self.unclicked, out=under[1:], mode="clip")
@@ -238,7 +237,7 @@ class _Ranking:
         return float(positive @ (under[self.below] + under[self.not_above]) / (2 * pairs)) if pairs else math.nan
 
 
-def _resampled(metric: Metric, labels: Floats, scores: Floats, user: Ints) -> Callable[[Floats], Floats]:
+def _resampled(metric: Metric, labels: Float64s, scores: Float64s, user: Int64s) -> Callable[[Float64s], Float64s]:
     """A function: how often each user was taken, float64 [draws, U] -> the metric of each draw, float64 [draws]."""
     count = np.bincount(user).astype(np.float64)
     if metric == "auc":
@@ -259,27 +258,27 @@ def _resampled(metric: Metric, labels: Floats, scores: Floats, user: Ints) -> Ca
     return lambda times: _quotient(np.abs(times @ excess).sum(1), times @ count)
 
 
-def _quotient(above: Floats, below: Floats) -> Floats:
+def _quotient(above: Float64s, below: Float64s) -> Float64s:
     """NaN where there is nothing to divide by."""
     return np.divide(above, below, out=np.full(len(above), np.nan), where=below != 0)
 
 
-def _losses(labels: Floats, scores: Floats) -> Floats:
+def _losses(labels: Float64s, scores: Float64s) -> Float64s:
     eps = np.finfo(np.float64).eps
     sure = np.clip(scores, eps, 1 - eps)
     return -(labels * np.log(sure) + (1 - labels) * np.log1p(-sure))
 
 
-def _weighted_mean(values: Floats, weights: Floats) -> float:
+def _weighted_mean(values: Float64s, weights: Float64s) -> float:
     defined = ~np.isnan(values) & (weights > 0)
     return float(np.average(values[defined], weights=weights[defined])) if defined.any() else math.nan
 
 
-def _first_of_each(groups: NDArray[Any]) -> NDArray[np.bool_]:
+def _first_of_each(groups: NDArray[Any]) -> Bools:
     return np.concatenate([[True], groups[1:] != groups[:-1]])
 
 
-def _starts(*changes: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _starts(*changes: Bools) -> Int64s:
     """Where a new group begins: at 0, and behind every place where something changed."""
     return np.concatenate([[0], np.flatnonzero(np.logical_or.reduce(changes)) + 1])
 

@@ -13,15 +13,14 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from models.evaluation.bootstrap import Estimate
 from models.evaluation.click_metrics import ClickMetrics, Metric, click_metrics, gain_over_runs
 from models.evaluation.trial_segments import AGES, popularity
+from moonlake.arrays import Bools, Float64s, Strings
 from moonlake.lake.lake import Lake
 from moonlake.point_in_time import NO_ROW, as_of_rows, encode_keys, microseconds
-
-Names = NDArray[np.str_]
 
 NEW_PRODUCT_AGES = ("listed under 1 day before", "listed 1 to 7 days before", *AGES[1:])
 NEW_PRODUCT_DAYS = (1, 7, 28)
@@ -43,11 +42,11 @@ class ClickFacts(NamedTuple):
         user, product: str [n], "head", "tail" or NOT_TRAINED_ON, by impressions in the training window.
     """
 
-    age_days: NDArray[np.float64]
-    category: Names
-    merchant_tier: Names
-    user: Names
-    product: Names
+    age_days: Float64s
+    category: Strings
+    merchant_tier: Strings
+    user: Strings
+    product: Strings
 
 
 class ClickSegment(NamedTuple):
@@ -55,7 +54,7 @@ class ClickSegment(NamedTuple):
 
     division: str
     part: str
-    chosen: NDArray[np.bool_]
+    chosen: Bools
 
 
 class SegmentGain(NamedTuple):
@@ -134,7 +133,7 @@ def gains_by_segment(
     return found
 
 
-def _parts(division: str, names: Names) -> Iterator[ClickSegment]:
+def _parts(division: str, names: Strings) -> Iterator[ClickSegment]:
     parts, part_of, counts = np.unique(names, return_inverse=True, return_counts=True)
     known = {name: place for place, name in enumerate(NEW_PRODUCT_AGES)}
     for at in sorted(range(len(parts)), key=lambda at: (known.get(str(parts[at]), len(known)), -counts[at])):
@@ -165,7 +164,7 @@ def _as_of(lake: Lake, table: str, key: str, keys: pa.ChunkedArray, times: pa.Ch
     return rows.select(list(COLUMNS[table])).take(pa.array(found, mask=found == NO_ROW))
 
 
-def _traffic(wanted: pa.ChunkedArray, trained: pa.ChunkedArray) -> Names:
+def _traffic(wanted: pa.ChunkedArray, trained: pa.ChunkedArray) -> Strings:
     """str [n]: head, tail or NOT_TRAINED_ON, by how often a name stands in the training rows."""
     counts = pc.value_counts(trained.combine_chunks())
     encoded = wanted.combine_chunks().dictionary_encode()

@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.evaluation.association import correlation, kendall, midranks, quotient, slope
-from models.evaluation.bootstrap import Doubles, Estimate, estimates, means_over_runs, ratios
+from models.evaluation.bootstrap import Estimate, estimates, means_over_runs, ratios
 from models.evaluation.click_metrics import drawn_metrics
 from models.evaluation.purchase_trials import Trials
 from models.evaluation.ranking import CUTOFFS
+from moonlake.arrays import Float64s, Int64s
 from moonlake.errors import InputError
 
 Target = Literal["auc", "gauc"]
@@ -47,8 +48,8 @@ class Candidate(NamedTuple):
     """
 
     name: str
-    numerators: Doubles
-    denominators: Doubles
+    numerators: Float64s
+    denominators: Float64s
     clusters: NDArray[Any]
     trials: str = ""
 
@@ -63,7 +64,7 @@ class Clicks(NamedTuple):
 
     clicked: NDArray[Any]
     users: NDArray[Any]
-    scores: Sequence[Doubles]
+    scores: Sequence[Float64s]
 
 
 class Measured(NamedTuple):
@@ -130,7 +131,7 @@ class ExchangeRates:
         return words | {"spaces": spaces, "pairs": pairs, "predictors": predictors}
 
 
-def retrieval_candidates(trials: Trials, places: NDArray[np.int64]) -> list[Candidate]:
+def retrieval_candidates(trials: Trials, places: Int64s) -> list[Candidate]:
     """Hit rates at CUTOFFS and the mean reciprocal rank, by the names that `Recall.metrics` has.
 
     Args: places: int64 [N, T], what `places_of` gave for each space.
@@ -185,7 +186,7 @@ def exchange_rates(
     return compare(spaces, drawn, gains, runs=runs, target=target)
 
 
-def drawn_target(clicks: Clicks, target: Target, *, seed: int = 0) -> Doubles:
+def drawn_target(clicks: Clicks, target: Target, *, seed: int = 0) -> Float64s:
     """float64 [1 + DRAWS, N]: AUC (or GAUC) of each space's CTR model, the mean over its runs."""
     drawn = drawn_metrics(clicks.clicked, np.concatenate(clicks.scores), clicks.users, [target], seed=seed)[target]
     runs = [len(one) for one in clicks.scores]
@@ -196,7 +197,12 @@ def drawn_target(clicks: Clicks, target: Target, *, seed: int = 0) -> Doubles:
 
 
 def compare(
-    spaces: Sequence[str], drawn: Mapping[str, Doubles], gains: Doubles, *, runs: Sequence[int], target: Target = "auc"
+    spaces: Sequence[str],
+    drawn: Mapping[str, Float64s],
+    gains: Float64s,
+    *,
+    runs: Sequence[int],
+    target: Target = "auc",
 ) -> ExchangeRates:
     """The same from what was drawn: float64 [1 + DRAWS, N] of each metric and of AUC (or GAUC)."""
     figures = {name: estimates(values) for name, values in drawn.items()}
@@ -214,13 +220,15 @@ def compare(
     return ExchangeRates(target, measured, pairs, predictors, _verdict(target, measured, predictors))
 
 
-def _exchange(metric: str, spaces: Sequence[str], drawn: Doubles, gains: Doubles, before: int, after: int) -> Exchange:
+def _exchange(
+    metric: str, spaces: Sequence[str], drawn: Float64s, gains: Float64s, before: int, after: int
+) -> Exchange:
     moved, gained = drawn[:, after] - drawn[:, before], gains[:, after] - gains[:, before]
     shown = estimates(np.stack([moved, gained], axis=1))
     return Exchange(metric, spaces[before], spaces[after], shown[0], shown[1], quotient(gained * STEP, moved))
 
 
-def _predictors(spaces: Sequence[str], drawn: Mapping[str, Doubles], gains: Doubles) -> list[Predictor]:
+def _predictors(spaces: Sequence[str], drawn: Mapping[str, Float64s], gains: Float64s) -> list[Predictor]:
     """Best first; without enough spaces for a line, none."""
     if len(spaces) < FEWEST_SPACES or not drawn:
         return []

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
+from moonlake.arrays import Float32s, Float64s
 
 RANDOM_PAIRS = 200_000
 
@@ -47,7 +46,7 @@ class Geometry:
         return asdict(self)
 
 
-def geometry(vectors: Floats, *, pairs: tuple[Floats, Floats] | None = None, seed: int = 0) -> Geometry:
+def geometry(vectors: Float32s, *, pairs: tuple[Float32s, Float32s] | None = None, seed: int = 0) -> Geometry:
     """The figures of vectors of distinct contents.
 
     Args:
@@ -75,7 +74,7 @@ def geometry(vectors: Floats, *, pairs: tuple[Floats, Floats] | None = None, see
     )
 
 
-def alignment(first: Floats, second: Floats) -> float | None:
+def alignment(first: Float32s, second: Float32s) -> float | None:
     """Mean squared distance of pairs of unit vectors, row by row; None when no pair has both."""
     both = np.any(first, axis=1) & np.any(second, axis=1)
     if not both.any():
@@ -92,7 +91,7 @@ def effective_rank(vectors: NDArray[np.floating]) -> float:
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
-def _random_cosines(units: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+def _random_cosines(units: Float64s, seed: int) -> Float64s:
     """Cosines of random pairs of different rows: every pair when there are few."""
     count = len(units)
     if count * (count - 1) // 2 <= RANDOM_PAIRS:
@@ -103,6 +102,6 @@ def _random_cosines(units: NDArray[np.float64], seed: int) -> NDArray[np.float64
     return np.asarray(np.einsum("pd,pd->p", units[first], units[second]))
 
 
-def _duplicates(vectors: Floats) -> float:
+def _duplicates(vectors: Float32s) -> float:
     _, count = np.unique(vectors, axis=0, return_counts=True)
     return float(count[count > 1].sum() / len(vectors))

@@ -14,12 +14,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from models.evaluation.bootstrap import Estimate, estimates, ratios
-from models.evaluation.ndcg import BM25, CUTOFF, FOLDS, WEIGHTS, Floats, Gain, blended, cross_validated, gains_of, ndcg
+from models.evaluation.ndcg import BM25, CUTOFF, FOLDS, WEIGHTS, Gain, blended, cross_validated, gains_of, ndcg
 from models.evaluation.representations import Represent
 from models.training.catalogue_pairs import products_on_sale
+from moonlake.arrays import Float32s, Float64s, Int64s
 from moonlake.embeddings.contents import Content
 from moonlake.errors import InputError
 from moonlake.lake.lake import Lake
@@ -46,8 +46,8 @@ class JudgedQuery(NamedTuple):
     """
 
     content: Content
-    rows: NDArray[np.int64]
-    grades: NDArray[np.int64]
+    rows: Int64s
+    grades: Int64s
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ def judged_queries(lake: Lake, at: datetime = THE_END) -> JudgedQueries:
     return JudgedQueries(queries, [product.content for product in products], full, left_out)
 
 
-_Measured = dict[tuple[str, Candidates, Gain], Floats]
+_Measured = dict[tuple[str, Candidates, Gain], Float64s]
 
 
 def _figures(values: _Measured) -> list[Figure]:
@@ -197,16 +197,14 @@ def _measure(judged: JudgedQueries, represent: Represent | None) -> _Measured:
     return {name: np.array(values) for name, values in found.items()}
 
 
-def _cosines(query: NDArray[np.float32], pool: NDArray[np.float32]) -> Floats:
+def _cosines(query: Float32s, pool: Float32s) -> Float64s:
     """float64 [N]; a product without a vector stands last, and a query without one ties all."""
     cosine = (pool @ query).astype(np.float64)
     cosine[~pool.any(1)] = -1.0
     return cosine if query.any() else np.zeros(len(pool))
 
 
-def _of_candidates(
-    scores: Mapping[str, Floats], gains: Floats, chosen: NDArray[np.int64]
-) -> dict[str, float | list[float]]:
+def _of_candidates(scores: Mapping[str, Float64s], gains: Float64s, chosen: Int64s) -> dict[str, float | list[float]]:
     kept = {subject: values[chosen] for subject, values in scores.items()}
     gains = gains[chosen]
     found: dict[str, float | list[float]] = {subject: ndcg(values, gains) for subject, values in kept.items()}

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from moonlake.arrays import Float64s, Int64s
+
 Gain = Literal["exponential", "esci"]
 
 CUTOFF = 10
@@ -27,7 +27,7 @@ class Blend(NamedTuple):
         weights: the encoder's weight in each fold.
     """
 
-    values: Floats
+    values: Float64s
     weights: list[float]
 
 
@@ -48,7 +48,7 @@ class BM25:
         if self._words:
             self._index.index(tokens, show_progress=False)
 
-    def scores(self, query: str | None) -> Floats:
+    def scores(self, query: str | None) -> Float64s:
         """float64 [N] of the documents; zeros where no word of the query stands in any."""
         (words,) = self._tokens([query or ""], stopwords=[], return_ids=False, show_progress=False)
         known = [word for word in words if word in self._words]
@@ -57,7 +57,7 @@ class BM25:
         return np.asarray(self._index.get_scores(known), np.float64)
 
 
-def gains_of(grades: NDArray[np.int64], gain: Gain) -> Floats:
+def gains_of(grades: Int64s, gain: Gain) -> Float64s:
     """float64 [N]: what finding products of these grades is worth.
 
     "exponential" is 2^grade - 1, the field's usual one: 7, 3, 1, 0 for grades 3 to 0.
@@ -71,7 +71,7 @@ def gains_of(grades: NDArray[np.int64], gain: Gain) -> Floats:
     return np.where(grades > 0, 10.0 ** (grades - 3.0), 0.0)
 
 
-def ndcg(scores: Floats, gains: Floats, cutoff: int = CUTOFF) -> float:
+def ndcg(scores: Float64s, gains: Float64s, cutoff: int = CUTOFF) -> float:
     """nDCG of one query: the discounted gain of its first `cutoff` products over that of the best order there is.
 
     Ties count against us: of equal scores the smallest gain stands first. NaN where no product has a gain.
@@ -98,17 +98,17 @@ def ndcg(scores: Floats, gains: Floats, cutoff: int = CUTOFF) -> float:
     return float(gains[first] @ discount / best)
 
 
-def blended(lexical: Floats, cosine: Floats, weight: float) -> Floats:
+def blended(lexical: Float64s, cosine: Float64s, weight: float) -> Float64s:
     """float64 [N]: both scores stretched to [0, 1] over the candidates of one query, and averaged with the weight."""
     return (1 - weight) * _stretched(lexical) + weight * _stretched(cosine)
 
 
-def _stretched(scores: Floats) -> Floats:
+def _stretched(scores: Float64s) -> Float64s:
     span = np.ptp(scores)
     return (scores - scores.min()) / span if span > 0 else np.zeros_like(scores)
 
 
-def cross_validated(values: Floats, *, seed: int = 0) -> Blend:
+def cross_validated(values: Float64s, *, seed: int = 0) -> Blend:
     """For each query the value under the weight that was best on the mean of all queries of the other folds.
 
     Args: values: float64 [Q, W], nDCG of each query under each of WEIGHTS.

@@ -14,13 +14,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from models.evaluation.trial_segments import STATE_COLUMNS, segments_of
+from moonlake.arrays import Float64s, Int64s, Strings
 from moonlake.embeddings.contents import Content, live_states, read_contents
 from moonlake.lake.lake import Lake
 
-Ints = NDArray[np.int64]
 Task = Literal["image_search", "text_search", "product_search", "bought_next"]
 
 MODALITY: Mapping[Task, str] = {"image_search": "image", "text_search": "text", "product_search": "product"}
@@ -50,17 +49,17 @@ class Trials:
     queries: list[Content]
     pool: list[Content]
     products: list[str]
-    query_rows: Ints
-    positives: Ints
-    own: Ints
-    segments: Mapping[str, NDArray[np.str_]]
+    query_rows: Int64s
+    positives: Int64s
+    own: Int64s
+    segments: Mapping[str, Strings]
     left_out: int
 
     @property
-    def weights(self) -> NDArray[np.float64]:
+    def weights(self) -> Float64s:
         """float64 [T]: 1, or less where a query content has more than TRIALS_PER_QUERY trials."""
         count = np.bincount(self.query_rows, minlength=len(self.queries))
-        weight: NDArray[np.float64] = np.minimum(1.0, TRIALS_PER_QUERY / np.maximum(count, 1))
+        weight: Float64s = np.minimum(1.0, TRIALS_PER_QUERY / np.maximum(count, 1))
         return weight[self.query_rows]
 
     @property

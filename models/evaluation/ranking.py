@@ -7,10 +7,8 @@ from typing import NamedTuple
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
+from moonlake.arrays import Bools, Float32s, Int64s, UInt8s
 
 CUTOFFS = (1, 10, 50)
 QUERIES_PER_SEARCH = 1024
@@ -29,11 +27,11 @@ class Neighbours(NamedTuple):
         rows: int64 [Q, K], rows of the pool.
     """
 
-    scores: Floats
-    rows: Ints
+    scores: Float32s
+    rows: Int64s
 
 
-def nearest(queries: Floats, pool: Floats, count: int) -> Neighbours:
+def nearest(queries: Float32s, pool: Float32s, count: int) -> Neighbours:
     """The `count` rows of the pool with the largest cosine to each query, found exactly.
 
     Args:
@@ -53,7 +51,9 @@ def nearest(queries: Floats, pool: Floats, count: int) -> Neighbours:
     return Neighbours(scores, rows)
 
 
-def ranks(queries: Floats, pool: Floats, query_rows: Ints, positives: Ints, own: Ints | None = None) -> Ints:
+def ranks(
+    queries: Float32s, pool: Float32s, query_rows: Int64s, positives: Int64s, own: Int64s | None = None
+) -> Int64s:
     """int64 [T]: place of each trial's positive in the whole pool, from 1; UNFOUND where a vector is missing.
 
     Ties count against us: of rows with one score the positive stands last.
@@ -64,8 +64,8 @@ def ranks(queries: Floats, pool: Floats, query_rows: Ints, positives: Ints, own:
         own: int64 [T], row of the pool that is left out of the search (the query itself); -1 for none.
     """
     _require_one_length(queries, pool)
-    asked: NDArray[np.bool_] = np.any(queries, axis=1)
-    there: NDArray[np.bool_] = np.any(pool, axis=1)
+    asked: Bools = np.any(queries, axis=1)
+    there: Bools = np.any(pool, axis=1)
     across = np.ascontiguousarray(pool.T)
     place = np.empty(len(positives), np.int64)
     step = max(1, SCORES_AT_ONCE // max(len(pool), 1))
@@ -84,7 +84,7 @@ def ranks(queries: Floats, pool: Floats, query_rows: Ints, positives: Ints, own:
     return place
 
 
-def pixel_vectors(pictures: Iterable[NDArray[np.uint8]]) -> Floats:
+def pixel_vectors(pictures: Iterable[UInt8s]) -> Float32s:
     """float32 [N, 3 * H * W]: pictures of one size as centred unit vectors: the baseline that learns nothing.
 
     A picture of one flat colour has no direction of its own: it gets the direction of a constant, equal for all such.
@@ -98,6 +98,6 @@ def pixel_vectors(pictures: Iterable[NDArray[np.uint8]]) -> Floats:
     return rows
 
 
-def _require_one_length(queries: Floats, pool: Floats) -> None:
+def _require_one_length(queries: Float32s, pool: Float32s) -> None:
     if queries.shape[1:] != pool.shape[1:]:
         raise ValueError(f"queries are {queries.shape}, the pool {pool.shape}: expected vectors of one length")

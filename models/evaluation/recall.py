@@ -11,17 +11,14 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.evaluation.bootstrap import Rate, rates, ratios
 from models.evaluation.purchase_trials import Task, Trials, read_trials
 from models.evaluation.ranking import CUTOFFS, ranks
 from models.evaluation.representations import Represent
+from moonlake.arrays import Float32s, Float64s, Int64s
 from moonlake.errors import InputError
 from moonlake.lake.lake import Lake
-
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
 
 PIXELS = "pixels"
 SMALLEST_SEGMENT = 30
@@ -115,7 +112,7 @@ def require_trials(trials: Trials) -> None:
         )
 
 
-def vectors_of(trials: Trials, represent: Represent) -> tuple[Floats, Floats]:
+def vectors_of(trials: Trials, represent: Represent) -> tuple[Float32s, Float32s]:
     """Vectors of `trials.queries` and of `trials.pool`, float32 [Q, D] and [N, D]; each content is represented once."""
     contents = trials.contents
     row = {content.content_id: at for at, content in enumerate(contents)}
@@ -126,8 +123,8 @@ def vectors_of(trials: Trials, represent: Represent) -> tuple[Floats, Floats]:
 
 def measure(
     trials: Trials,
-    query_vectors: Floats,
-    pool_vectors: Floats,
+    query_vectors: Float32s,
+    pool_vectors: Float32s,
     *,
     cutoffs: Sequence[int] = CUTOFFS,
     seen: bool = False,
@@ -141,12 +138,12 @@ def measure(
     return recall_of(trials, places_of(trials, query_vectors, pool_vectors), cutoffs=cutoffs, seen=seen)
 
 
-def places_of(trials: Trials, query_vectors: Floats, pool_vectors: Floats) -> Ints:
+def places_of(trials: Trials, query_vectors: Float32s, pool_vectors: Float32s) -> Int64s:
     """int64 [T]: place of what was bought in the pool, from 1: what models are compared by, trial by trial."""
     return ranks(query_vectors, pool_vectors, trials.query_rows, trials.positives, trials.own)
 
 
-def recall_of(trials: Trials, places: Ints, *, cutoffs: Sequence[int] = CUTOFFS, seen: bool = False) -> Recall:
+def recall_of(trials: Trials, places: Int64s, *, cutoffs: Sequence[int] = CUTOFFS, seen: bool = False) -> Recall:
     """The figures of places that `places_of` gave."""
     weights = trials.weights[:, None]
     hits = (places[:, None] <= np.array(cutoffs)).astype(np.float64)  # [T, K]
@@ -167,7 +164,7 @@ def recall_of(trials: Trials, places: Ints, *, cutoffs: Sequence[int] = CUTOFFS,
     )
 
 
-def _right_of_queries(trials: Trials, places: Ints, cutoffs: Sequence[int]) -> tuple[NDArray[np.float64], Ints]:
+def _right_of_queries(trials: Trials, places: Int64s, cutoffs: Sequence[int]) -> tuple[Float64s, Int64s]:
     """Of each query, how many distinct products bought after it stand among the first k [Q, K], and in all [Q]."""
     pairs = np.stack([trials.query_rows, trials.positives], axis=1)
     _, first = np.unique(pairs, axis=0, return_index=True)
@@ -176,7 +173,7 @@ def _right_of_queries(trials: Trials, places: Ints, cutoffs: Sequence[int]) -> t
     return np.stack(within, axis=1), np.bincount(query, minlength=len(trials.queries))
 
 
-def _segments(trials: Trials, hits: NDArray[np.float64], cutoffs: Sequence[int]) -> list[Segment]:
+def _segments(trials: Trials, hits: Float64s, cutoffs: Sequence[int]) -> list[Segment]:
     """Hit rates of every part that is large enough, the largest of each division first."""
     found, weights = [], trials.weights
     for division, names in trials.segments.items():

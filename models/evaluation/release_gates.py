@@ -15,12 +15,13 @@ import numpy as np
 import pyarrow.compute as pc
 
 from models.evaluation.association import quotient
-from models.evaluation.bootstrap import DRAWS, NORMAL, Doubles, Estimate, estimates, ratios
+from models.evaluation.bootstrap import DRAWS, NORMAL, Estimate, estimates, ratios
 from models.evaluation.exchange_rate import STEP
-from models.evaluation.purchase_trials import Ints, Trials, read_trials
+from models.evaluation.purchase_trials import Trials, read_trials
 from models.evaluation.recall import places_of, vectors_of
-from models.evaluation.representations import Floats, Represent, embedder_vectors
+from models.evaluation.representations import Represent, embedder_vectors
 from models.inference import Embedder
+from moonlake.arrays import Float32s, Float64s, Int64s
 from moonlake.embeddings.contents import Content, read_contents
 from moonlake.embeddings.gates import Gate, GateLimits, not_applicable
 from moonlake.embeddings.spaces import Space, require_same
@@ -45,7 +46,7 @@ class RecallMove:
     """The recall gate, and what recall moved against the live space: float64 [1 + DRAWS], None without one."""
 
     gate: Gate
-    moved: Doubles | None = None
+    moved: Float64s | None = None
 
 
 def agreement_gate(lake: Lake, space: Space, content_ids: Sequence[str], limits: GateLimits) -> Gate:
@@ -173,18 +174,18 @@ def _trials(lake: Lake, spaces: Sequence[Space], limits: GateLimits) -> Trials |
     return read_trials(lake, start, end) if start < end else None
 
 
-def _places(lake: Lake, space: Space, trials: Trials) -> Ints:
+def _places(lake: Lake, space: Space, trials: Trials) -> Int64s:
     return places_of(trials, *vectors_of(trials, _stored(lake, space)))
 
 
 def _stored(lake: Lake, space: Space) -> Represent:
-    def represent(contents: Sequence[Content]) -> Floats:
+    def represent(contents: Sequence[Content]) -> Float32s:
         return sample_vectors(lake, space, [one.content_id for one in contents])[0]
 
     return represent
 
 
-def _cosines(first: Floats, second: Floats) -> Floats:
+def _cosines(first: Float32s, second: Float32s) -> Float32s:
     """float32 [n]: cosine of rows; 0 where one is all zeros."""
     sizes = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     return np.asarray(np.divide((first * second).sum(1), sizes, out=np.zeros_like(sizes), where=sizes > 0), np.float32)

@@ -8,17 +8,16 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from models.encoder.config import EncoderConfig
 from models.encoder.picture_store import PictureStore, read_pictures
 from models.evaluation.ranking import pixel_vectors
+from moonlake.arrays import Bools, Float32s, Int64s, UInt8s
 from moonlake.embeddings.contents import Content
 from moonlake.errors import InputError, NotFound
 from moonlake.lake.lake import Lake
 
-Floats = NDArray[np.float32]
-Represent = Callable[[Sequence[Content]], Floats]
+Represent = Callable[[Sequence[Content]], Float32s]
 """Unit vectors of contents, float32 [N, D], row by row; a row of zeros for a content that has none."""
 
 PIXEL_SIDE = 16
@@ -35,8 +34,8 @@ class EmbedsPixels(Protocol):
         ...
 
     def embed_pixels(
-        self, texts: Sequence[str | None], image_rows: Sequence[NDArray[np.int64]], pixels: NDArray[np.uint8]
-    ) -> tuple[Floats, NDArray[np.bool_]]:
+        self, texts: Sequence[str | None], image_rows: Sequence[Int64s], pixels: UInt8s
+    ) -> tuple[Float32s, Bools]:
         """Vectors, and which rows have one."""
         ...
 
@@ -63,7 +62,7 @@ class DecodedContents:
         """Vectors made now, by an embedder of this image size. Raises KeyError for a content that was not read."""
         store = self.pictures
 
-        def represent(contents: Sequence[Content]) -> Floats:
+        def represent(contents: Sequence[Content]) -> Float32s:
             rows = np.array([self.row[content.content_id] for content in contents], np.int64)
             spans = zip(store.starts[rows], store.counts[rows], strict=True)
             images = [store.rows[start : start + count] for start, count in spans]
@@ -75,7 +74,7 @@ class DecodedContents:
 def embedder_vectors(lake: Lake, embedder: EmbedsPixels) -> Represent:
     """Vectors made now, by an embedder, of pictures that are read and decoded on the way."""
 
-    def represent(contents: Sequence[Content]) -> Floats:
+    def represent(contents: Sequence[Content]) -> Float32s:
         parts = []
         for at in range(0, len(contents), CONTENTS_PER_CALL):
             some = contents[at : at + CONTENTS_PER_CALL]
@@ -88,7 +87,7 @@ def embedder_vectors(lake: Lake, embedder: EmbedsPixels) -> Represent:
 def lake_vectors(lake: Lake, space_id: str) -> Represent:
     """Vectors that the lake holds of one space. Raises NotFound when it holds none of a content."""
 
-    def represent(contents: Sequence[Content]) -> Floats:
+    def represent(contents: Sequence[Content]) -> Float32s:
         rows = lake.read("embeddings", ["content_id", "vector"], where=pc.field("space_id") == space_id)
         row = {name: at for at, name in enumerate(rows["content_id"].to_pylist())}
         if missing := {content.content_id for content in contents} - row.keys():
@@ -102,7 +101,7 @@ def lake_vectors(lake: Lake, space_id: str) -> Represent:
 def pixel_baseline(lake: Lake) -> Represent:
     """Raw pixels of the first readable picture, small and centred: what any encoder has to beat."""
 
-    def represent(contents: Sequence[Content]) -> Floats:
+    def represent(contents: Sequence[Content]) -> Float32s:
         size = (PIXEL_SIDE, PIXEL_SIDE)
         store = read_pictures(lake, [content.image_ids for content in contents], size)
         grey = np.full((*size, 3), 128, np.uint8)
@@ -112,7 +111,7 @@ def pixel_baseline(lake: Lake) -> Represent:
     return represent
 
 
-def cut(vectors: Floats, dimension: int) -> Floats:
+def cut(vectors: Float32s, dimension: int) -> Float32s:
     """float32 [N, dimension]: the first numbers of each vector, of unit norm again; zeros stay zeros.
 
     Raises: InputError: the vectors are shorter.

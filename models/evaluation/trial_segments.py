@@ -10,10 +10,8 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from moonlake.arrays import Int64s, Strings
 from moonlake.lake.lake import Lake
-
-Ints = NDArray[np.int64]
-Names = NDArray[np.str_]
 
 STATE_COLUMNS = ("category", "merchant_id", "listed_at")
 """What `segments_of` reads of a product's state, besides its id."""
@@ -24,8 +22,8 @@ HEAD_SHARE = 0.2
 
 
 def segments_of(
-    lake: Lake, states: Sequence[Mapping[str, Any]], positives: Ints, bought_at: NDArray[Any], start: datetime
-) -> dict[str, Names]:
+    lake: Lake, states: Sequence[Mapping[str, Any]], positives: Int64s, bought_at: NDArray[Any], start: datetime
+) -> dict[str, Strings]:
     """By name of the division, the part of each trial, str [T].
 
     - age: of the product when it was bought (the query came at most a day before).
@@ -49,7 +47,7 @@ def segments_of(
     return {"age": age} | {name: parts[positives] for name, parts in of_product.items()}
 
 
-def popularity(names: Sequence[str], counts: Mapping[str, int], *, none: str = "never bought before") -> Names:
+def popularity(names: Sequence[str], counts: Mapping[str, int], *, none: str = "never bought before") -> Strings:
     """str [N], "head", "tail" or `none`, by earlier purchases or the like; what ties with the tail is of it."""
     count = np.array([counts.get(name, 0) for name in names], np.int64)
     counted = np.sort(count[count > 0])[::-1]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+
+from moonlake.arrays import Float64s, Int64s, UInt8s
 
 DRAWS = 10
 """Uniform numbers that the augmentation of one image takes."""
@@ -16,7 +17,7 @@ MAX_LIGHT = 0.2
 """Largest change of brightness (half of it), of contrast, and of each colour's share (a third of it)."""
 
 
-def augment(images: NDArray[np.uint8], draws: NDArray[np.float64]) -> Tensor:
+def augment(images: UInt8s, draws: Float64s) -> Tensor:
     """float32 [N, 3, H, W] in [0, 1], channels last: each picture flipped, zoomed, stretched, shifted and re-lit.
 
     Rows and columns are picked whole (nearest neighbour; beyond the border its pixels are repeated), and light,
@@ -40,7 +41,7 @@ def augment(images: NDArray[np.uint8], draws: NDArray[np.float64]) -> Tensor:
     return _relit(torch.from_numpy(moved), torch.from_numpy(signed[:, 5:10].astype(np.float32)))
 
 
-def _picked(size: int, zoom: NDArray[np.float64], shift: NDArray[np.float64]) -> NDArray[np.int64]:
+def _picked(size: int, zoom: Float64s, shift: Float64s) -> Int64s:
     """int64 [N, size]: which row of a picture stands in each place after the move."""
     places = (np.arange(size) + 0.5) / size - 0.5
     source = (places * zoom[:, None] + shift[:, None] + 0.5) * size

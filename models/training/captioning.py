@@ -20,8 +20,8 @@ from models.training.augmentation import DRAWS, augment
 from models.training.distributed import mean_of_processes, processes, total
 from models.training.loop import Batches, Run, RunConfig, even_chunks, make_trainable, run_steps, training_device
 from models.training.memory_probe import Probe
-from models.training.pairs import Integers
 from models.training.stages import publish, start_from, taking_over, versions
+from moonlake.arrays import Int64s
 from moonlake.embeddings.contents import live_states
 from moonlake.errors import InputError
 from moonlake.hashing import stable_hash
@@ -260,7 +260,7 @@ class DescriptionLesson:
         """Scored tokens of this process."""
         return {"tokens": float(sum(one.tokens for one in prepared))}
 
-    def _made(self, step: int, own: Integers, *, whole: bool = False) -> list[DescriptionBatch]:
+    def _made(self, step: int, own: Int64s, *, whole: bool = False) -> list[DescriptionBatch]:
         """Prompts of some places of a step's batch. The draws are made for all, whatever the processes."""
         rng = np.random.default_rng([self.config.seed, step])
         chosen = self.batches.of(step)
@@ -287,9 +287,7 @@ class DescriptionLesson:
         order = rng.permutation(len(parts)) if self.config.shuffle else range(len(parts))
         return [("", "; ".join(str(parts[one]) for one in order))]
 
-    def _batch(
-        self, told: list[list[Told]], counts: Integers, pixels: np.ndarray, draws: np.ndarray
-    ) -> DescriptionBatch:
+    def _batch(self, told: list[list[Told]], counts: Int64s, pixels: np.ndarray, draws: np.ndarray) -> DescriptionBatch:
         """Args: told: of each product its prompts.   counts: int64 [P], images of each product."""
         product = np.repeat(np.arange(len(told)), [len(prompts) for prompts in told])
         of_prompt = counts[product]
@@ -306,7 +304,7 @@ class DescriptionLesson:
             return self.encoder.language_loss((one.batch, one.labels), features)
 
 
-def _keys(rng: np.random.Generator, counts: Integers) -> np.ndarray:
+def _keys(rng: np.random.Generator, counts: Int64s) -> np.ndarray:
     """float [B, K]: chance decides the order of a product's images; places behind its last come last."""
     width = int(counts.max(initial=1))
     return np.where(np.arange(width) < counts[:, None], rng.random((len(counts), width)), 2.0)

@@ -26,8 +26,9 @@ from models.training.losses import CircleLoss, ContrastiveLoss, InfoNCE, Matryos
 from models.training.memory_probe import Probe
 from models.training.negatives import NegativeQueue, gathered, repel_mask
 from models.training.pair_views import PromptMaker, Prompts, Views, views_of
-from models.training.pairs import Integers, Pairs, read_pairs
+from models.training.pairs import Pairs, read_pairs
 from models.training.stages import publish, start_from, taking_over, versions
+from moonlake.arrays import Int64s
 from moonlake.errors import InputError
 from moonlake.lake.lake import Lake
 from moonlake.progress import UNWATCHED, Step
@@ -167,7 +168,7 @@ class PairBatch:
     groups: Tensor
     hard_groups: Tensor
     views: Views
-    rows: Integers
+    rows: Int64s
 
 
 class ContrastiveLesson:
@@ -251,7 +252,7 @@ class ContrastiveLesson:
         inner = self.loss.loss if isinstance(self.loss, Matryoshka) else self.loss
         return {"temperature": float(torch.exp(-inner.log_scale.detach()))} if isinstance(inner, InfoNCE) else {}
 
-    def _views(self, step: int) -> tuple[Integers, Views, np.random.Generator]:
+    def _views(self, step: int) -> tuple[Int64s, Views, np.random.Generator]:
         rng = np.random.default_rng([self.config.seed, step])
         chosen = self.batches.of(step)
         return chosen, views_of(self.pairs, chosen, self.config.hard_negatives, rng), rng
@@ -296,7 +297,7 @@ class ContrastiveLesson:
             vectors = torch.cat([self._encode(chunk) for chunk in chunks])
         return self.queue.staleness(self._tensor(views.contents[shown]), vectors)
 
-    def _tensor(self, numbers: Integers) -> Tensor:
+    def _tensor(self, numbers: Int64s) -> Tensor:
         return torch.from_numpy(numbers).to(self.device)
 
 

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 
+from moonlake.arrays import Float32s, Int64s
 from moonlake.errors import InputError
-
-Floats = NDArray[np.float32]
 
 QUERIES_PER_SEARCH = 256
 LISTS_PROBED = 32
@@ -46,12 +44,12 @@ class MiningConfig:
 
 
 def hard_negatives(
-    queries: Floats,
-    positives: Floats,
-    pool: Floats,
-    forbidden: Sequence[NDArray[np.int64]],
+    queries: Float32s,
+    positives: Float32s,
+    pool: Float32s,
+    forbidden: Sequence[Int64s],
     config: MiningConfig,
-) -> list[NDArray[np.int64]]:
+) -> list[Int64s]:
     """[P] rows of the pool for each pair, the most similar to its query first; none to `config.count`.
 
     Args:
@@ -63,7 +61,7 @@ def hard_negatives(
         return [np.empty(0, np.int64) for _ in range(len(queries))]
     index = new_index(pool, config)
     depth = min(config.depth, len(pool))
-    found: list[NDArray[np.int64]] = []
+    found: list[Int64s] = []
     for start in range(0, len(queries), QUERIES_PER_SEARCH):
         part = slice(start, start + QUERIES_PER_SEARCH)
         scores, rows = index.search(np.ascontiguousarray(queries[part]), depth)  # [B, K], [B, K]
@@ -77,9 +75,9 @@ def hard_negatives(
     return found
 
 
-def _clear_of(positive: Floats, candidates: NDArray[np.int64], pool: Floats, config: MiningConfig) -> NDArray[np.int64]:
+def _clear_of(positive: Float32s, candidates: Int64s, pool: Float32s, config: MiningConfig) -> Int64s:
     """The first `config.count` candidates that are not too near to the positive."""
-    kept: list[NDArray[np.int64]] = []
+    kept: list[Int64s] = []
     held = 0
     for start in range(0, len(candidates), 4 * max(config.count, 1)):
         if held >= config.count:
@@ -90,7 +88,7 @@ def _clear_of(positive: Floats, candidates: NDArray[np.int64], pool: Floats, con
     return np.concatenate(kept)[: config.count] if kept else np.empty(0, np.int64)
 
 
-def new_index(pool: Floats, config: MiningConfig) -> faiss.Index:
+def new_index(pool: Float32s, config: MiningConfig) -> faiss.Index:
     """An index of inner products over the pool: exact, or an inverted file where the pool is large."""
     rows = np.ascontiguousarray(pool, np.float32)
     dimension = rows.shape[1]
@@ -108,7 +106,7 @@ def new_index(pool: Floats, config: MiningConfig) -> faiss.Index:
     return index
 
 
-def rows_of_units(units: Sequence[Sequence[str]]) -> Mapping[str, NDArray[np.int64]]:
+def rows_of_units(units: Sequence[Sequence[str]]) -> Mapping[str, Int64s]:
     """The rows of a pool by product unit.
 
     Args: units: [N], the units that have each row's content.

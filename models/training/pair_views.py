@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from models.encoder.encoder import Batch, Encoder, to_float
@@ -15,7 +14,8 @@ from models.encoder.picture_store import spans
 from models.training.augmentation import DRAWS, augment
 from models.training.distributed import Processes
 from models.training.loop import even_chunks
-from models.training.pairs import QUERY, Choice, Integers, Pairs
+from models.training.pairs import QUERY, Choice, Pairs
+from moonlake.arrays import Float64s, Int8s, Int64s
 
 CODES = QUERY + 1
 
@@ -38,17 +38,17 @@ class Views:
         queries, items, hard: int64 [B], [B], [H]: views of the pairs' queries, products and hard negatives.
     """
 
-    contents: Integers
-    shown: NDArray[np.int8]
-    queries: Integers
-    items: Integers
-    hard: Integers
+    contents: Int64s
+    shown: Int8s
+    queries: Int64s
+    items: Int64s
+    hard: Int64s
 
     def __len__(self) -> int:
         return len(self.contents)
 
 
-def views_of(pairs: Pairs, chosen: Integers, hard_negatives: int, rng: np.random.Generator) -> Views:
+def views_of(pairs: Pairs, chosen: Int64s, hard_negatives: int, rng: np.random.Generator) -> Views:
     """The views of some pairs; a content that several of them show in the same way is one view.
 
     Args: hard_negatives: at most so many of each pair's hard negatives are drawn; shown as their pair's product is.
@@ -81,8 +81,8 @@ class PromptMaker:
         self._lengths = np.array([len(ids) for ids in self.words], np.int64)
 
     def make(
-        self, views: Views, rng: np.random.Generator, process: Processes, only: Integers | None = None
-    ) -> tuple[list[Prompts], Integers]:
+        self, views: Views, rng: np.random.Generator, process: Processes, only: Int64s | None = None
+    ) -> tuple[list[Prompts], Int64s]:
         """This process's prompts in chunks, and of each view the row that its vector has among those of all processes.
 
         The draws are made for all views, whatever the processes: so the whole batch is the same for any number of them.
@@ -104,7 +104,7 @@ class PromptMaker:
         return [self._prompts(views.contents, choice, chunk, starts, light) for chunk in chunks], row
 
     def _prompts(
-        self, contents: Integers, choice: Choice, some: Integers, starts: Integers, light: NDArray[np.float64] | None
+        self, contents: Int64s, choice: Choice, some: Int64s, starts: Int64s, light: Float64s | None
     ) -> Prompts:
         counts = choice.counts[some]
         places = spans(starts[some], counts)
@@ -115,5 +115,5 @@ class PromptMaker:
         return Prompts(batch, images.to(batch.input_ids.device))
 
 
-def _some(contents: Integers, count: int, rng: np.random.Generator) -> Integers:
+def _some(contents: Int64s, count: int, rng: np.random.Generator) -> Int64s:
     return contents if len(contents) <= count else np.sort(rng.choice(contents, count, replace=False))

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from models.encoder.picture_store import PictureStore, decode_files, read_pictures
+from moonlake.arrays import Bools, Float64s, Int8s, Int64s, UInt8s
 from moonlake.embeddings.contents import Content, read_contents
 from moonlake.errors import InputError
 from moonlake.hashing import stable_hash
@@ -33,8 +33,6 @@ SHOWN = ("product", "image", "text")
 QUERY = len(SHOWN)
 """Code of a query, which is shown as it is."""
 
-Integers = NDArray[np.int64]
-
 
 @dataclass(frozen=True, slots=True)
 class Side:
@@ -46,7 +44,7 @@ class Side:
     """
 
     texts: list[str | None]
-    images: list[NDArray[np.uint8]]
+    images: list[UInt8s]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +57,9 @@ class Choice:
         with_text: bool [V].
     """
 
-    rows: Integers
-    counts: Integers
-    with_text: NDArray[np.bool_]
+    rows: Int64s
+    counts: Int64s
+    with_text: Bools
 
 
 @dataclass(frozen=True)
@@ -79,10 +77,10 @@ class Pairs:
         trained_until: time of the last pair; None if there is none.
     """
 
-    groups: Integers
-    shown: NDArray[np.int8]
-    hard: list[Integers]
-    content_groups: Integers
+    groups: Int64s
+    shown: Int8s
+    hard: list[Int64s]
+    content_groups: Int64s
     texts: list[str | None]
     pictures: PictureStore
     trained_until: datetime | None
@@ -91,12 +89,12 @@ class Pairs:
         return len(self.groups)
 
     @property
-    def anchors(self) -> Integers:
+    def anchors(self) -> Int64s:
         """int64 [P]: the content of each query."""
         return self.groups[:, 0]
 
     @property
-    def positives(self) -> Integers:
+    def positives(self) -> Int64s:
         """int64 [P]: the content of each product."""
         return self.groups[:, 1]
 
@@ -108,13 +106,13 @@ class Pairs:
         parts = [array.tobytes().hex() for array in arrays] + [repr(self.texts), self.pictures.fingerprint]
         return stable_hash("\n".join(parts))
 
-    def queries(self, chosen: Integers, max_images: int) -> Side:
+    def queries(self, chosen: Int64s, max_images: int) -> Side:
         """The queries of some pairs, as they are."""
         contents = self.anchors[chosen]
         shown = np.full(len(contents), QUERY, np.int8)
         return self._side(contents, self.choose(contents, shown, max_images, 1, 0.0, np.zeros((len(contents), 2))))
 
-    def items(self, chosen: Integers, max_images: int, text_dropout: float, rng: np.random.Generator) -> Side:
+    def items(self, chosen: Int64s, max_images: int, text_dropout: float, rng: np.random.Generator) -> Side:
         """The products of some pairs as their pair types show them, partly hidden by chance; see `choose`."""
         contents = self.positives[chosen]
         draws = rng.random((len(contents), self.draws))
@@ -127,12 +125,12 @@ class Pairs:
 
     def choose(
         self,
-        contents: Integers,
-        shown: NDArray[np.int8],
+        contents: Int64s,
+        shown: Int8s,
         query_images: int,
         item_images: int,
         text_dropout: float,
-        draws: NDArray[np.float64],
+        draws: Float64s,
     ) -> Choice:
         """The visible part of each content. A query is seen whole; a product as `shown` says, partly hidden by chance.
 
@@ -154,17 +152,17 @@ class Pairs:
         return Choice(self._rows(contents, counts, seen, is_query, draws[:, 2:]), seen, has_text & ~hidden)
 
     @cached_property
-    def _has_text(self) -> NDArray[np.bool_]:
+    def _has_text(self) -> Bools:
         return np.array([bool(text) for text in self.texts], bool)
 
     def _rows(
         self,
-        contents: Integers,
-        counts: Integers,
-        seen: Integers,
-        in_order: NDArray[np.bool_],
-        draws: NDArray[np.float64],
-    ) -> Integers:
+        contents: Int64s,
+        counts: Int64s,
+        seen: Int64s,
+        in_order: Bools,
+        draws: Float64s,
+    ) -> Int64s:
         """`seen` of the first `counts` pictures of each content, drawn by chance or in order, as they stand there."""
         width = int(counts.max(initial=0))
         places = np.arange(width)
@@ -175,7 +173,7 @@ class Pairs:
         inside = (ranks < seen[:, None]) & (places < counts[:, None])
         return self.pictures.rows_of(contents, inside)
 
-    def _side(self, contents: Integers, choice: Choice) -> Side:
+    def _side(self, contents: Int64s, choice: Choice) -> Side:
         pixels = self.pictures.pixels[choice.rows]
         texts = [self.texts[one] if seen else None for one, seen in zip(contents, choice.with_text, strict=True)]
         return Side(texts, np.split(pixels, np.cumsum(choice.counts)[:-1]) if len(contents) else [])
@@ -288,5 +286,5 @@ class _Numbers:
     def of(self, value: object) -> int:
         return -1 if value is None else self.known.setdefault(value, len(self.known))
 
-    def of_all(self, values: Sequence[object]) -> Integers:
+    def of_all(self, values: Sequence[object]) -> Int64s:
         return np.array([self.of(value) for value in values], np.int64)

@@ -27,7 +27,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from moonlake.embeddings.content_index import ContentIndex, Rows, Words, in_order, words_of
+from moonlake.arrays import Int64s, UInt64s
+from moonlake.embeddings.content_index import ContentIndex, in_order, words_of
 from moonlake.errors import ContractError, InputError, MoonlakeError, NotFound, SpaceMismatch
 from moonlake.files import publish_folder
 from moonlake.hashing import stable_hash
@@ -77,7 +78,7 @@ class Snapshot:
     _on_sale: pa.Table
     labels: tuple[str, ...] = ()
     control: Control | None = None
-    _order: Rows | None = None
+    _order: Int64s | None = None
 
     @classmethod
     def open(cls, folder: Path) -> Snapshot:
@@ -147,7 +148,7 @@ class Snapshot:
         """Length of a vector."""
         return int(self.vectors.shape[1])
 
-    def rows_of(self, content_ids: pa.Array | pa.ChunkedArray) -> Rows:
+    def rows_of(self, content_ids: pa.Array | pa.ChunkedArray) -> Int64s:
         """The row of each content id [n] in `vectors`; -1 where the id is null or has no vector."""
         rows = self._index.rows_of(content_ids)
         return rows if self._order is None else np.append(self._order, -1)[rows]
@@ -311,14 +312,14 @@ def _write_vectors(lake: Lake, space: dict[str, Any], version: int, folder: Path
     return len(high)
 
 
-def _write_index(folder: Path, high: Words, low: Words, vectors: NDArray[Any]) -> None:
+def _write_index(folder: Path, high: UInt64s, low: UInt64s, vectors: NDArray[Any]) -> None:
     """Write vectors [N, D] with their ids, which are sorted."""
     values = pa.Array.from_buffers(pa.from_numpy_dtype(vectors.dtype), vectors.size, [None, pa.py_buffer(vectors)])
     columns = [pa.array(high), pa.array(low), pa.FixedSizeListArray.from_arrays(values, vectors.shape[1])]
     _write_ipc(folder / VECTORS, pa.record_batch(columns, names=["id_high", "id_low", "vector"]))
 
 
-def _sorted_ids(lake: Lake, space_id: str, version: int) -> tuple[Words, Words]:
+def _sorted_ids(lake: Lake, space_id: str, version: int) -> tuple[UInt64s, UInt64s]:
     ids = [words_of(batch.column("content_id")) for batch in _batches(lake, space_id, version, ["content_id"])]
     if not sum(len(high) for high, _, _ in ids):
         raise NotFound(f"table embeddings has no vector of space {space_id} at version {version}; embed contents first")

@@ -14,15 +14,12 @@ from datetime import datetime, timedelta
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-from moonlake.embeddings.content_index import ContentIndex, Words, words_of
+from moonlake.arrays import Bools, Float32s, Float64s, UInt64s
+from moonlake.embeddings.content_index import ContentIndex, words_of
 from moonlake.embeddings.contents import CONTENT_UNREADABLE
 from moonlake.embeddings.spaces import Space
 from moonlake.lake.lake import Lake
-
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
 
 BATCH_ROWS = 16_384
 HASHES_KEPT = 1 << 20
@@ -41,7 +38,7 @@ class ContentsNow:
     """
 
     index: ContentIndex
-    of_product: NDArray[np.bool_]
+    of_product: Bools
 
     def __len__(self) -> int:
         return len(self.of_product)
@@ -192,7 +189,7 @@ class DistinctCount:
         """Distinct rows so far."""
         return len(self._hashes) << self._halvings
 
-    def add(self, vectors: Floats) -> None:
+    def add(self, vectors: Float32s) -> None:
         """Take rows [n, D] into account."""
         bits = (vectors + np.float32(0)).view(np.uint32).astype(np.uint64)  # 0 is added so that -0 is 0
         multipliers = np.random.default_rng(vectors.shape[1]).integers(2**64, size=vectors.shape[1], dtype=np.uint64)
@@ -203,11 +200,11 @@ class DistinctCount:
             self._halvings += 1
             self._hashes = self._chosen(self._hashes)
 
-    def _chosen(self, hashes: Words) -> Words:
+    def _chosen(self, hashes: UInt64s) -> UInt64s:
         return hashes[hashes < np.uint64(2 ** (64 - self._halvings) - 1)]
 
 
-def sample_vectors(lake: Lake, space: Space, content_ids: Sequence[str]) -> tuple[Floats, NDArray[np.bool_]]:
+def sample_vectors(lake: Lake, space: Space, content_ids: Sequence[str]) -> tuple[Float32s, Bools]:
     """float32 [n, D] of contents, zeros where a vector is missing or cannot be used, and bool [n]: which have a row."""
     vectors, there = np.zeros((len(content_ids), space.dimension), np.float32), np.zeros(len(content_ids), bool)
     if not content_ids:
@@ -234,7 +231,7 @@ def recent_ids(lake: Lake, space: Space, count: int, since: datetime | None) -> 
     return [str(name) for name in rows["content_id"].to_pylist()]
 
 
-def neighbour_overlap(first: Floats, second: Floats, count: int) -> float:
+def neighbour_overlap(first: Float32s, second: Float32s, count: int) -> float:
     """Share of the `count` nearest neighbours that contents have in common in two spaces, less what chance gives.
 
     1 where all are the same, 0 where they are as chance has them. Each space is searched by itself: vectors of the two
@@ -252,7 +249,7 @@ def neighbour_overlap(first: Floats, second: Floats, count: int) -> float:
     return (share - chance) / (1 - chance)
 
 
-def _neighbours(vectors: Doubles, start: int, stop: int, count: int) -> Doubles:
+def _neighbours(vectors: Float64s, start: int, stop: int, count: int) -> Float64s:
     """[m, n]: how likely each row is among the `count` with the largest inner product to rows start:stop, not itself.
 
     1 or 0, but for those as near as the last one: they share the places that are left.
@@ -262,21 +259,21 @@ def _neighbours(vectors: Doubles, start: int, stop: int, count: int) -> Doubles:
     last = -np.partition(-scores, count - 1, axis=1)[:, count - 1 : count]
     nearer = scores > last + EQUALLY_NEAR
     tied = (scores >= last - EQUALLY_NEAR) & ~nearer
-    places: Doubles = (count - nearer.sum(1, keepdims=True)) / tied.sum(1, keepdims=True)
+    places: Float64s = (count - nearer.sum(1, keepdims=True)) / tied.sum(1, keepdims=True)
     return nearer + tied * places
 
 
-def _vectors(column: pa.Array, dimension: int) -> tuple[Floats, NDArray[np.bool_]]:
+def _vectors(column: pa.Array, dimension: int) -> tuple[Float32s, Bools]:
     """float32 [m, D] of the rows of the right length (a null in one is NaN), and which of all rows they are."""
     right = pc.fill_null(pc.equal(pc.list_value_length(column), dimension), False)
     values = column.filter(right).flatten().to_numpy(zero_copy_only=False)
     return values.astype(np.float32).reshape(-1, dimension), right.to_numpy(zero_copy_only=False)
 
 
-def _later(times: pa.Array, since: datetime | None) -> NDArray[np.bool_]:
+def _later(times: pa.Array, since: datetime | None) -> Bools:
     if since is None:
         return np.zeros(len(times), bool)
-    later: NDArray[np.bool_] = pc.fill_null(pc.greater(times, since), True).to_numpy(zero_copy_only=False)
+    later: Bools = pc.fill_null(pc.greater(times, since), True).to_numpy(zero_copy_only=False)
     return later
 
 
@@ -284,7 +281,7 @@ def _of(space: Space) -> pc.Expression:
     return pc.field("space_id") == space.space_id
 
 
-def _words(batches: Iterable[pa.RecordBatch]) -> tuple[Words, Words]:
+def _words(batches: Iterable[pa.RecordBatch]) -> tuple[UInt64s, UInt64s]:
     """The well-formed ids of the batches as halves [N]."""
     parts = [(high[good], low[good]) for high, low, good in (words_of(one["content_id"]) for one in batches)]
     none = np.zeros(0, np.uint64)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from moonlake.arrays import Bools, Float32s
 from moonlake.embeddings.spaces import Space
 from moonlake.errors import ContractError
 from moonlake.lake.lake import Lake
@@ -27,8 +27,8 @@ class Vectors:
 
     space_id: str
     ids: tuple[str, ...]
-    values: NDArray[np.float32]
-    found: NDArray[np.bool_]
+    values: Float32s
+    found: Bools
 
     def __len__(self) -> int:
         return len(self.ids)

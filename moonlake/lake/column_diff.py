@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-BoolArray: TypeAlias = NDArray[np.bool_]
+from moonlake.arrays import Bools, Float64s
 
 
-def unequal(left: pa.ChunkedArray | pa.Array, right: pa.ChunkedArray | pa.Array, relative: float = 0.0) -> BoolArray:
+def unequal(left: pa.ChunkedArray | pa.Array, right: pa.ChunkedArray | pa.Array, relative: float = 0.0) -> Bools:
     """bool [n]: true where the two hold another value. Null equals null, NaN equals NaN.
 
     Args:
@@ -27,7 +24,7 @@ def unequal(left: pa.ChunkedArray | pa.Array, right: pa.ChunkedArray | pa.Array,
     left, right = _whole(left), _whole(right)
     of = left.type
     there = _flags(left.is_valid())
-    differ: BoolArray = there != _flags(right.is_valid())
+    differ: Bools = there != _flags(right.is_valid())
     both = there & ~differ
     if pa.types.is_list(of) or pa.types.is_large_list(of):
         differ[both] = _unequal_lists(_chosen(left, both), _chosen(right, both), relative)
@@ -41,10 +38,10 @@ def unequal(left: pa.ChunkedArray | pa.Array, right: pa.ChunkedArray | pa.Array,
     return differ
 
 
-def _unequal_lists(left: pa.Array, right: pa.Array, relative: float) -> BoolArray:
+def _unequal_lists(left: pa.Array, right: pa.Array, relative: float) -> Bools:
     """Lists differ in length or in an element; elements are compared where lengths agree."""
     lengths = _numbers(pc.list_value_length(left)).astype(np.int64)
-    differ: BoolArray = lengths != _numbers(pc.list_value_length(right))
+    differ: Bools = lengths != _numbers(pc.list_value_length(right))
     same = ~differ
     elements = unequal(pc.list_flatten(_chosen(left, same)), pc.list_flatten(_chosen(right, same)), relative)
     if not elements.any():
@@ -54,15 +51,15 @@ def _unequal_lists(left: pa.Array, right: pa.Array, relative: float) -> BoolArra
     return differ
 
 
-def _chosen(values: pa.Array, rows: BoolArray) -> pa.Array:
+def _chosen(values: pa.Array, rows: Bools) -> pa.Array:
     """The chosen rows; lists are not copied where all are."""
     return values if rows.all() else values.filter(pa.array(rows))
 
 
-def _unequal_floats(left: NDArray[np.float64], right: NDArray[np.float64], relative: float) -> BoolArray:
+def _unequal_floats(left: Float64s, right: Float64s, relative: float) -> Bools:
     with np.errstate(invalid="ignore"):  # infinities have no distance
         near = np.abs(left - right) <= relative * np.maximum(np.abs(left), np.abs(right))
-    same: BoolArray = (left == right) | (np.isnan(left) & np.isnan(right)) | near
+    same: Bools = (left == right) | (np.isnan(left) & np.isnan(right)) | near
     return ~same
 
 
@@ -70,11 +67,11 @@ def _whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
-def _flags(values: pa.Array) -> BoolArray:
-    found: BoolArray = values.to_numpy(zero_copy_only=False).astype(bool)
+def _flags(values: pa.Array) -> Bools:
+    found: Bools = values.to_numpy(zero_copy_only=False).astype(bool)
     return found
 
 
-def _numbers(values: pa.Array) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = pc.fill_null(values.cast(pa.float64()), 0.0).to_numpy(zero_copy_only=False)
+def _numbers(values: pa.Array) -> Float64s:
+    found: Float64s = pc.fill_null(values.cast(pa.float64()), 0.0).to_numpy(zero_copy_only=False)
     return found

@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from moonlake.point_in_time import NO_ROW, BoolArray, IntArray, Keys
+from moonlake.arrays import Bools, Int64s
+from moonlake.point_in_time import NO_ROW, Keys
 
 ROWS_PER_BATCH = 4_096
 """Rows that are decoded at a time when few are taken: of 64-d vectors these are 1 MB, which stay in the cache."""
@@ -78,7 +79,7 @@ class RowGroups:
 
     def meeting(
         self, where: ds.Expression, columns: Sequence[str], conditions: Sequence[str]
-    ) -> tuple[pa.Table, IntArray]:
+    ) -> tuple[pa.Table, Int64s]:
         """The rows that meet a condition on the columns `conditions`, and their positions."""
         tables, positions = [], []
         for first, rows in self.blocks(list(dict.fromkeys([*columns, *conditions])), ROWS_PER_BLOCK):
@@ -87,11 +88,11 @@ class RowGroups:
             positions.append(first + np.flatnonzero(met))
         return pa.concat_tables(tables), np.concatenate(positions)
 
-    def take(self, columns: Sequence[str], rows: IntArray, scratch: Path | None = None) -> pa.Table:
+    def take(self, columns: Sequence[str], rows: Int64s, scratch: Path | None = None) -> pa.Table:
         """The rows at ascending positions, in memory or in the file `scratch`; see `gathered`."""
         return gathered(self.pieces(columns, rows), self._table(columns, ()).schema, scratch)
 
-    def pieces(self, columns: Sequence[str], rows: IntArray) -> Iterator[pa.Table]:
+    def pieces(self, columns: Sequence[str], rows: Int64s) -> Iterator[pa.Table]:
         """The rows at ascending positions, as they are read. Row groups that hold none of them are not read."""
         bounds = np.searchsorted(rows, self._starts)
 
@@ -142,7 +143,7 @@ class RowGroups:
                 yield running.popleft().result()
 
 
-def mask(rows: pa.Table, where: ds.Expression) -> BoolArray:
+def mask(rows: pa.Table, where: ds.Expression) -> Bools:
     """bool [rows]: which rows meet the condition; an unknown answer is a no."""
     met = ds.dataset(rows).to_table(columns={"met": where})["met"]
     return pc.fill_null(met, False).to_numpy()
@@ -165,7 +166,7 @@ def gathered(pieces: Iterator[pa.Table], schema: pa.Schema, scratch: Path | None
     return pa.ipc.open_file(pa.memory_map(str(scratch))).read_all()
 
 
-def take_any(rows: pa.Table, which: IntArray) -> pa.Table:
+def take_any(rows: pa.Table, which: Int64s) -> pa.Table:
     """The rows at any positions, NO_ROW giving nulls, without bringing the chunks of a large table together."""
     if max((column.num_chunks for column in rows.columns), default=1) <= 1:
         return _taken(rows, which)
@@ -185,7 +186,7 @@ def _split(fragment: ds.ParquetFileFragment, where: ds.Expression, schema: pa.Sc
         return list(fragment.split_by_row_group(schema=schema))
 
 
-def take_ascending(batches: Iterable[pa.RecordBatch], rows: IntArray) -> Iterator[pa.RecordBatch]:
+def take_ascending(batches: Iterable[pa.RecordBatch], rows: Int64s) -> Iterator[pa.RecordBatch]:
     """The rows at ascending positions, counted through the batches."""
     first = done = 0
     for batch in batches:
@@ -196,7 +197,7 @@ def take_ascending(batches: Iterable[pa.RecordBatch], rows: IntArray) -> Iterato
         first, done = first + len(batch), until
 
 
-def _taken(rows: pa.Table, which: IntArray) -> pa.Table:
+def _taken(rows: pa.Table, which: Int64s) -> pa.Table:
     """Rows of a table of one chunk, NO_ROW giving nulls."""
     at = pa.array(which, mask=which == NO_ROW)
     columns = [_values(column.chunk(0), at) if column.num_chunks else column.take(at) for column in rows.columns]

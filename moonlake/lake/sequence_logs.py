@@ -13,9 +13,9 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 
+from moonlake.arrays import Int64s
 from moonlake.errors import InputError, NotFound
 from moonlake.lake.parquet_rows import take_any
-from moonlake.point_in_time import IntArray
 
 
 def pointer_names(view: str) -> tuple[str, str]:
@@ -44,7 +44,7 @@ class SequenceLog:
             raise NotFound(f"there is no log of behaviour sequences at {path}")
         return cls(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
 
-    def expand(self, start: IntArray, stop: IntArray, length: int | None = None) -> dict[str, pa.ListArray]:
+    def expand(self, start: Int64s, stop: Int64s, length: int | None = None) -> dict[str, pa.ListArray]:
         """The sequences between pointers by feature: lists, oldest action first.
 
         Args:
@@ -56,7 +56,7 @@ class SequenceLog:
         return lists_of(self.actions, None, start, stop)
 
 
-def lists_of(actions: pa.Table, which: IntArray | None, start: IntArray, stop: IntArray) -> dict[str, pa.ListArray]:
+def lists_of(actions: pa.Table, which: Int64s | None, start: Int64s, stop: Int64s) -> dict[str, pa.ListArray]:
     """By column, the list `actions[which[start:stop]]` of each row; null where stop is -1.
 
     Args: which: rows of `actions`; None where they lie in the order that is wanted.

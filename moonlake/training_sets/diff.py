@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from moonlake.arrays import Int64s
 from moonlake.errors import NotFound
 from moonlake.lake.column_diff import unequal
-from moonlake.point_in_time import IntArray, encode_keys
+from moonlake.point_in_time import encode_keys
 from moonlake.training_sets.manifest import SPEC_KEY, Manifest
 from moonlake.training_sets.training_set import TrainingSet
 
@@ -129,12 +130,12 @@ def _group_starts(found: TrainingSet) -> Iterator[datetime]:
             yield parquet.metadata.row_group(group).column(column).statistics.min
 
 
-def _taken(column: pa.ChunkedArray, rows: IntArray) -> pa.ChunkedArray:
+def _taken(column: pa.ChunkedArray, rows: Int64s) -> pa.ChunkedArray:
     """The rows of a column; lists are not copied where all are asked for in their order."""
     return column if np.array_equal(rows, np.arange(len(column))) else column.take(rows)
 
 
-def _matches(a: pa.Table, b: pa.Table) -> tuple[IntArray, IntArray]:
+def _matches(a: pa.Table, b: pa.Table) -> tuple[Int64s, Int64s]:
     """Row numbers in A and in B of the rows that both have, pair by pair."""
     codes_a, codes_b = encode_keys(a, b)
     order = np.argsort(codes_b, kind="stable")

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from PIL import Image
 
+from moonlake.arrays import Float32s, Int64s, UInt64s
 from moonlake.embeddings.images import decode, perceptual_hash
 from moonlake.errors import InputError
 from moonlake.files import publish_folder
@@ -38,9 +38,6 @@ from sources.simulator.behavior import act, listing_times, plan_requests, sample
 from sources.simulator.behavior_tables import request_ids, timestamps, write_log, write_queries, write_users
 from sources.simulator.clicks import Catalogue, ClickModel
 from sources.simulator.presets import BehaviorConfig, Window, microseconds
-from sources.simulator.styles import Floats, Ints
-
-Hashes = NDArray[np.uint64]
 
 NAME = "myntra"
 KIND = "real catalogue, simulated behaviour"
@@ -66,10 +63,10 @@ class _Shop:
 
     products: list[dict[str, str | None]]
     held_out: list[dict[str, str | None]]
-    vectors: Floats
-    held_out_vectors: Floats
-    article: Ints
-    held_out_article: Ints
+    vectors: Float32s
+    held_out_vectors: Float32s
+    article: Int64s
+    held_out_article: Int64s
     pictures: dict[str, Image.Image]
 
 
@@ -141,7 +138,7 @@ def _open_shop(files: MyntraRows, count: int, rng: np.random.Generator) -> _Shop
     return _Shop(chosen, held_out, vectors[:count], vectors[count:], article[:count], article[count:], pictures)
 
 
-def _ask(shop: _Shop, window: Window, rng: np.random.Generator) -> tuple[ClickModel, Ints]:
+def _ask(shop: _Shop, window: Window, rng: np.random.Generator) -> tuple[ClickModel, Int64s]:
     """The click model with its requests, and for each request the held-out product that the shopper has seen."""
     count = len(shop.products)
     config = BehaviorConfig(users=max(40, count * 2 // 5), sessions=max(200, count * 9 // 5))
@@ -166,7 +163,7 @@ def _ask(shop: _Shop, window: Window, rng: np.random.Generator) -> tuple[ClickMo
     return ClickModel(config, catalogue, shoppers, requests, window.span_us), seen
 
 
-def _nearest_held_out(shop: _Shop) -> Ints:
+def _nearest_held_out(shop: _Shop) -> Int64s:
     """For each product the nearest held-out ones, int64 [P, up to NEAREST_HELD_OUT], of its own type if there are."""
     depth = min(NEAREST_HELD_OUT, len(shop.held_out))
     parts = []
@@ -179,7 +176,7 @@ def _nearest_held_out(shop: _Shop) -> Ints:
 
 
 def _phrase(
-    shop: _Shop, model: ClickModel, seen: Ints, rng: np.random.Generator
+    shop: _Shop, model: ClickModel, seen: Int64s, rng: np.random.Generator
 ) -> tuple[list[str], list[str | None], list[list[str]]]:
     """Query id, text and picture names of every request: some attributes of what was seen, a snapshot, or both."""
     kept = {name: rng.random(len(seen)) < share for name, share in SEARCH_WORDS.items()}
@@ -223,7 +220,7 @@ def _write_snapshots(
     writer: StageWriter,
     shop: _Shop,
     model: ClickModel,
-    seen: Ints,
+    seen: Int64s,
     names: list[list[str]],
     rng: np.random.Generator,
     progress: Step,
@@ -245,7 +242,7 @@ def _write_snapshots(
     return left_out
 
 
-def _fresh_snapshot(source: Image.Image, known: Hashes, rng: np.random.Generator) -> bytes | None:
+def _fresh_snapshot(source: Image.Image, known: UInt64s, rng: np.random.Generator) -> bytes | None:
     """A snapshot that is no near-duplicate of a known picture; None when ATTEMPTS of them were."""
     for _ in range(ATTEMPTS):
         image_bytes = snapshot(source, rng)

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from moonlake.arrays import Float32s, Int64s
 from moonlake.embeddings.images import decode
 from moonlake.errors import ImageRefused, InputError, SchemaMismatch
 from sources.own_files.image_files import find_image_files, image_file_names, read_image_files
 from sources.simulator.augmentation import darkest_channel
-from sources.simulator.styles import Floats, Ints, unit
+from sources.simulator.styles import unit
 
 COLUMNS = (
     "id",
@@ -92,7 +93,7 @@ def read_pictures(images: Path, ids: list[str]) -> dict[str, Image.Image]:
     return pictures
 
 
-def style_vectors(rows: list[dict[str, str | None]], pictures: dict[str, Image.Image]) -> tuple[Floats, Ints]:
+def style_vectors(rows: list[dict[str, str | None]], pictures: dict[str, Image.Image]) -> tuple[Float32s, Int64s]:
     """Style of each row, float32 [N, D] of unit norm, and its article type as a number, int64 [N].
 
     The style that simulated shoppers compare by: attributes of the catalogue, the measured colour of the thing, and
@@ -119,7 +120,7 @@ def style_vectors(rows: list[dict[str, str | None]], pictures: dict[str, Image.I
     return unit(np.concatenate(blocks, axis=1).astype(np.float32)), article.astype(np.int64)
 
 
-def _measure(picture: Image.Image) -> tuple[Floats, Floats]:
+def _measure(picture: Image.Image) -> tuple[Float32s, Float32s]:
     """Mean colour of what is not white, and a thumbnail, both in [0, 1]."""
     pixels = np.asarray(picture, np.float32).reshape(-1, 3) / 255.0
     thing = pixels[darkest_channel(pixels) < 0.92]
@@ -127,7 +128,7 @@ def _measure(picture: Image.Image) -> tuple[Floats, Floats]:
     return (thing if len(thing) else pixels).mean(axis=0), small
 
 
-def _standardised(values: Floats) -> Floats:
+def _standardised(values: Float32s) -> Float32s:
     """Columns with mean 0 and deviation 1; 0 where a row has no value."""
     deviation = np.maximum(np.nanstd(values, axis=0), 1e-6)
     return np.asarray(np.nan_to_num((values - np.nanmean(values, axis=0)) / deviation), np.float32)

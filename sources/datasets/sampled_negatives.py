@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sources.datasets.seen_products import Ints, SeenProducts, mixed
+from moonlake.arrays import Int64s
+from sources.datasets.seen_products import SeenProducts, mixed
 from sources.own_files.schema import KINDS
 
 SEED = 7
@@ -30,7 +31,7 @@ class NegativeSampler:
         self.oldest_first, self.first_us = seen.ids[order], seen.first_us[order]
         self.negatives, self.seed = negatives, seed
 
-    def draw(self, users: Ints, products: Ints, times_us: Ints) -> tuple[Ints, Ints]:
+    def draw(self, users: Int64s, products: Int64s, times_us: Int64s) -> tuple[Int64s, Int64s]:
         """Negatives for B clicks and the size of the part each was drawn from, int64 [B, N]; size 0: there is none."""
         before = np.searchsorted(self.first_us, times_us, side="left")  # [B]
         own = self.rank[np.searchsorted(self.ids, products)]

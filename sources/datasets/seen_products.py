@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from moonlake.arrays import Bools, Int64s, UInt64s
 from moonlake.hashing import stable_hash
-
-Ints = NDArray[np.int64]
-Codes = NDArray[np.uint64]
 
 
 class SeenProducts:
@@ -21,14 +18,14 @@ class SeenProducts:
     """
 
     def __init__(self) -> None:
-        self.ids: Ints = np.empty(0, np.int64)
-        self.first_us: Ints = np.empty(0, np.int64)
-        self._states: Codes = np.empty(0, np.uint64)
+        self.ids: Int64s = np.empty(0, np.int64)
+        self.first_us: Int64s = np.empty(0, np.int64)
+        self._states: UInt64s = np.empty(0, np.uint64)
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def take(self, ids: Ints, times_us: Ints, states: Codes) -> tuple[NDArray[np.bool_], Ints]:
+    def take(self, ids: Int64s, times_us: Int64s, states: UInt64s) -> tuple[Bools, Int64s]:
         """Which rows say something else of their product than the row before it said, and since when it is known.
 
         Args:    ids, times_us, states: [N], in the order of the file; `states` are codes of what a row says.
@@ -60,9 +57,9 @@ class SeenProducts:
         return begins, since
 
 
-def mixed(*columns: Ints | Codes) -> Codes:
+def mixed(*columns: Int64s | UInt64s) -> UInt64s:
     """One well-spread 64-bit code a row, of integers that broadcast together (the finaliser of splitmix64)."""
-    code: Codes = np.zeros(1, np.uint64)
+    code: UInt64s = np.zeros(1, np.uint64)
     for column in columns:
         code = code ^ np.asarray(column).astype(np.uint64)
         code = code + np.uint64(0x9E3779B97F4A7C15)
@@ -72,7 +69,7 @@ def mixed(*columns: Ints | Codes) -> Codes:
     return code
 
 
-def codes_of(column: pa.ChunkedArray) -> Codes:
+def codes_of(column: pa.ChunkedArray) -> UInt64s:
     """A code for each value of a column of texts or whole numbers, the same in every run; 0 for null."""
     encoded = column.combine_chunks().dictionary_encode()
     codes = [int(stable_hash(str(value))[:16], 16) for value in encoded.dictionary.to_pylist()]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+
+from moonlake.arrays import Float32s
 
 Picture = Image.Image
 STUDIO_WHITE = 236
@@ -32,7 +33,7 @@ def snapshot(picture: Picture, rng: np.random.Generator, *, size: tuple[int, int
     return buffer.getvalue()
 
 
-def darkest_channel(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+def darkest_channel(pixels: Float32s) -> Float32s:
     """The smallest of the three channels of every pixel, float32 [...] from [..., 3]."""
     return np.minimum(np.minimum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
 
@@ -50,7 +51,7 @@ def _on_background(picture: Picture, rng: np.random.Generator) -> Picture:
     ramp = np.clip(0.5 + 0.5 * (np.cos(turn) * x + np.sin(turn) * y), 0.0, 1.0)[..., None]
     background = first + ramp * (second - first)
     cast = rng.uniform(0.92, 1.08, 3).astype(np.float32)
-    mixed: NDArray[np.float32] = (mask * pixels + (1.0 - mask) * background) * cast
+    mixed: Float32s = (mask * pixels + (1.0 - mask) * background) * cast
     return Image.fromarray(np.clip(mixed, 0.0, 255.0).astype(np.uint8))
 
 

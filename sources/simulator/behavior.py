@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moonlake.arrays import Bools, Float32s, Float64s, Int64s, Strings
 from moonlake.errors import InputError
-from sources.simulator.clicks import SEGMENTS, Catalogue, ClickModel, Doubles, Requests, Shoppers
+from sources.simulator.clicks import SEGMENTS, Catalogue, ClickModel, Requests, Shoppers
 from sources.simulator.presets import BehaviorConfig, Window
-from sources.simulator.styles import Floats, Ints, unit
+from sources.simulator.styles import unit
 
-Flags = NDArray[np.bool_]
 SECOND_US = 1_000_000
 ATTRIBUTION = timedelta(hours=1)
 """A click counts for an impression this long; `label_time` is the end of it."""
@@ -30,23 +29,23 @@ BATCH_REQUESTS = 512
 class Shown:
     """Impressions, all float or int [R, K] for R requests and K slots, positions 1 to K from left to right."""
 
-    product: Ints
-    propensity: Doubles
-    click_probability: Doubles
-    clicked: Flags
+    product: Int64s
+    propensity: Float64s
+    click_probability: Float64s
+    clicked: Bools
 
 
 @dataclass(frozen=True, slots=True)
 class Actions:
     """Clicks, carts and purchases, [A]: the row of the request and of the product, the time and the action's name."""
 
-    request: Ints
-    product: Ints
-    time_us: Ints
-    action: NDArray[np.str_]
+    request: Int64s
+    product: Int64s
+    time_us: Int64s
+    action: Strings
 
 
-def listing_times(window: Window, late_share: float, count: int, rng: np.random.Generator) -> Ints:
+def listing_times(window: Window, late_share: float, count: int, rng: np.random.Generator) -> Int64s:
     """When products are first on sale, int64 [count] microseconds: some inside the window, the others long before."""
     start, end = window.span_us
     late = rng.random(count) < late_share
@@ -59,7 +58,7 @@ def sample_shoppers(catalogue: Catalogue, config: BehaviorConfig, rng: np.random
 
     count = config.users
 
-    def blend() -> Floats:
+    def blend() -> Float32s:
         liked = rng.integers(len(catalogue.product_ids), size=(count, 3))
         weights = rng.dirichlet(np.ones(3), size=count).astype(np.float32)
         return unit(np.einsum("uk,ukd->ud", weights, catalogue.vectors[liked]))
@@ -152,14 +151,14 @@ def act(model: ClickModel, shown: Shown, rng: np.random.Generator) -> Actions:
 class _LoggingPolicy:
     """Fills the slots of batches of requests, and says with which probability."""
 
-    def __init__(self, model: ClickModel, blurred: Floats) -> None:
+    def __init__(self, model: ClickModel, blurred: Float32s) -> None:
         self.config, self.catalogue, self.requests = model.config, model.catalogue, model.requests
         self.blurred = blurred
         self.by_category = np.argsort(self.catalogue.category, kind="stable")
         self.category_size = np.bincount(self.catalogue.category)
         self.category_start = np.cumsum(self.category_size) - self.category_size
 
-    def fill(self, rows: Ints, rng: np.random.Generator) -> tuple[Ints, Doubles]:
+    def fill(self, rows: Int64s, rng: np.random.Generator) -> tuple[Int64s, Float64s]:
         """Products and propensities, [B, K] each, for B requests."""
         config, size = self.config, len(rows)
         time = self.requests.time_us[rows][:, None]
@@ -208,7 +207,7 @@ class _LoggingPolicy:
             left_of_category = left_of_category - in_category
         return products, propensities
 
-    def _draw_unseen(self, unseen: Flags, category: Ints, by_category: Flags, rng: np.random.Generator) -> Ints:
+    def _draw_unseen(self, unseen: Bools, category: Int64s, by_category: Bools, rng: np.random.Generator) -> Int64s:
         """A product drawn evenly from those unseen, of the category where asked, by rejection: [N]."""
         picked = np.empty(len(unseen), np.int64)
         open_rows = np.arange(len(unseen))
@@ -223,7 +222,7 @@ class _LoggingPolicy:
         return picked
 
 
-def _draw_weighted(items: Ints, weights: Doubles, rng: np.random.Generator) -> Ints:
+def _draw_weighted(items: Int64s, weights: Float64s, rng: np.random.Generator) -> Int64s:
     """One item of each row, drawn by weight: int64 [N] from [N, M]."""
     reach = np.cumsum(weights, axis=1)
     dice = rng.random(len(items)) * reach[:, -1]

@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from moonlake.arrays import Int64s
 from moonlake.schema.tables import MODALITIES
 from sources.own_files.schema import KINDS
 from sources.own_files.staging import StageWriter
 from sources.simulator.behavior import ATTRIBUTION, Actions, Shown
 from sources.simulator.clicks import ClickModel
-from sources.simulator.styles import Ints
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
@@ -49,12 +49,12 @@ def write_queries(
     writer.write("queries", pa.table(columns, schema=KINDS["queries"].schema()))
 
 
-def timestamps(microseconds: Ints) -> pa.Array:
+def timestamps(microseconds: Int64s) -> pa.Array:
     """UTC timestamps of microseconds since 1970."""
     return pa.array(microseconds, pa.int64()).cast(TIMESTAMP)
 
 
-def _named(names: list[str], rows: Ints) -> pa.Array:
+def _named(names: list[str], rows: Int64s) -> pa.Array:
     return pa.array(names, pa.string()).take(pa.array(rows))
 
 

@@ -8,10 +8,11 @@ from datetime import datetime
 import numpy as np
 import pyarrow as pa
 
+from moonlake.arrays import Int64s
 from sources.own_files.schema import KINDS
 from sources.simulator.behavior_tables import timestamps
 from sources.simulator.presets import Preset, microseconds
-from sources.simulator.styles import Ints, Styles
+from sources.simulator.styles import Styles
 
 SYLLABLES = ("ka", "lo", "mi", "ren", "to", "sa", "vel", "no", "ri", "du", "fen", "ga", "zu", "pe", "hol", "wy")
 JUNK = ("hot sale", "new arrival", "best price", "free shipping", "gift idea", "top quality", "limited")
@@ -37,7 +38,7 @@ class Change:
     deleted: bool = False
 
 
-def plan_changes(preset: Preset, listed_us: Ints, rng: np.random.Generator) -> list[Change]:
+def plan_changes(preset: Preset, listed_us: Int64s, rng: np.random.Generator) -> list[Change]:
     """States that follow the first ones: content A, B and often A again; new prices; deletions."""
     start, end = preset.window.span_us
     order = rng.permutation(len(listed_us))
@@ -71,23 +72,23 @@ class CatalogueRows:
     spu_ids: list[str]
     merchant_ids: list[str]
     attributes: list[dict[str, str]]
-    price_cents: Ints
-    images: Ints
-    listed_us: Ints
-    merchant_tier: Ints
+    price_cents: Int64s
+    images: Int64s
+    listed_us: Int64s
+    merchant_tier: Int64s
 
     @classmethod
     def make(
         cls,
         prefix: str,
         styles: Styles,
-        spu: Ints,
-        brand: Ints,
-        merchant: Ints,
-        merchant_tier: Ints,
-        price_cents: Ints,
-        images: Ints,
-        listed_us: Ints,
+        spu: Int64s,
+        brand: Int64s,
+        merchant: Int64s,
+        merchant_tier: Int64s,
+        price_cents: Int64s,
+        images: Int64s,
+        listed_us: Int64s,
         preset: Preset,
         rng: np.random.Generator,
     ) -> CatalogueRows:

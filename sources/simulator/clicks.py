@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from moonlake.arrays import Float32s, Float64s, Int64s
 from moonlake.errors import NotFound
 from sources.simulator.presets import BehaviorConfig
-from sources.simulator.styles import Floats, Ints, unit
+from sources.simulator.styles import unit
 
-Doubles = NDArray[np.float64]
 SEGMENTS = {"value": 0.6, "regular": 0.2, "premium": -0.2}
 """Log-odds of a click that one standard deviation of price costs, by user segment."""
 
@@ -38,12 +37,12 @@ class Catalogue:
     """
 
     product_ids: list[str]
-    vectors: Floats
-    category: Ints
-    quality: Floats
-    price: Floats
-    on_sale_from: Ints
-    on_sale_until: Ints
+    vectors: Float32s
+    category: Int64s
+    quality: Float32s
+    price: Float32s
+    on_sale_from: Int64s
+    on_sale_until: Int64s
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +56,9 @@ class Shoppers:
 
     user_ids: list[str]
     segment: list[str]
-    eagerness: Floats
-    taste_start: Floats
-    taste_end: Floats
+    eagerness: Float32s
+    taste_start: Float32s
+    taste_end: Float32s
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +72,11 @@ class Requests:
         wanted: float32 [R, D], unit norm: the style that the shopper has in mind.
     """
 
-    user: Ints
-    target: Ints
-    time_us: Ints
-    modality: Ints
-    wanted: Floats
+    user: Int64s
+    target: Int64s
+    time_us: Int64s
+    modality: Int64s
+    wanted: Float32s
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +89,17 @@ class ClickModel:
     requests: Requests
     window_us: tuple[int, int]
 
-    def taste(self, user: Ints, time_us: Ints) -> Floats:
+    def taste(self, user: Int64s, time_us: Int64s) -> Float32s:
         """Taste of users at times, float32 [N, D], unit norm."""
         start, end = self.window_us
         share = np.clip((time_us - start) / (end - start), 0.0, 1.0).astype(np.float32)[:, None]
         return unit((1.0 - share) * self.shoppers.taste_start[user] + share * self.shoppers.taste_end[user])
 
-    def similarity(self, request: Ints, product: Ints) -> Floats:
+    def similarity(self, request: Int64s, product: Int64s) -> Float32s:
         """Cosine of what requests [R] want and products [R, K], float32 [R, K]."""
         return np.asarray(np.einsum("rd,rkd->rk", self.requests.wanted[request], self.catalogue.vectors[product]))
 
-    def attraction(self, request: Ints, product: Ints) -> Doubles:
+    def attraction(self, request: Int64s, product: Int64s) -> Float64s:
         """Log-odds of a click on an examined product, float64 [R, K], for requests [R] and products [R, K]."""
         config, user = self.config, self.requests.user[request]
         taste = self.taste(user, self.requests.time_us[request])
@@ -115,11 +114,11 @@ class ClickModel:
             dtype=np.float64,
         )
 
-    def examination(self, position: Ints) -> Doubles:
+    def examination(self, position: Int64s) -> Float64s:
         """Probability that a shopper looks at a position (from 1)."""
         return np.asarray(np.asarray(position, np.float64) ** -self.config.examination)
 
-    def probability(self, request: Ints, product: Ints, position: Ints) -> Doubles:
+    def probability(self, request: Int64s, product: Int64s, position: Int64s) -> Float64s:
         """Probability of a click, float64 [R, K], for requests [R], products [R, K] and positions [R, K] from 1."""
         return self.examination(position) / (1.0 + np.exp(-self.attraction(request, product)))
 
@@ -178,10 +177,10 @@ class ClickModel:
         return cls(BehaviorConfig.from_json(numbers["config"]), catalogue, shoppers, requests, (start, end))
 
 
-def _lists(vectors: Floats) -> pa.Array:
+def _lists(vectors: Float32s) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]).cast(pa.list_(pa.float32()))
 
 
-def _matrix(column: pa.ChunkedArray) -> Floats:
+def _matrix(column: pa.ChunkedArray) -> Float32s:
     flat = column.combine_chunks().flatten().to_numpy()
     return np.asarray(flat.reshape(len(column), -1), dtype=np.float32)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from moonlake.arrays import Float32s, Int64s
 from moonlake.files import publish_folder
 from moonlake.hashing import stable_hash
 from moonlake.progress import UNWATCHED, Step
@@ -26,7 +27,7 @@ from sources.simulator.catalogue_rows import CatalogueRows, Change, plan_changes
 from sources.simulator.clicks import Catalogue, ClickModel, Requests
 from sources.simulator.presets import Preset, microseconds, preset_named
 from sources.simulator.rendering import render
-from sources.simulator.styles import Floats, Ints, Styles, near_styles, sample_styles
+from sources.simulator.styles import Styles, near_styles, sample_styles
 
 TIER_SHARES = (0.1, 0.3, 0.6)
 TIER_PRODUCTS = (6.0, 3.0, 1.0)
@@ -49,9 +50,9 @@ class World:
 
     styles: Styles
     rows: CatalogueRows
-    quality: Floats
-    price_cents: Ints
-    images: Ints
+    quality: Float32s
+    price_cents: Int64s
+    images: Int64s
 
 
 def stage_marketplace(preset_name: str, settings: Settings, *, progress: Step = UNWATCHED) -> Path:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from moonlake.arrays import UInt8s
 from sources.simulator.styles import CATEGORIES, Styles
 
 BATCH = 64
@@ -23,7 +24,6 @@ EDGE_SHARPNESS = 14.0
 GRAIN = 0.06
 
 Reals = NDArray[np.floating[Any]]
-Pictures = NDArray[np.uint8]
 Silhouette = Callable[[Reals, Reals, Reals, Reals], Reals]
 
 
@@ -39,13 +39,13 @@ def render(styles: Styles, rng: np.random.Generator, *, pixels: int = 64, clutte
     return files
 
 
-def _jpeg(picture: NDArray[np.uint8]) -> bytes:
+def _jpeg(picture: UInt8s) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
 
 
-def _draw(styles: Styles, rng: np.random.Generator, pixels: int, clutter: float) -> Pictures:
+def _draw(styles: Styles, rng: np.random.Generator, pixels: int, clutter: float) -> UInt8s:
     """Pictures, uint8 [N, P, P, 3]: at every pixel a weighted sum of a few colours, as one matrix product."""
     count = len(styles)
     axis = np.linspace(-1.0, 1.0, pixels, dtype=np.float32)

@@ -10,10 +10,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
+from moonlake.arrays import Float32s, Float64s, Int64s
 
 CATEGORIES = ("tshirt", "dress", "mug", "bag", "shoe", "lamp", "vase", "cushion")
 COLOURS = ("red", "orange", "yellow", "lime", "green", "teal", "blue", "indigo", "purple", "pink")
@@ -40,25 +38,25 @@ class Styles:
         frequency, angle: float32 [N], of the pattern; without meaning for a plain style.
     """
 
-    category: Ints
-    pattern: Ints
-    material: Ints
-    hue: Floats
-    accent_hue: Floats
-    lightness: Floats
-    proportion: Floats
-    detail: Floats
-    frequency: Floats
-    angle: Floats
+    category: Int64s
+    pattern: Int64s
+    material: Int64s
+    hue: Float32s
+    accent_hue: Float32s
+    lightness: Float32s
+    proportion: Float32s
+    detail: Float32s
+    frequency: Float32s
+    angle: Float32s
 
     def __len__(self) -> int:
         return len(self.category)
 
-    def take(self, rows: Ints) -> Styles:
+    def take(self, rows: Int64s) -> Styles:
         """The styles of these rows, in their order."""
         return Styles(*(getattr(self, entry.name)[rows] for entry in fields(self)))
 
-    def vectors(self) -> Floats:
+    def vectors(self) -> Float32s:
         """Latent vectors, float32 [N, 28], unit norm: their cosine is how alike two styles are."""
         patterned = (self.pattern > 0).astype(np.float32)[:, None]
         blocks = (
@@ -110,7 +108,7 @@ def near_styles(styles: Styles, rng: np.random.Generator) -> Styles:
     """Styles close to the given ones: what a shopper has in mind who would be glad of these, [N]."""
     count = len(styles)
 
-    def moved(values: Floats) -> Floats:
+    def moved(values: Float32s) -> Float32s:
         return np.clip(values + 0.06 * rng.standard_normal(count), 0.0, 1.0).astype(np.float32)
 
     linear: dict[str, Any] = {name: moved(getattr(styles, name)) for name in _LINEAR}
@@ -124,7 +122,7 @@ def near_styles(styles: Styles, rng: np.random.Generator) -> Styles:
     )
 
 
-def unit(vectors: Floats) -> Floats:
+def unit(vectors: Float32s) -> Float32s:
     """Rows of unit norm, float32 [N, D]."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.maximum(norms, 1e-12), dtype=np.float32)
@@ -133,14 +131,14 @@ def unit(vectors: Floats) -> Floats:
 _LINEAR = ("lightness", "proportion", "detail", "frequency", "angle")
 
 
-def _turned(hue: Floats, by: NDArray[np.float64]) -> Floats:
+def _turned(hue: Float32s, by: Float64s) -> Float32s:
     return np.asarray((hue + by) % 1.0, dtype=np.float32)
 
 
-def _circle(values: Floats) -> Floats:
+def _circle(values: Float32s) -> Float32s:
     return np.stack([np.cos(2 * np.pi * values), np.sin(2 * np.pi * values)], axis=1).astype(np.float32)
 
 
-def _arc(values: Floats) -> Floats:
+def _arc(values: Float32s) -> Float32s:
     """[0, 1] on half a circle: constant norm, and a distance that grows with the difference."""
     return np.stack([np.cos(np.pi * values), np.sin(np.pi * values)], axis=1).astype(np.float32)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as f
 
 from models.training.hard_negatives import MiningConfig, hard_negatives, rows_of_units
+from moonlake.arrays import Float32s
 from moonlake.embeddings.contents import prompt_text
 
 ROWS_PER_CALL = 128
@@ -110,7 +110,7 @@ def mine_block(pairs: pa.Table, candidates: pa.Table, config: MiningConfig) -> p
     )
 
 
-def _matrix(vectors: pa.ChunkedArray) -> NDArray[np.float32]:
+def _matrix(vectors: pa.ChunkedArray) -> Float32s:
     """float32 [N, D] of a column of lists."""
     joined = vectors.combine_chunks()
     if not len(joined):

@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from cli.app import app
+from moonlake.arrays import Float16s
 from moonlake.embeddings import releases, spaces
 from moonlake.embeddings.contents import content_of
 from moonlake.embeddings.snapshots import Snapshot, write_snapshot
@@ -35,7 +35,6 @@ pytestmark = pytest.mark.spark
 
 Write = Callable[[Settings, str, Sequence[Mapping[str, Any]]], None]
 Release = Callable[..., releases.Release]
-Vectors = NDArray[np.float16]
 
 CONTENTS = 200
 SWITCHES = 10
@@ -75,7 +74,7 @@ def products(count: int) -> list[dict[str, Any]]:
     ]
 
 
-def vectors_of(lake: Lake, space_id: str, content_ids: pa.Array) -> Vectors:
+def vectors_of(lake: Lake, space_id: str, content_ids: pa.Array) -> Float16s:
     """float16 [N, D]: what the lake holds of contents in a space."""
     found = lake.read("embeddings", ["content_id", "vector"], where=pc.field("space_id") == space_id)
     places = pc.index_in(content_ids, found["content_id"].combine_chunks()).to_numpy()
@@ -83,7 +82,7 @@ def vectors_of(lake: Lake, space_id: str, content_ids: pa.Array) -> Vectors:
     return whole[places]
 
 
-def read_once(lake: Lake, use: str, content_ids: pa.Array, vectors: Mapping[str, Vectors]) -> str:
+def read_once(lake: Lake, use: str, content_ids: pa.Array, vectors: Mapping[str, Float16s]) -> str:
     """The id of the space that a use runs on, once all that a reader of it opens was found to be of that space."""
     release = releases.current_release(lake, use)
     snapshot = Snapshot.open(Path(str(release.snapshot)))

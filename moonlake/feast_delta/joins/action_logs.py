@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from moonlake.arrays import Bools, Int64s
 from moonlake.errors import SchemaMismatch
 from moonlake.feast_delta.joins import filters
 from moonlake.feast_delta.joins.plan import ViewJoin
 from moonlake.feast_delta.sources import BehaviorSequenceSource
 from moonlake.lake.parquet_rows import RowGroups, mask
-from moonlake.point_in_time import NO_KEY, BoolArray, IntArray, Keys, KnownBy, latest_rows, microseconds
+from moonlake.point_in_time import NO_KEY, Keys, KnownBy, latest_rows, microseconds
 
 ACTIONS_PER_READ = 4_000_000
 
@@ -35,11 +36,11 @@ class Actions:
         numbers: int64 [actions], ascending.
     """
 
-    codes: IntArray
-    times: IntArray
-    written: IntArray | None
-    ties: IntArray | None
-    numbers: IntArray
+    codes: Int64s
+    times: Int64s
+    written: Int64s | None
+    ties: Int64s | None
+    numbers: Int64s
 
 
 class ActionLog(Protocol):
@@ -51,7 +52,7 @@ class ActionLog(Protocol):
     def read(self, keys: Keys, codes: range, latest: int) -> Actions:
         """The actions with time <= latest of the keys with these codes."""
 
-    def columns(self, numbers: IntArray) -> Iterator[pa.Table]:
+    def columns(self, numbers: Int64s) -> Iterator[pa.Table]:
         """The features of the actions with these ascending numbers, by feature name, in pieces."""
 
     def nbytes(self) -> int:
@@ -108,7 +109,7 @@ class PackedLog:
         of, times, *written, numbers = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return Actions(of, times, written[0] if written else None, None, numbers)
 
-    def columns(self, numbers: IntArray) -> Iterator[pa.Table]:
+    def columns(self, numbers: Int64s) -> Iterator[pa.Table]:
         row = np.searchsorted(self._starts, numbers, side="right") - 1
         rows, count = np.unique(row, return_counts=True)
         wanted = [*dict.fromkeys([column for column, _ in self.join.features])]
@@ -123,7 +124,7 @@ class PackedLog:
             yield pa.table({name: few[column] for column, name in self.join.features})
             taken_rows, taken = here.stop, stop
 
-    def _flat(self, rows: pa.Table, columns: Sequence[str], lengths: IntArray) -> pa.Table:
+    def _flat(self, rows: pa.Table, columns: Sequence[str], lengths: Int64s) -> pa.Table:
         """The elements of list columns. Raises SchemaMismatch when the lists of a row differ in length."""
         for column in columns:
             if not np.array_equal(_lengths(rows[column]), lengths):
@@ -179,11 +180,11 @@ class PlainLog:
         ties = _tie_order(of, when, text.filter(pa.array(kept)), source.order) if source.order else None
         return Actions(of, when, written, ties, numbers)
 
-    def columns(self, numbers: IntArray) -> Iterator[pa.Table]:
+    def columns(self, numbers: Int64s) -> Iterator[pa.Table]:
         for piece in self.groups.pieces([*dict.fromkeys([column for column, _ in self.join.features])], numbers):
             yield pa.table({name: piece[column] for column, name in self.join.features})
 
-    def _one_each(self, identity: pa.Table, created: IntArray | None) -> BoolArray:
+    def _one_each(self, identity: pa.Table, created: Int64s | None) -> Bools:
         """bool [rows]: the row that was written last of each action; first, where what had been written counts."""
         _, codes = Keys.of(identity)
         when = np.zeros(len(codes), np.int64) if created is None else created
@@ -192,17 +193,17 @@ class PlainLog:
         return kept
 
 
-def _lengths(lists: pa.ChunkedArray) -> IntArray:
+def _lengths(lists: pa.ChunkedArray) -> Int64s:
     return pc.fill_null(pc.list_value_length(lists), 0).to_numpy().astype(np.int64)
 
 
-def _counted(first: IntArray, lengths: IntArray) -> IntArray:
+def _counted(first: Int64s, lengths: Int64s) -> Int64s:
     """first[0], first[0] + 1, ... for lengths[0] numbers, then the same from first[1], ..."""
     before = np.cumsum(lengths) - lengths
     return np.repeat(first - before, lengths) + np.arange(int(lengths.sum()))
 
 
-def _tie_order(codes: IntArray, times: IntArray, rows: pa.Table, order: Sequence[str]) -> IntArray:
+def _tie_order(codes: Int64s, times: Int64s, rows: pa.Table, order: Sequence[str]) -> Int64s:
     """int64 [rows]: 0, 1, ... among the rows of one key and time, by the columns of `order`; 0 for all others."""
     by_time = np.lexsort((times, codes))
     same = np.flatnonzero((np.diff(codes[by_time]) == 0) & (np.diff(times[by_time]) == 0))

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 
+from moonlake.arrays import Int64s
 from moonlake.feast_delta.joins import filters
 from moonlake.feast_delta.joins.arrow_labels import arrow_labels
 from moonlake.feast_delta.joins.arrow_retrieval import DeltaRetrievalJob, metadata_of
@@ -28,7 +29,7 @@ from moonlake.feast_delta.sources import BehaviorSequenceSource
 from moonlake.lake.parquet_rows import READERS, ROWS_PER_BLOCK, RowGroups, mask, shards_of, take_any
 from moonlake.lake.sequence_logs import write_log
 from moonlake.lake.versions import TableSnapshot
-from moonlake.point_in_time import NO_ROW, IntArray, Keys, KnownBy, as_of_rows, latest_rows, microseconds
+from moonlake.point_in_time import NO_ROW, Keys, KnownBy, as_of_rows, latest_rows, microseconds
 
 DEFAULT_MEMORY_BUDGET = 4 << 30
 
@@ -126,7 +127,7 @@ class FeatureColumns(Protocol):
 
 
 def feature_columns(
-    labels: pa.Table, label_times: IntArray, join: ViewJoin, pull: Pull, share: int, scratch: Path
+    labels: pa.Table, label_times: Int64s, join: ViewJoin, pull: Pull, share: int, scratch: Path
 ) -> FeatureColumns:
     """The features of one view for label rows.
 
@@ -158,7 +159,7 @@ def feature_columns(
     return _AsOfColumns.gather(groups, join, pointers, share, scratch)
 
 
-def join_features(labels: pa.Table, label_times: IntArray, join: ViewJoin, known_by: KnownBy = "event") -> pa.Table:
+def join_features(labels: pa.Table, label_times: Int64s, join: ViewJoin, known_by: KnownBy = "event") -> pa.Table:
     """The features of one view for each label row, in the label rows' order; null where none was known.
 
     Args: label_times: microseconds, one for each label row.
@@ -201,7 +202,7 @@ def features_between(
     return rows
 
 
-def possible_rows(labels: pa.Table, label_times: IntArray, join: ViewJoin) -> ds.Expression:
+def possible_rows(labels: pa.Table, label_times: Int64s, join: ViewJoin) -> ds.Expression:
     """A filter on file statistics, before anything is read: by keys (where labels have few), times, and the `where`."""
     if not len(label_times):
         return ds.scalar(False)
@@ -217,17 +218,17 @@ def possible_rows(labels: pa.Table, label_times: IntArray, join: ViewJoin) -> ds
 class _NarrowRows:
     """The rows that some label may see: key codes, microseconds, and their positions in the row groups."""
 
-    codes: IntArray
-    times: IntArray
-    created: IntArray | None
-    positions: IntArray
+    codes: Int64s
+    times: Int64s
+    created: Int64s | None
+    positions: Int64s
 
 
 def _narrow_rows(join: ViewJoin, groups: RowGroups, keys: Keys, shard: range, latest: int) -> _NarrowRows:
     names = [column for _, column in join.keys]
     times = [join.event_column, *([join.created_column] if join.created_column else [])]
     where = filters.row_filter(join) if join.source.where else None
-    found: list[tuple[IntArray, ...]] = []
+    found: list[tuple[Int64s, ...]] = []
     columns = list(dict.fromkeys([*names, *times, *(column for column, _, _ in join.source.where)]))
     for first, rows in groups.blocks(columns, ROWS_PER_BLOCK):
         codes = keys.encode(rows.select(names))
@@ -249,11 +250,11 @@ class _AsOfColumns:
     """The rows that were chosen, each once, and for each label row which of them it has (NO_ROW for none)."""
 
     chosen: pa.Table
-    which: IntArray
+    which: Int64s
     names: tuple[str, ...]
 
     @classmethod
-    def gather(cls, groups: RowGroups, join: ViewJoin, pointers: IntArray, share: int, scratch: Path) -> _AsOfColumns:
+    def gather(cls, groups: RowGroups, join: ViewJoin, pointers: Int64s, share: int, scratch: Path) -> _AsOfColumns:
         used = np.zeros(len(groups) + 1, bool)
         used[pointers] = True  # NO_ROW marks the one behind the last
         positions = np.flatnonzero(used[:-1])

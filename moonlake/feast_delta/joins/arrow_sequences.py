@@ -12,13 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from moonlake.arrays import Int64s
 from moonlake.feast_delta.joins import filters
 from moonlake.feast_delta.joins.action_logs import action_log
 from moonlake.feast_delta.joins.plan import Pull, ViewJoin, check_written, microseconds_of
 from moonlake.feast_delta.sources import BehaviorSequenceSource
 from moonlake.lake.parquet_rows import RowGroups, gathered, shards_of, take_any
 from moonlake.lake.sequence_logs import lists_of, pointer_names
-from moonlake.point_in_time import IntArray, Keys, as_of_slices, written_slices
+from moonlake.point_in_time import Keys, as_of_slices, written_slices
 
 KERNEL_BYTES_PER_ACTION = 64
 
@@ -43,10 +44,10 @@ class SequenceColumns:
     """
 
     actions: pa.Table
-    which: IntArray | None
-    start: IntArray
-    stop: IntArray
-    last: IntArray
+    which: Int64s | None
+    start: Int64s
+    stop: Int64s
+    last: Int64s
     pointers: tuple[str, str] | None = None
 
     @property
@@ -76,7 +77,7 @@ class SequenceColumns:
 
 def sequence_columns(
     labels: pa.Table,
-    label_times: IntArray,
+    label_times: Int64s,
     join: ViewJoin,
     source: BehaviorSequenceSource,
     pull: Pull,
@@ -94,7 +95,7 @@ def sequence_columns(
     latest = int(label_times.max(initial=NEVER)) - join.lag_us - 1
     start, stop = np.full(len(labels), -1, np.int64), np.full(len(labels), -1, np.int64)
     last = np.full(len(labels), NEVER, np.int64)
-    numbers: list[IntArray] = [np.zeros(0, np.int64)]
+    numbers: list[Int64s] = [np.zeros(0, np.int64)]
     held = 0
     for shard in shards_of(keys, len(log) * KERNEL_BYTES_PER_ACTION, 2 * share):
         mine = np.flatnonzero((codes >= shard.start) & (codes < shard.stop))
@@ -156,7 +157,7 @@ def latest_sequences(join: ViewJoin, source: BehaviorSequenceSource, start: date
 
 
 def _possible_rows(
-    labels: pa.Table, label_times: IntArray, join: ViewJoin, source: BehaviorSequenceSource
+    labels: pa.Table, label_times: Int64s, join: ViewJoin, source: BehaviorSequenceSource
 ) -> ds.Expression:
     if not len(label_times):
         return ds.scalar(False)

@@ -13,12 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from moonlake.arrays import Bools, Int64s
 from moonlake.errors import PointInTimeError, SchemaMismatch
 from moonlake.point_in_time import (
     NO_KEY,
     NO_ROW,
-    BoolArray,
-    IntArray,
     Keys,
     KnownBy,
     Slices,
@@ -140,7 +139,7 @@ class LastActions:
         for first in range(0, len(label), size):
             yield self._laid_out(label[first : first + size], _cut(slices, first), rows)
 
-    def _actions(self, log: pa.Table, codes: IntArray, latest: int) -> tuple[pa.Table, IntArray]:
+    def _actions(self, log: pa.Table, codes: Int64s, latest: int) -> tuple[pa.Table, Int64s]:
         """The actions that may be seen, a row for each, and their codes; those of one key and time in their order."""
         _, order = np.unique(_ints(log, POSITION), return_index=True)
         log, codes = log.take(pa.array(order)), codes[order]
@@ -161,7 +160,7 @@ class LastActions:
             log, codes = log.take(by_order), codes[by_order.to_numpy()]
         return log.combine_chunks(), codes
 
-    def _flat(self, log: pa.Table, codes: IntArray) -> tuple[pa.Table, IntArray]:
+    def _flat(self, log: pa.Table, codes: Int64s) -> tuple[pa.Table, Int64s]:
         """A row for each element of the lists. Raises SchemaMismatch when the lists of a row differ in length."""
         lengths = _lengths(log[ACTED])
         names = [
@@ -178,7 +177,7 @@ class LastActions:
                 )
         return pa.table({name: pc.list_flatten(log[name]) for name in names}), np.repeat(codes, lengths)
 
-    def _one_each(self, log: pa.Table) -> BoolArray:
+    def _one_each(self, log: pa.Table) -> Bools:
         _, codes = Keys.of(log.select([self.identity]))
         created = _created(log, WRITTEN, self.names[WRITTEN])
         when = np.zeros(len(codes), np.int64) if created is None else created
@@ -186,7 +185,7 @@ class LastActions:
         kept[latest_rows(codes, -when if self.written else when)] = True
         return kept
 
-    def _laid_out(self, label: IntArray, slices: Slices, rows: pa.Table) -> pa.RecordBatch:
+    def _laid_out(self, label: Int64s, slices: Slices, rows: pa.Table) -> pa.RecordBatch:
         size = len(label)
         start, stop = slices.start[:size], slices.stop[:size]
         here = Slices(slices.order, slices.first[:size], start, stop)
@@ -221,17 +220,17 @@ def _sides(batches: Batches) -> tuple[pa.Table, pa.Table]:
     return rows.filter(is_label), rows.filter(pc.invert(is_label))
 
 
-def _ints(rows: pa.Table, name: str) -> IntArray:
+def _ints(rows: pa.Table, name: str) -> Int64s:
     return rows[name].to_numpy()
 
 
-def _known(rows: pa.Table, codes: IntArray) -> tuple[pa.Table, IntArray]:
+def _known(rows: pa.Table, codes: Int64s) -> tuple[pa.Table, Int64s]:
     """The rows whose key some label row has, and their codes."""
     kept = codes != NO_KEY
     return (rows, codes) if kept.all() else (rows.filter(pa.array(kept)), codes[kept])
 
 
-def _created(rows: pa.Table, name: str, called: str, order: IntArray | None = None) -> IntArray | None:
+def _created(rows: pa.Table, name: str, called: str, order: Int64s | None = None) -> Int64s | None:
     """int64 [rows]: when each was written, or None where the source does not say.
 
     Args: called: the column in the source; empty where there is none.
@@ -249,11 +248,11 @@ def _cut(slices: Slices, first: int) -> Slices:
     return Slices(slices.order, slices.first[first:], slices.start[first:], slices.stop[first:])
 
 
-def _lengths(lists: pa.ChunkedArray) -> IntArray:
+def _lengths(lists: pa.ChunkedArray) -> Int64s:
     return pc.fill_null(pc.list_value_length(lists), 0).to_numpy().astype(np.int64)
 
 
-def _is_one_of(column: pa.ChunkedArray, values: Sequence[str]) -> BoolArray:
+def _is_one_of(column: pa.ChunkedArray, values: Sequence[str]) -> Bools:
     return pc.is_in(column, value_set=pa.array(values, column.type)).to_numpy()
 
 

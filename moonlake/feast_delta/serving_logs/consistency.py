@@ -26,15 +26,15 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from feast import FeatureStore, FeatureView
 from feast.feature_logging import LOG_TIMESTAMP_FIELD, REQUEST_ID_FIELD
-from numpy.typing import NDArray
 
+from moonlake.arrays import Bools, Float64s, Int64s
 from moonlake.errors import InputError
 from moonlake.feast_delta.joins.plan import alias_of, delta_source
 from moonlake.feast_delta.offline_store import DeltaOfflineStore
 from moonlake.feast_delta.serving_logs.request_log import served_columns
 from moonlake.feast_delta.sources import BehaviorSequenceSource
 from moonlake.feast_delta.store import service_views
-from moonlake.lake.column_diff import BoolArray, unequal
+from moonlake.lake.column_diff import unequal
 from moonlake.lake.versions import open_path
 
 AsOf: TypeAlias = Literal["request", "served"]
@@ -57,7 +57,7 @@ class Distances:
     least: float = np.inf
     greatest: float = -np.inf
 
-    def add(self, values: NDArray[np.float64]) -> None:
+    def add(self, values: Float64s) -> None:
         """Take in more of them."""
         self.count += len(values)
         self.total += float(values.sum())
@@ -334,7 +334,7 @@ def _between(since: datetime | None, until: datetime | None) -> ds.Expression:
 def _blocks(dataset: ds.Dataset, names: list[str], where: ds.Expression, sample: int | None) -> Iterator[pa.Table]:
     """The logged rows, or those of the sample, in blocks."""
     total = dataset.count_rows(filter=where)
-    chosen: NDArray[np.int64] | None = None
+    chosen: Int64s | None = None
     if sample is not None and sample < total:
         chosen = np.sort(np.random.default_rng(0).choice(total, sample, replace=False))
     first = 0
@@ -352,11 +352,11 @@ def _blocks(dataset: ds.Dataset, names: list[str], where: ds.Expression, sample:
         yield pa.Table.from_batches(held).combine_chunks()
 
 
-def _has_value(values: pa.Array) -> BoolArray:
+def _has_value(values: pa.Array) -> Bools:
     there = values.is_valid()
     if _is_list(values.type):
         there = pc.fill_null(pc.greater(pc.list_value_length(values), 0), False)
-    found: BoolArray = there.to_numpy(zero_copy_only=False).astype(bool)
+    found: Bools = there.to_numpy(zero_copy_only=False).astype(bool)
     return found
 
 
@@ -364,7 +364,7 @@ def _is_list(of: pa.DataType) -> bool:
     return bool(pa.types.is_list(of) or pa.types.is_large_list(of))
 
 
-def _cosines(one: pa.Array, other: pa.Array) -> NDArray[np.float64]:
+def _cosines(one: pa.Array, other: pa.Array) -> Float64s:
     """Cosine of each pair of vectors of equal length; 1 for two zero vectors, 0 for one."""
     same = pc.equal(pc.list_value_length(one), pc.list_value_length(other))
     one, other = one.filter(same), other.filter(same)
@@ -380,7 +380,7 @@ def _cosines(one: pa.Array, other: pa.Array) -> NDArray[np.float64]:
     return np.where(both_zero, 1.0, product / np.where(norm == 0, 1.0, norm))
 
 
-def _edit_distances(one: pa.Array, other: pa.Array, differ: BoolArray) -> NDArray[np.float64]:
+def _edit_distances(one: pa.Array, other: pa.Array, differ: Bools) -> Float64s:
     """Levenshtein distance of each pair as a share of the longer one; 0 of pairs that do not differ."""
     distances = np.zeros(len(one))
     for row in np.flatnonzero(differ).tolist():

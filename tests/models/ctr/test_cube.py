@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from models.ctr import cube
 from models.ctr.cube import (
@@ -21,6 +20,7 @@ from models.ctr.cube import (
     similarity_weights,
     summary,
 )
+from moonlake.arrays import Bools, Float16s, Int64s
 
 B, L, D, N = 8, 6, 4, 20
 
@@ -28,11 +28,11 @@ B, L, D, N = 8, 6, 4, 20
 class Batch(NamedTuple):
     """The arguments of `read`."""
 
-    vectors: NDArray[np.float16]
-    target_rows: NDArray[np.int64]
-    query_rows: NDArray[np.int64]
-    behavior_rows: NDArray[np.int64]
-    searched: NDArray[np.bool_]
+    vectors: Float16s
+    target_rows: Int64s
+    query_rows: Int64s
+    behavior_rows: Int64s
+    searched: Bools
 
 
 @pytest.fixture

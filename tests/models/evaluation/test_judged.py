@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from models.evaluation.judged import FULL_TEXT, evaluate_judged, judged_queries
+from moonlake.arrays import Float32s
 from moonlake.embeddings.contents import Content, content_of
 from moonlake.errors import InputError
 from moonlake.lake.lake import Lake
@@ -51,13 +51,13 @@ def judged(settings: Settings, lake: Lake, write_rows: WriteRows) -> Lake:
     return lake
 
 
-def first_word(contents: Sequence[Content]) -> NDArray[np.float32]:
+def first_word(contents: Sequence[Content]) -> Float32s:
     """Unit vectors that know the first word of a text and nothing else."""
     known = [*COLOURS, "lamp"]
     return np.eye(len(known), dtype=np.float32)[[known.index(str(content.text).split()[0]) for content in contents]]
 
 
-def values(lake: Lake, represent: Callable[[Sequence[Content]], NDArray[np.float32]] | None) -> dict[Any, float]:
+def values(lake: Lake, represent: Callable[[Sequence[Content]], Float32s] | None) -> dict[Any, float]:
     figures = evaluate_judged(lake, represent)
     return {(figure.subject, figure.candidates, figure.gain): figure.ndcg.value for figure in figures.figures}
 
@@ -116,7 +116,7 @@ def test_an_encoder_without_vectors_has_every_tie_against_it(judged: Lake) -> No
 
 
 def test_a_product_without_a_vector_stands_behind_one_that_points_away(judged: Lake) -> None:
-    def some(contents: Sequence[Content]) -> NDArray[np.float32]:
+    def some(contents: Sequence[Content]) -> Float32s:
         """Queries and lamps point apart; chairs have no vector."""
         asked = len(contents) == len(COLOURS)
         sign = {True: 1.0, False: -0.5}[asked]

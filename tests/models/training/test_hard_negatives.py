@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from models.training.hard_negatives import MiningConfig, hard_negatives, new_index, rows_of_units
+from moonlake.arrays import Float32s
 from moonlake.errors import InputError
 
 
-def unit(rng: np.random.Generator, count: int, dimension: int = 8) -> NDArray[np.float32]:
+def unit(rng: np.random.Generator, count: int, dimension: int = 8) -> Float32s:
     rows = rng.normal(size=(count, dimension)).astype(np.float32)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
