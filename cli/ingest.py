@@ -1,24 +1,33 @@
-"""`moonlake ingest`: a source into the lake; and the staging of a source by its name."""
+"""`moonlake ingest`: a source into the lake."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table as Grid
 
+from cli.options import Json, Output, give
 from cli.progress import progress_on
 from moonlake.settings import Settings
-from sources.registry import BEHAVIOR_LOGS, SourceName, stage
+from sources.registry import SourceName
+from workflows.ingest import ingest as ingest_source
 
 if TYPE_CHECKING:
     from moonlake.lake.lake import WriteReport
     from sources.own_files.staging import SourceInfo
+
+COUNTS = {
+    "rows_in": "in",
+    "written": "written",
+    "rejected": "rejected",
+    "duplicates": "duplicates",
+    "unchanged": "unchanged",
+    "version": "version",
+}
+"""Counts of a write report, and the heads of their columns."""
 
 
 def ingest(
@@ -30,51 +39,36 @@ def ingest(
     negatives: Annotated[
         int, typer.Option(help="Of a behaviour log: impressions sampled as not clicked for each click.", min=0)
     ] = 0,
+    as_json: Json = False,
+    output: Output = None,
 ) -> None:
     """Bring a source into the lake: what is good is written, the rest stands in `rejects` with the rule it broke."""
-    settings = Settings.from_environment()
-    console = Console()
-    progress = progress_on(console)
-    folder = stage(
-        settings,
-        source,
-        preset=preset,
-        data=data,
-        products=products,
-        name=name,
-        negatives=negatives,
-        progress=progress,
+    options = {"preset": preset, "data": data, "products": products, "name": name, "negatives": negatives}
+    done = ingest_source(
+        Settings.from_environment(), source, options, written_at=datetime.now(UTC), progress=progress_on()
     )
-    now = datetime.now(UTC)
-    reports = []
-    with ExitStack() as opened:
-        with progress.step("Starting Spark"):
-            from moonlake.spark.session import session
-            from sources.own_files.staging import SourceInfo
-            from spark_jobs import ingest_behaviors, ingest_catalogue, pack_behavior_sequences
-
-            spark = opened.enter_context(session(settings, "ingest"))
-        for title, job in (("catalogue", ingest_catalogue), ("behaviour", ingest_behaviors)):
-            with progress.step(f"Ingesting the {title}"):
-                reports += job.run(spark, settings, folder, written_at=now)
-        if source in BEHAVIOR_LOGS:
-            with progress.step("Packing the sequences"):
-                reports.append(pack_behavior_sequences.run(spark, settings, written_at=now))
-    show_reports(console, reports, SourceInfo.read(folder))
+    give(done, report_lines(done.tables, done.source), as_json=as_json, output=output)
 
 
-def show_reports(console: Console, reports: Sequence[WriteReport], info: SourceInfo) -> None:
-    """Print what became of every row, and by which rule rows were rejected and cells taken for null."""
-    grid = Grid("table", "in", "written", "rejected", "duplicates", "unchanged", "version", box=None)
-    for report in reports:
-        grid.add_row(report.table, *(f"{value:,}" for value in report.as_dict().values() if isinstance(value, int)))
-    console.print(grid)
-    rules = [("rejected", report.table, rule, count) for report in reports for rule, count in report.by_rule.items()]
-    rules += [("taken for null", "", rule, count) for rule, count in info.repaired.items()]
+def report_lines(reports: Sequence[WriteReport], info: SourceInfo) -> Iterator[str]:
+    """The counts of every table, and the rules by which rows were rejected and cells taken for null."""
+    counts = [[f"{report.as_dict()[name]:,}" for name in COUNTS] for report in reports]
+    heads = ["table", *COUNTS.values()]
+    yield from _columns([heads, *([one.table, *row] for one, row in zip(reports, counts, strict=True))], left=1)
+    rules = [("rejected", report.table, rule, f"{n:,}") for report in reports for rule, n in report.by_rule.items()]
+    rules += [("taken for null", "", rule, f"{count:,}") for rule, count in info.repaired.items()]
     if rules:
-        by_rule = Grid("what became of it", "table", "rule", "rows", box=None)
-        for outcome, table, rule, count in rules:
-            by_rule.add_row(outcome, table, rule, f"{count:,}")
-        console.print(by_rule)
+        yield from _columns([("outcome", "table", "rule", "rows"), *rules], left=3)
     if info.simulated:
-        console.print(f"simulated: {info.kind}", soft_wrap=True)
+        yield f"simulated: {info.kind}"
+
+
+def _columns(rows: Sequence[Sequence[str]], *, left: int) -> Iterator[str]:
+    """Rows as lines of even columns; the first ones are set to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.ljust(width) if place < left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()

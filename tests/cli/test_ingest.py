@@ -1,22 +1,25 @@
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from rich.console import Console
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from cli.app import app
-from cli.ingest import show_reports
+from cli.ingest import report_lines
 from moonlake.lake.lake import WriteReport
 from sources.own_files.staging import SourceInfo
 
 HEADER = "product_id,title,image_names,listed_at\n"
 GOOD = "p1,red chair,,2026-01-01T00:00:00Z\n"
+
+
+def errors(found: Result) -> list[str]:
+    """The lines on stderr but for those of the log."""
+    return [line for line in found.stderr.splitlines() if not line.startswith("{")]
 
 
 def nothing(folder: Path) -> Path:
@@ -55,7 +58,7 @@ def test_input_that_cannot_be_read_is_one_clear_line_and_leaves_no_lake(
     monkeypatch.setenv("MOONLAKE_HOME", str(home))
     found = CliRunner().invoke(app, ["ingest", "--source", "files", "--data", str(make(tmp_path / "data"))])
     assert found.exit_code == 1
-    lines = [line for line in found.stderr.splitlines() if line.strip()]
+    lines = errors(found)
     assert len(lines) == 1, found.stderr
     assert lines[0].startswith("error: ")
     assert named in lines[0]
@@ -76,7 +79,8 @@ def test_a_folder_without_the_files_is_one_clear_line(
     monkeypatch.setenv("MOONLAKE_HOME", str(tmp_path / "home"))
     found = CliRunner().invoke(app, ["ingest", "--source", source, "--data", str(tmp_path)])
     assert found.exit_code == 1
-    assert found.stderr.startswith(f"error: {tmp_path}")
+    (line,) = errors(found)
+    assert line.startswith(f"error: {tmp_path}")
 
 
 def test_only_logs_without_impressions_take_negatives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,9 +107,7 @@ def test_what_became_of_the_rows_is_shown_by_rule() -> None:
     reports = [WriteReport("behaviors", 1_000, 990, 3, 5, 2, 4, by_rule), WriteReport("users", 0, 0, 0, 0, 0, -1)]
 
     def shown(info: SourceInfo) -> list[list[str]]:
-        console = Console(file=io.StringIO(), width=120)
-        show_reports(console, reports, info)
-        return [line.split() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+        return [line.split() for line in report_lines(reports, info)]
 
     lines = shown(info)
     assert ["behaviors", "1,000", "990", "3", "5", "2", "4"] in lines

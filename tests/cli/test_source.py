@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,12 @@ def test_a_behaviour_log_reports_what_was_taken_for_null_and_ignored(tmp_path):
 def test_a_wrong_path_is_an_error_of_the_tree(tmp_path):
     with pytest.raises(InputError, match="is not a folder"):
         RUN.invoke(source_app, ["files", str(tmp_path / "nowhere")], catch_exceptions=False)
+
+
+def test_json_has_the_folder_and_all_that_is_known_of_the_source(home, tmp_path):
+    (tmp_path / "products.csv").write_text("product_id,price_cents,colour\n1,5,red\n2,cheap,red\n3,6,red\n")
+    result = RUN.invoke(source_app, ["files", str(tmp_path), "--name", "mine", "--json"], catch_exceptions=False)
+    report = json.loads(result.stdout)
+    assert report["folder"] == str(home / "staging" / "mine")
+    assert (report["staged"]["products"], report["refused"]["products"]) == (2, 1)
+    assert report["ignored"] == {"products": ["colour"]}
