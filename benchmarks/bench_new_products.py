@@ -31,7 +31,7 @@ from PIL import Image
 
 from moonlake.embeddings import releases
 from moonlake.lake.lake import Lake
-from moonlake.lake.product_events import ProductEvent, hand_in
+from moonlake.lake.product_events import ProductEvent, submit
 from moonlake.settings import Settings
 
 LOOK_SECONDS = 0.1
@@ -65,7 +65,7 @@ class Stream:
 
 
 class Watcher(threading.Thread):
-    """Looks in the online store for products that were handed in, and notes when each is there with its vector."""
+    """Looks in the online store for products that were submitted, and notes when each is there with its vector."""
 
     def __init__(self, settings: Settings) -> None:
         from moonlake.feast_delta.store import feature_store
@@ -116,7 +116,7 @@ def hand_in_one_by_one(lake: Lake, watcher: Watcher, count: int, gap: float, at:
 
 def _hand_in(lake: Lake, product_id: str, payload: str) -> None:
     now = datetime.now(UTC)
-    hand_in(lake, [ProductEvent(product_id, product_id, "upsert", payload, "bench", now)], written_at=now)
+    submit(lake, [ProductEvent(product_id, product_id, "upsert", payload, "bench", now)], written_at=now)
 
 
 def check(lake: Lake, count: int, poisoned: int, before: dict[str, int]) -> None:

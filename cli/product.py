@@ -1,4 +1,4 @@
-"""`moonlake product`: hand new and changed products in, take them in as they come, and see how long it takes."""
+"""`moonlake product`: submit new and changed products, process them as they come, and see how long it takes."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ product_app = typer.Typer(no_args_is_help=True, help="New and changed products."
 @product_app.command()
 def add(
     folder: Annotated[Path, typer.Argument(help="Folder with products.jsonl, .csv or .parquet, and images.")],
-    source: Annotated[str, typer.Option(help="Name of whoever hands them in.")] = "product-add",
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until all are taken in.")] = 0,
+    source: Annotated[str, typer.Option(help="Name of whoever submits them.")] = "product-add",
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until all are processed.")] = 0,
     as_json: Json = False,
     output: Output = None,
 ) -> None:
-    """Hand products in, in the form of docs/own_files.md; a stream (`moonlake product watch`) takes them in."""
+    """Submit products, in the form of docs/own_files.md; a stream (`moonlake product watch`) takes them in."""
     from workflows.product_intake import submit_folder, wait_for
 
     lake = Lake(Settings.from_environment())
     submitted = submit_folder(lake, folder, source=require_name("source", source), clock=lambda: datetime.now(UTC))
     if not as_json:  # at once, as the wait may be long
-        typer.echo(f"{len(submitted.event_ids):,} records handed in, {submitted.refused:,} refused (table rejects)")
+        typer.echo(f"{len(submitted.event_ids):,} records submitted, {submitted.refused:,} refused (table rejects)")
     found = wait_for(lake, submitted.event_ids, seconds=wait) if wait else None
-    lines = [] if found is None else [f"taken in: {_outcomes(found)}"]
+    lines = [] if found is None else [f"processed: {_outcomes(found)}"]
     if found is not None and found.waiting:
-        lines.append(f"{found.waiting:,} not taken in within {wait:g} s: is `moonlake product watch` running?")
+        lines.append(f"{found.waiting:,} still waiting after {wait:g} s: is `moonlake product watch` running?")
     give(plain(submitted) | {"intake": found}, lines, as_json=as_json, output=output)
     if found is not None and found.waiting:
         raise typer.Exit(1)
@@ -47,16 +47,16 @@ def add(
 @product_app.command()
 def delete(
     product_ids: Annotated[list[str], typer.Argument(help="Products that are no longer sold.")],
-    source: Annotated[str, typer.Option(help="Name of whoever hands them in.")] = "product-delete",
+    source: Annotated[str, typer.Option(help="Name of whoever submits them.")] = "product-delete",
     as_json: Json = False,
     output: Output = None,
 ) -> None:
-    """Hand in that products are off sale from now; what was true before stays (`moonlake erase` takes that too)."""
+    """Submit that products are off sale from now; what was true before stays (`moonlake erase` takes that too)."""
     from workflows.product_intake import submit_deletes
 
     lake = Lake(Settings.from_environment())
     report = submit_deletes(lake, product_ids, source=require_name("source", source), now=datetime.now(UTC))
-    line = f"{report.written:,} records handed in, {report.rejected:,} refused (table rejects)"
+    line = f"{report.written:,} records submitted, {report.rejected:,} refused (table rejects)"
     give(report, [line], as_json=as_json, output=output)
 
 
@@ -78,11 +78,11 @@ def status(
     as_json: Json = False,
     output: Output = None,
 ) -> None:
-    """Counts of recent records by outcome, of records that wait, and the time from handing in until servable."""
+    """Counts of recent records by outcome, of records that wait, and the time from submission until servable."""
     from workflows.product_intake import intake_since
 
     found = intake_since(Lake(Settings.from_environment()), datetime.now(UTC) - timedelta(hours=hours))
-    lines = [f"records of the last {hours:g} hours: {_outcomes(found)}; {found.waiting:,} not taken in"]
+    lines = [f"records of the last {hours:g} hours: {_outcomes(found)}; {found.waiting:,} waiting"]
     if times := found.seconds_to_servable:
         lines.append("product to servable: " + ", ".join(f"{name} {value:.2f} s" for name, value in times.items()))
     give(found, lines, as_json=as_json, output=output)

@@ -33,15 +33,15 @@ with DAG(
         skip_on_exit_code=SKIP,
     )
     ingest = spark_step("ingest_catalogue", "--folder", STAGED, writes=["products", "product_images", "queries"])
-    # What was handed in one by one, where no stream is at work.
-    take_in = spark_step(
+    # What was submitted one by one, where no stream is at work.
+    intake = spark_step(
         "stream_products", "--once", writes=["products", "product_images", "embeddings", "product_arrivals"]
     )
-    take_in.trigger_rule = TriggerRule.NONE_FAILED
+    intake.trigger_rule = TriggerRule.NONE_FAILED
     embed = spark_step("embed_contents", "--space", "{{ params.space }}", writes=["embeddings"])
     gates = command_step("gates", "check", "space", "{{ params.space }}", writes=["gate_results"])
     serve = command_step(
         "serve_online", "feature", "materialize", "product_profile_v1", "content_embedding_v1", "--end", MOMENT
     )
 
-    look >> ingest >> take_in >> embed >> gates >> serve
+    look >> ingest >> intake >> embed >> gates >> serve

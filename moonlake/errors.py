@@ -3,7 +3,7 @@
 MoonlakeError
 |-- SettingsError            a value of the environment is unknown or unusable
 |-- MissingDependency        Java, a jar or a package is not there; the message says how to get it
-|-- InputError               what a user handed in cannot be read: path, file, format, column
+|-- InputError               what a user submitted cannot be read: path, file, format, column
 |-- ContractError            rows or tables do not fit their contract
 |   |-- SchemaMismatch       a column is missing or has another type
 |   |-- BatchRejected        a batch rule failed; the table was left untouched
@@ -11,7 +11,7 @@ MoonlakeError
 |-- NotFound                 a table, version, view, column, space, model or artifact that does not exist
 |-- PointInTimeError         a feature would know its future, or time columns cannot be compared
 |-- SpaceMismatch            vectors of two embedding spaces would meet
-|-- RecordRefused            a record that an outside writer handed in cannot be read
+|-- RecordRefused            a record that an outside writer submitted cannot be read
 `-- ImageRefused             a file is not an image that we are willing to decode
 """
 
@@ -63,7 +63,7 @@ class SpaceMismatch(MoonlakeError):
 
 
 class RecordRefused(MoonlakeError):
-    """A record that an outside writer handed in cannot be read.
+    """A record that an outside writer submitted cannot be read.
 
     Attributes:
         rule: name of the rule that the record broke, as it stands in `rejects`.

@@ -22,7 +22,7 @@ from moonlake.errors import InputError, NotFound
 from moonlake.extras import naming_extras
 from moonlake.lake.lake import Lake
 from moonlake.lake.lake_table import LakeTable
-from moonlake.lake.product_events import ProductEvent, hand_in
+from moonlake.lake.product_events import ProductEvent, submit
 from moonlake.schema.tables import TABLES
 from moonlake.settings import Settings
 from moonlake.timestamps import parse_moment
@@ -139,7 +139,7 @@ class Home:
         images: Mapping[str, bytes] | Sequence[str | Path] = (),
         source: str = SOURCE,
     ) -> Submission:
-        """The record of a new or changed product, handed in; it is on sale once it was taken in (see `outcome`).
+        """The record of a new or changed product, submitted; it is on sale once it was taken in (see `outcome`).
 
         Args:
             product: columns of `products` in the own-files form (docs/own_files.md); `product_id` is needed.
@@ -154,7 +154,7 @@ class Home:
         encoded = {name: base64.b64encode(file).decode() for name, file in files.items()}
         payload = json.dumps({**product, **({"images": encoded} if encoded else {})}, default=str)
         event = ProductEvent(event_id, product["product_id"], "upsert", payload, source, now)
-        report = hand_in(self.lake, [event], written_at=now)
+        report = submit(self.lake, [event], written_at=now)
         return Submission(event_id, event.product_id, next(iter(report.by_rule), None))
 
     def outcome(self, submission: Submission | str) -> str | None:

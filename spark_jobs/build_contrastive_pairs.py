@@ -29,7 +29,7 @@ from moonlake.spark.session import read_table, session
 from moonlake.timestamps import parse_moment
 from spark_jobs.pairs import hard_negatives, purchase_cleaning, user_choices
 from spark_jobs.pairs.product_units import units
-from spark_jobs.pairs.row_counts import Funnel
+from spark_jobs.pairs.row_counts import RowCounts
 from spark_jobs.pairs.user_choices import CHOICES, DEFAULT_MIX, as_pairs, parse_mix
 
 __all__ = ["CHOICES", "CleaningConfig", "PairsReport", "main", "run"]
@@ -120,16 +120,16 @@ def run(
     if (stage == 2) != (cleaning is not None):
         raise InputError(f"stage {stage}: --space and what belongs to it are for stage 2, and stage 2 needs --space")
     lake = _read(spark, settings, start, end)
-    funnel = Funnel()
-    merged = funnel.keep(units(lake.products, lake.images))
-    every = funnel.step(
+    row_counts = RowCounts()
+    merged = row_counts.keep(units(lake.products, lake.images))
+    every = row_counts.step(
         "choices of the window", user_choices.choices(lake.behaviors, lake.queries, lake.products, merged, mix)
     )
-    considered = every if stage == 1 else funnel.step("purchases", every.where("action = 'purchase'"))
+    considered = every if stage == 1 else row_counts.step("purchases", every.where("action = 'purchase'"))
     dropped = _counts(considered.where("dropped IS NOT NULL"), "dropped")
-    chosen = funnel.step("choices that give a pair", considered.where("dropped IS NULL").drop("dropped"))
+    chosen = row_counts.step("choices that give a pair", considered.where("dropped IS NULL").drop("dropped"))
     if cleaning is not None:
-        chosen = _clean(settings, lake, merged, every, chosen, cleaning, funnel)
+        chosen = _clean(settings, lake, merged, every, chosen, cleaning, row_counts)
     negatives = f.sum(f.size("hard_negative_content_ids"))
     pairs = as_pairs(chosen, stage)
     write = writes.replace_window(
@@ -144,7 +144,7 @@ def run(
         written_at=written_at,
     )
     mined = pairs.agg(negatives.alias("negatives")).collect()[0]["negatives"]
-    return PairsReport(write, stage, funnel.as_dicts(), dropped, _counts(chosen, "pair_type"), mined or 0)
+    return PairsReport(write, stage, row_counts.as_dicts(), dropped, _counts(chosen, "pair_type"), mined or 0)
 
 
 def _read(spark: SparkSession, settings: Settings, start: datetime, end: datetime) -> _Lake:
@@ -167,38 +167,38 @@ def _clean(
     every: DataFrame,
     bought: DataFrame,
     config: CleaningConfig,
-    funnel: Funnel,
+    row_counts: RowCounts,
 ) -> DataFrame:
     """The purchases that stage 2 trains on, with their hard negatives."""
     phrases = [Phrase(*row) for row in purchase_cleaning.vocabulary(lake.products).collect()]
     texts = bought.where("modality = 'text'").select("query_text").dropDuplicates()
     counts = purchase_cleaning.entity_counts(texts, phrases)
-    said = funnel.step(
+    said = row_counts.step(
         f"text queries of {config.entities} entities", purchase_cleaning.with_entities(bought, counts, config.entities)
     )
-    once = funnel.step("each query once a product unit", purchase_cleaning.each_query_once(said))
-    candidates = funnel.keep(hard_negatives.pool(lake.products, merged))
+    once = row_counts.step("each query once a product unit", purchase_cleaning.each_query_once(said))
+    candidates = row_counts.keep(hard_negatives.pool(lake.products, merged))
     wanted = once.select(f.explode(f.array("anchor_content_id", "positive_content_id")).alias("content_id"))
     wanted = wanted.unionByName(candidates.select("content_id")).dropDuplicates()
-    vectors = funnel.keep(_vectors(settings, lake, funnel.keep(wanted), config.space, funnel))
-    near = funnel.step("both sides have a vector", purchase_cleaning.with_similarity(once, vectors))
-    hardest = funnel.step(
+    vectors = row_counts.keep(_vectors(settings, lake, row_counts.keep(wanted), config.space, row_counts))
+    near = row_counts.step("both sides have a vector", purchase_cleaning.with_similarity(once, vectors))
+    hardest = row_counts.step(
         f"the {config.keep} least similar of a unit", purchase_cleaning.least_similar(near, config.keep)
     )
     weights = purchase_cleaning.category_weights(hardest, lake.impressions, merged, config.balance)
-    even = funnel.step("categories in balance with exposure", purchase_cleaning.rebalanced(hardest, weights))
+    even = row_counts.step("categories in balance with exposure", purchase_cleaning.rebalanced(hardest, weights))
     with_vectors = candidates.join(vectors, on="content_id", how="inner")
     chosen = hard_negatives.chosen_after(every)
     mined = hard_negatives.with_negatives(even, with_vectors, chosen, config.mining)
-    return funnel.step("hard negatives mined", mined.drop("anchor_vector", "positive_vector"))
+    return row_counts.step("hard negatives mined", mined.drop("anchor_vector", "positive_vector"))
 
 
-def _vectors(settings: Settings, lake: _Lake, wanted: DataFrame, name: str, funnel: Funnel) -> DataFrame:
+def _vectors(settings: Settings, lake: _Lake, wanted: DataFrame, name: str, row_counts: RowCounts) -> DataFrame:
     """content_id, vector of the contents in a space: from the lake, or embedded now where the lake has none."""
     space = releases.find(Lake(settings), name)
     of_space = lake.embeddings.where(f.col("space_id") == space.space_id).select("content_id", "vector")
     stored = wanted.join(of_space, on="content_id", how="inner")
-    missing = funnel.keep(wanted.join(of_space.select("content_id"), on="content_id", how="left_anti"))
+    missing = row_counts.keep(wanted.join(of_space.select("content_id"), on="content_id", how="left_anti"))
     count = missing.count()
     if not count:
         return stored

@@ -27,7 +27,7 @@ from moonlake.errors import ContractError
 from moonlake.files import exclusive
 from moonlake.hashing import stable_hash
 from moonlake.lake.lake import Lake
-from moonlake.lake.product_events import ProductEvent, hand_in
+from moonlake.lake.product_events import ProductEvent, submit
 from moonlake.schema.tables import PRODUCT_EVENTS
 from moonlake.settings import Settings
 from moonlake.spark.session import session
@@ -94,7 +94,7 @@ def run(
         start_records = _start(
             _records(spark, settings), folder / "product_events", once, lambda rows: intake.take(rows.toArrow())
         )
-        if once:  # what the files hold is handed in before the records are looked at
+        if once:  # what the files hold is submitted before the records are looked at
             for start in (start_files, start_records):
                 start().awaitTermination()
             return
@@ -150,7 +150,7 @@ def _hand_in(settings: Settings, clock: Clock) -> Callable[[DataFrame], None]:
                 continue
             event_id = stable_hash(f"{file}\0{line}")
             events.append(ProductEvent(event_id, product_id, "upsert", line, DROPPED, changed_at))
-        hand_in(lake, events, written_at=now)
+        submit(lake, events, written_at=now)
         lake.keep_rejects(PRODUCT_EVENTS.name, refused, source=DROPPED, written_at=now)
 
     return take

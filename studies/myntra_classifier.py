@@ -55,7 +55,7 @@ class LabelBatch:
     classes: Tensor
 
 
-class LabelLesson:
+class LabelObjective:
     """The class of a picture."""
 
     def __init__(self, model: Classifier, pixels: UInt8s, labels: Sequence[str], config: RunConfig) -> None:
@@ -118,7 +118,7 @@ def fit_classifier(
         pixels: uint8 [N, H, W, 3].
         labels: [N].
     """
-    return run_steps(LabelLesson(model, pixels, labels, config), config, Run(progress=progress), asdict(config))
+    return run_steps(LabelObjective(model, pixels, labels, config), config, Run(progress=progress), asdict(config))
 
 
 def classifier_vectors(model: Classifier, pixels: UInt8s) -> Float32s:

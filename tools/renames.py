@@ -198,6 +198,16 @@ MODULES: dict[str, str] = {
 """Old name of a module -> its new name."""
 
 NAMES: dict[str, str] = {
+    "models.training_run.Lesson": "models.training.loop.Objective",
+    "models.train_encoder.ContrastiveLesson": "models.training.contrastive.ContrastiveObjective",
+    "models.pretraining.DescriptionLesson": "models.training.captioning.DescriptionObjective",
+    "moonlake.product_events.hand_in": "moonlake.lake.product_events.submit",
+    "spark_jobs.arrivals.records.take_in": "spark_jobs.intake.records.process_records",
+    "spark_jobs.arrivals.records.Arrival": "spark_jobs.intake.records.IntakeRecord",
+    "spark_jobs.pairs.funnel.Funnel": "spark_jobs.pairs.row_counts.RowCounts",
+    "spark_jobs.pairs.funnel.Step": "spark_jobs.pairs.row_counts.StepRows",
+    "sources.staging.Progress": "moonlake.progress.Step",
+    "sources.staging.silent": "moonlake.progress.UNWATCHED",
     "moonlake.embedding_chunks.Progress": "moonlake.embeddings.backfill.BackfillProgress",
     "cli.learning.evaluate_app": "cli.evaluate.evaluate_app",
     "cli.sources.stage_app": "cli.source.source_app",
@@ -425,11 +435,13 @@ def _text_edits(lines: Lines, taken: list[tuple[int, int]]) -> Iterator[Edit]:
         if token.type not in kinds:
             continue
         start, stop = (lines.starts[row - 1] + column for row, column in (token.start, token.end))
-        if any(begin < stop and start < end for begin, end in taken):
-            continue
-        text = lines.text[start:stop]
-        if (new := _renamed_text(text)) != text:
-            yield Edit(start, stop, new)
+        inside = sorted(edit for edit in taken if edit[0] < stop and start < edit[1])  # names within an f-string
+        for begin, end in zip(
+            [start, *(edit[1] for edit in inside)], [*(edit[0] for edit in inside), stop], strict=True
+        ):
+            text = lines.text[begin:end]
+            if (new := _renamed_text(text)) != text:
+                yield Edit(begin, end, new)
 
 
 def _renamed_text(text: str) -> str:

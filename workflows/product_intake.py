@@ -1,4 +1,4 @@
-"""Products handed in one by one: a folder submitted, the intake waited for, and how long it takes."""
+"""Products submitted one by one: a folder submitted, the intake waited for, and how long it takes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from moonlake.errors import RecordRefused
 from moonlake.lake.lake import Lake, WriteReport
-from moonlake.lake.product_events import ProductEvent, hand_in
+from moonlake.lake.product_events import ProductEvent, submit
 from sources.own_files.product_payload import read_products
 
 EVENTS_AT_ONCE = 100
@@ -28,10 +28,10 @@ Clock = Callable[[], datetime]
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """The result of handing a folder in.
+    """The result of submitting a folder.
 
     Attributes:
-        event_ids: the records that were handed in.
+        event_ids: the records that were submitted.
         refused: records that could not be read or broke a rule; they are in `rejects`.
     """
 
@@ -41,12 +41,12 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """The outcomes of records that were handed in.
+    """The outcomes of records that were submitted.
 
     Attributes:
         outcomes: number of records by outcome.
         waiting: records that have none yet.
-        seconds_to_servable: quantiles of the time from handing in until servable; empty where no record is servable.
+        seconds_to_servable: quantiles of the time from submission until servable; empty where no record is servable.
     """
 
     outcomes: dict[str, int]
@@ -55,14 +55,14 @@ class Intake:
 
 
 def submit_folder(lake: Lake, folder: Path, *, source: str, clock: Clock) -> Submitted:
-    """Hand in the products of a folder that is in the form of docs/own_files.md."""
+    """Submit the products of a folder that is in the form of docs/own_files.md."""
     event_ids: list[str] = []
     refused = 0
     waiting: list[ProductEvent] = []
 
     def send() -> None:
         nonlocal refused
-        refused += hand_in(lake, waiting, written_at=clock()).rejected
+        refused += submit(lake, waiting, written_at=clock()).rejected
         event_ids.extend(event.event_id for event in waiting)
         waiting.clear()
 
@@ -82,7 +82,7 @@ def submit_folder(lake: Lake, folder: Path, *, source: str, clock: Clock) -> Sub
 def submit_deletes(lake: Lake, product_ids: Iterable[str], *, source: str, now: datetime) -> WriteReport:
     """Hand in that products are off sale from now on."""
     events = [ProductEvent(uuid4().hex, product_id, "delete", "{}", source, now) for product_id in product_ids]
-    return hand_in(lake, events, written_at=now)
+    return submit(lake, events, written_at=now)
 
 
 def wait_for(lake: Lake, event_ids: Sequence[str], *, seconds: float) -> Intake:
@@ -97,7 +97,7 @@ def wait_for(lake: Lake, event_ids: Sequence[str], *, seconds: float) -> Intake:
 
 
 def intake_since(lake: Lake, since: datetime) -> Intake:
-    """The outcomes of the records that were handed in since a moment."""
+    """The outcomes of the records that were submitted since a moment."""
     handed_in = lake.read("product_events", ["event_id"], where=pc.field("created_at") >= since)["event_id"]
     return _intake(lake, pc.field("handed_in_at") >= since, set(handed_in.to_pylist()))
 

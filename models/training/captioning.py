@@ -188,9 +188,9 @@ def fit(
     if not isinstance(encoder, DescribingEncoder):
         architecture = encoder.config.architecture
         raise InputError(f"{architecture} cannot be trained to describe images (stage 0): its text tower sees none")
-    lesson = DescriptionLesson(encoder, described, config)
+    objective = DescriptionObjective(encoder, described, config)
     identity = {"config": asdict(config), "data": described.fingerprint, **(start or {})}
-    metrics = run_steps(lesson, config, run or Run(progress=progress), identity)
+    metrics = run_steps(objective, config, run or Run(progress=progress), identity)
     encoder.eval()
     return metrics
 
@@ -212,7 +212,7 @@ class DescriptionBatch:
     tokens: int
 
 
-class DescriptionLesson:
+class DescriptionObjective:
     """The next token of a product's description, from its images and the tokens before."""
 
     def __init__(self, encoder: DescribingEncoder, described: Descriptions, config: PretrainingConfig) -> None:

@@ -143,11 +143,11 @@ def fit(
     """
     if not config.steps:
         return {}
-    lesson = ContrastiveLesson(encoder, pairs, config)
+    objective = ContrastiveObjective(encoder, pairs, config)
     identity = {"config": asdict(config), "data": pairs.fingerprint, **(start or {})}
-    metrics = run_steps(lesson, config, run or Run(progress=progress), identity)
+    metrics = run_steps(objective, config, run or Run(progress=progress), identity)
     encoder.eval()
-    return metrics | lesson.temperature()
+    return metrics | objective.temperature()
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ class PairBatch:
     rows: Int64s
 
 
-class ContrastiveLesson:
+class ContrastiveObjective:
     """Queries are drawn to the products that users chose after them, and away from others."""
 
     def __init__(self, encoder: Encoder, pairs: Pairs, config: TrainingConfig) -> None:

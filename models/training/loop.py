@@ -136,7 +136,7 @@ class Run:
         return Checkpoints(self.folder / "checkpoints", identity)
 
 
-class Lesson(Protocol, Generic[Prepared]):
+class Objective(Protocol, Generic[Prepared]):
     """The objective of a training stage.
 
     Attributes:
@@ -162,38 +162,38 @@ class Lesson(Protocol, Generic[Prepared]):
         """Figures to watch, after the optimiser's step."""
 
 
-def run_steps(lesson: Lesson[Any], config: RunConfig, run: Run, identity: Identity) -> dict[str, float]:
+def run_steps(objective: Objective[Any], config: RunConfig, run: Run, identity: Identity) -> dict[str, float]:
     """Train to the last step, from the last checkpoint if there is one; loss of the last tenth and the speed.
 
     Raises: InputError: the run does not fit into memory, its loss is no number any more, or a checkpoint is of another.
     """
-    optimizers = Optimizers(lesson, config)
-    start_alike(lesson.model)
-    with undisturbed(lesson.model):
-        require_room(lesson.model, lesson.probe(), optimizers.bytes)
+    optimizers = Optimizers(objective, config)
+    start_alike(objective.model)
+    with undisturbed(objective.model):
+        require_room(objective.model, objective.probe(), optimizers.bytes)
     checkpoints = run.checkpoints(identity)
-    resumed = checkpoints.resume(lesson.model, optimizers) if checkpoints else Resumed(0, [], 0.0)
+    resumed = checkpoints.resume(objective.model, optimizers) if checkpoints else Resumed(0, [], 0.0)
     losses = list(resumed.losses)
     watch = Watch(resumed, config, run.progress, _event_files(run, resumed.step))
     saved = time.monotonic()
     with _threads(config.threads), torch.random.fork_rng(), watch:
         steps = range(resumed.step + 1, config.steps + 1)
-        for step, prepared in zip(steps, ahead(lesson.prepare, steps), strict=True):
+        for step, prepared in zip(steps, ahead(objective.prepare, steps), strict=True):
             share = _rate_share(config, step)
             optimizers.set_rate(share)
             torch.manual_seed(step_seed(config.seed, step))
             optimizers.zero_grad()
-            loss = lesson.backward(prepared)
-            average_gradients(lesson.model)
-            norm = nn.utils.clip_grad_norm_(lesson.model.parameters(), MAX_GRADIENT_NORM)
+            loss = objective.backward(prepared)
+            average_gradients(objective.model)
+            norm = nn.utils.clip_grad_norm_(objective.model.parameters(), MAX_GRADIENT_NORM)
             optimizers.step()
-            figures = lesson.after(step, prepared)
+            figures = objective.after(step, prepared)
             losses.append(float(loss))
             if not math.isfinite(losses[-1]):
                 raise InputError(f"training diverged: loss {losses[-1]} at step {step}; lower the learning rate")
             watch.step(step, losses[-1], share * config.learning_rate, {"gradient_norm": float(norm), **figures})
             if checkpoints and is_first() and _is_due(run, step, config.steps, time.monotonic() - saved):
-                checkpoints.save(Resumed(step, losses, watch.seconds), lesson.model, optimizers)
+                checkpoints.save(Resumed(step, losses, watch.seconds), objective.model, optimizers)
                 saved = time.monotonic()
     tail = losses[-max(1, len(losses) // 10) :]
     return {"loss": float(np.mean(tail)), "samples_per_second": len(losses) * config.batch_size / watch.seconds}
@@ -287,12 +287,12 @@ class Optimizers:
     that multiplies anything: it stays with AdamW, at its full rate.
     """
 
-    def __init__(self, lesson: Lesson[Any], config: RunConfig) -> None:
-        tables = {id(one.weight) for one in lesson.model.modules() if isinstance(one, nn.Embedding)}
-        rates = {id(one): config.language_rate for one in lesson.backbone.parameters() if id(one) not in tables}
-        rates |= {id(one): config.tower_rate for one in lesson.tower.parameters()}
+    def __init__(self, objective: Objective[Any], config: RunConfig) -> None:
+        tables = {id(one.weight) for one in objective.model.modules() if isinstance(one, nn.Embedding)}
+        rates = {id(one): config.language_rate for one in objective.backbone.parameters() if id(one) not in tables}
+        rates |= {id(one): config.tower_rate for one in objective.tower.parameters()}
         groups: dict[tuple[bool, float, bool], list[Tensor]] = {}
-        for parameter in lesson.model.parameters():
+        for parameter in objective.model.parameters():
             if parameter.requires_grad:
                 matrix = config.optimizer == "muon" and parameter.ndim > 1 and id(parameter) not in tables
                 group = matrix, rates.get(id(parameter), 1.0), parameter.ndim > 1

@@ -178,7 +178,7 @@ class Lake:
     def keep_rejects(
         self, name: str, refused: Iterable[tuple[str, Mapping[str, Any]]], *, source: str, written_at: datetime
     ) -> None:
-        """Write refused records to `rejects`, each once however often it is handed in.
+        """Write refused records to `rejects`, each once however often it is submitted.
 
         Args:
             name: table that the records were meant for.

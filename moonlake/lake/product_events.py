@@ -30,7 +30,7 @@ class ProductEvent:
     """One record that asks to add, change or delete a product.
 
     Attributes:
-        event_id: the writer's own id; the same record handed in again has no effect.
+        event_id: the writer's own id; the same record submitted again has no effect.
         payload: the product as JSON (docs/new_products.md); anything for a delete.
         source: who hands it in.
         event_timestamp: when the product became so, unless the payload says.
@@ -44,10 +44,10 @@ class ProductEvent:
     event_timestamp: datetime
 
 
-def hand_in(lake: Lake, events: Sequence[ProductEvent], *, written_at: datetime) -> WriteReport:
+def submit(lake: Lake, events: Sequence[ProductEvent], *, written_at: datetime) -> WriteReport:
     """The report of appending the records in one commit; records that break a rule go to `rejects`.
 
-    Nothing is looked up, so that handing in costs the same however many there were before.
+    Nothing is looked up, so that submission costs the same however many there were before.
     """
     table = PRODUCT_EVENTS
     if not events:

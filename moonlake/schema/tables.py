@@ -72,7 +72,7 @@ SPACE_ID = _hash("space_id", "embedding space that the vector or score belongs t
 
 PRODUCT_EVENTS = Table(
     name="product_events",
-    grain="One row per record that an outside writer hands in to add, change or delete a product; raw.",
+    grain="One row per record that an outside writer submits to add, change or delete a product; raw.",
     key=("event_id",),
     writer="any",
     writing="append",

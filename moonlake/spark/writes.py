@@ -274,7 +274,7 @@ def check_batch(table: Table, rows: DataFrame, rejected: int, total: int) -> Non
 def keep_rejects(
     spark: SparkSession, settings: Settings, name: str, refused: DataFrame, *, source: str, written_at: datetime
 ) -> None:
-    """Write refused records to `rejects`, each once however often it is handed in.
+    """Write refused records to `rejects`, each once however often it is submitted.
 
     Arguments as for `as_rejects` and `append`.
     """

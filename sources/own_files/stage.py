@@ -1,6 +1,6 @@
 """Your own files into the own-files form: Parquet, CSV, JSON lines or Delta, images as files, a zip or a table.
 
-Every record handed in is staged or refused by a named rule; the counts in `source.json` add up. Rows are read in
+Every record submitted is staged or refused by a named rule; the counts in `source.json` add up. Rows are read in
 batches, so that memory does not grow with the files. docs/own_files.md is the contract.
 """
 

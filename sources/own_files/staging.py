@@ -38,7 +38,7 @@ class SourceInfo:
         window: first and last moment of the behaviour; None without any.
         t1, t2: the honest protocol: encoder data < t1 <= CTR training < t2 <= test.
         fingerprint: hash of everything that the stage was made from.
-        staged, refused: rows per kind; rows handed in = staged + refused.
+        staged, refused: rows per kind; rows submitted = staged + refused.
         ignored: columns of input files that have no place in the form, per kind.
         repaired: cells that say nothing and were taken for null, by rule; their rows are staged.
     """
@@ -57,7 +57,7 @@ class SourceInfo:
     repaired: dict[str, int] = field(default_factory=dict)
 
     def has(self, kind: str) -> bool:
-        """True when the source handed in anything of the kind, good or not."""
+        """True when the source submitted anything of the kind, good or not."""
         return bool(self.staged.get(kind) or self.refused.get(kind))
 
     @classmethod

@@ -25,7 +25,7 @@ from moonlake.schema.tables import EMBEDDINGS, PRODUCT_ARRIVALS, PRODUCT_EVENTS,
 from moonlake.settings import Settings
 from moonlake.spark.small_writes import append_few, judge
 from spark_jobs.intake.metrics import Metrics
-from spark_jobs.intake.records import Arrival, Batch, Known, Record, Refused, take_in
+from spark_jobs.intake.records import Batch, IntakeRecord, Known, Record, Refused, process_records
 
 SOURCE = "stream_products"
 WARM_UP_WRITES = 2
@@ -55,15 +55,15 @@ class Intake:
             scratch = self.settings.model_copy(update={"home": Path(home), "lake_uri": None})
             for name in range(WARM_UP_WRITES):
                 event = ProductEvent(str(name), str(name), "upsert", '{"title": "warm"}', SOURCE, now)
-                rows = take_in([Record.read(event, now)], Known()).states()
+                rows = process_records([Record.read(event, now)], Known()).states()
                 judge(self.spark, PRODUCTS.name, rows)
                 append_few(self.spark, scratch, PRODUCTS.name, rows, written_at=now)
 
     def take(self, rows: pa.Table) -> None:
-        """Rows of `product_events` into the lake and online, in the order in which they were handed in."""
+        """Rows of `product_events` into the lake and online, in the order in which they were submitted."""
         began = self.clock()
         records, refused = _read(rows)
-        batch = take_in(records, self._known(records))
+        batch = process_records(records, self._known(records))
         self._judge_states(batch)
         images = batch.image_rows()
         vectors, refused_vectors = self._embed(batch, dict(zip(*_pairs(images), strict=True)))
@@ -106,11 +106,11 @@ class Intake:
 
     def _judge_states(self, batch: Batch) -> None:
         """Refuse the states that break a rule of the table."""
-        standing = [arrival for arrival in batch.arrivals if arrival.state is not None]
-        for arrival, rule in zip(standing, judge(self.spark, PRODUCTS.name, batch.states()), strict=True):
+        standing = [taken for taken in batch.records if taken.state is not None]
+        for taken, rule in zip(standing, judge(self.spark, PRODUCTS.name, batch.states()), strict=True):
             if rule is not None:
-                arrival.refuse(rule)
-                batch.refused.append((PRODUCTS.name, rule, record_of(arrival.record.event)))
+                taken.refuse(rule)
+                batch.refused.append((PRODUCTS.name, rule, record_of(taken.record.event)))
 
     def _live_spaces(self) -> list[Space]:
         """The spaces that some use runs on."""
@@ -119,7 +119,7 @@ class Intake:
 
     def _embed(self, batch: Batch, files: Mapping[str, bytes]) -> tuple[pa.Table, list[tuple[str, dict[str, str]]]]:
         """Vectors, in each live space, of the contents that have none there; and the rules by which others get none."""
-        contents = {arrival.content.content_id: arrival.content for arrival in batch.arrivals if arrival.content}
+        contents = {taken.content.content_id: taken.content for taken in batch.records if taken.content}
         vectors: list[dict[str, Any]] = []
         refused: list[tuple[str, dict[str, str]]] = []
         for space in self._live_spaces():
@@ -156,30 +156,30 @@ class Intake:
     def _settle(self, batch: Batch) -> None:
         """Record what became of each record: the last step, after which the batch is not taken in again."""
         live = [space.space_id for space in self._live_spaces()]
-        ids = {arrival.content.content_id for arrival in batch.arrivals if arrival.content}
+        ids = {taken.content.content_id for taken in batch.records if taken.content}
         served = set.intersection(*(self._with_vector(ids, space_id) for space_id in live)) if live else set()
         now = self.clock()
         rows = []
-        for arrival in batch.arrivals:
-            outcome = _outcome(arrival, served)
-            rows.append(arrival.as_row(outcome, now))
-            self.metrics.record(outcome, (now - arrival.record.handed_in_at).total_seconds())
+        for taken in batch.records:
+            outcome = _outcome(taken, served)
+            rows.append(taken.as_row(outcome, now))
+            self.metrics.record(outcome, (now - taken.record.handed_in_at).total_seconds())
         if rows:
             facts = pa.Table.from_pylist(rows, arrow_schema(PRODUCT_ARRIVALS, PRODUCT_ARRIVALS.facts))
             self.lake.append(PRODUCT_ARRIVALS.name, facts, written_at=now)
         self.metrics.write()
 
 
-def _outcome(arrival: Arrival, served: set[str]) -> str:
-    if arrival.content is None:
+def _outcome(taken: IntakeRecord, served: set[str]) -> str:
+    if taken.content is None:
         return "refused"
-    if arrival.state is None:
+    if taken.state is None:
         return "unchanged"
-    return "servable" if arrival.content.content_id in served else "without_vector"
+    return "servable" if taken.content.content_id in served else "without_vector"
 
 
 def _read(rows: pa.Table) -> tuple[list[Record], list[Refused]]:
-    """The records in the order in which they were handed in, and those that no writer of ours would have let in."""
+    """The records in the order in which they were submitted, and those that no writer of ours would have let in."""
     rows = rows.select(PRODUCT_EVENTS.names)
     rules = broken_rules(PRODUCT_EVENTS, rows)
     records: list[Record] = []

@@ -78,7 +78,7 @@ class Record:
 
 
 @dataclass(slots=True)
-class Arrival:
+class IntakeRecord:
     """One record that is taken in.
 
     Attributes:
@@ -119,18 +119,18 @@ class Batch:
     """The outcome of a batch of records.
 
     Attributes:
-        arrivals: the records that were not taken in before, in the order in which they were handed in.
+        records: those that were not taken in before, in the order in which they were submitted.
         images: rows of `product_images` by image_id.
         refused: images and records that are no part of the lake.
     """
 
-    arrivals: list[Arrival] = field(default_factory=list)
+    records: list[IntakeRecord] = field(default_factory=list)
     images: dict[str, dict[str, Any]] = field(default_factory=dict)
     refused: list[Refused] = field(default_factory=list)
 
     def states(self) -> pa.Table:
-        """The states of products, in the order of their arrivals."""
-        rows = [arrival.state for arrival in self.arrivals if arrival.state is not None]
+        """The states of products, in the order of their records."""
+        rows = [taken.state for taken in self.records if taken.state is not None]
         return pa.Table.from_pylist(rows, _nullable(PRODUCTS))
 
     def image_rows(self) -> pa.Table:
@@ -138,29 +138,29 @@ class Batch:
         return pa.Table.from_pylist(list(self.images.values()), _nullable(PRODUCT_IMAGES))
 
 
-def take_in(records: Iterable[Record], known: Known) -> Batch:
-    """The outcome of records, taken in the order in which they were handed in."""
+def process_records(records: Iterable[Record], known: Known) -> Batch:
+    """The outcome of records, taken in the order in which they were submitted."""
     batch = Batch()
     hashes = dict(known.record_hashes)
     states = {product_id: list(rows) for product_id, rows in known.states.items()}
     for record in records:
-        arrival, event = Arrival(record), record.event
+        taken, event = IntakeRecord(record), record.event
         if (before := hashes.get(event.event_id)) is not None:
-            if before != arrival.record_hash:
+            if before != taken.record_hash:
                 batch.refused.append((PRODUCTS.name, "event_id_repeated", record_of(event)))
             continue
-        hashes[event.event_id] = arrival.record_hash
-        batch.arrivals.append(arrival)
+        hashes[event.event_id] = taken.record_hash
+        batch.records.append(taken)
         try:
-            _fill(arrival, states.setdefault(event.product_id, []), known.image_ids, batch)
+            _fill(taken, states.setdefault(event.product_id, []), known.image_ids, batch)
         except RecordRefused as refused:
-            arrival.refuse(refused.rule)
+            taken.refuse(refused.rule)
             batch.refused.append((PRODUCTS.name, refused.rule, record_of(event)))
     return batch
 
 
-def _fill(arrival: Arrival, states: list[Mapping[str, Any]], image_ids: frozenset[str], batch: Batch) -> None:
-    record, event = arrival.record, arrival.record.event
+def _fill(taken: IntakeRecord, states: list[Mapping[str, Any]], image_ids: frozenset[str], batch: Batch) -> None:
+    record, event = taken.record, taken.record.event
     if record.rule is not None:
         raise RecordRefused(record.rule, "the payload cannot be read")
     if record.payload is None:
@@ -169,15 +169,15 @@ def _fill(arrival: Arrival, states: list[Mapping[str, Any]], image_ids: frozense
         state = _state(event, record.payload, states)
         state["image_ids"] = _images(event, record.payload, image_ids, batch)
     if state["event_timestamp"] > record.handed_in_at + MOST_AHEAD:
-        raise RecordRefused("event_timestamp_ahead", f"{state['event_timestamp']} is after it was handed in")
+        raise RecordRefused("event_timestamp_ahead", f"{state['event_timestamp']} is after it was submitted")
     content = content_of(prompt_text(state["title"], dict(state["attributes"])), state["image_ids"])
     state |= {"content_id": content.content_id, "source": event.source}
-    arrival.content = content
+    taken.content = content
     before = _last_until(state["event_timestamp"], states)
     said_before = before is not None and all(before[name] == state[name] for name in SAID)
     # Of the very same moment it is what this record said when its batch was cut off.
     if before is None or not said_before or before["event_timestamp"] == state["event_timestamp"]:
-        arrival.state = state
+        taken.state = state
         states.append(state)
 
 

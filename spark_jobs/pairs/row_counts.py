@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StepRows:
     """One step: how many rows were left behind it, how many it dropped, and how long it took."""
 
     step: str
@@ -22,7 +22,7 @@ class Step:
     seconds: float
 
 
-class Funnel:
+class RowCounts:
     """Counts the rows behind each step of a job, and computes each step once.
 
     Attributes:
@@ -30,7 +30,7 @@ class Funnel:
     """
 
     def __init__(self) -> None:
-        self.steps: list[Step] = []
+        self.steps: list[StepRows] = []
 
     def keep(self, frame: DataFrame) -> DataFrame:
         """The frame, computed now, and without its plan: behind ten steps a plan takes longer than the work."""
@@ -47,7 +47,7 @@ class Funnel:
     def note(self, name: str, rows: int, seconds: float = 0.0) -> None:
         """Enter a step that was counted elsewhere."""
         before = self.steps[-1].rows if self.steps else rows
-        self.steps.append(Step(name, rows, before - rows, round(seconds, 1)))
+        self.steps.append(StepRows(name, rows, before - rows, round(seconds, 1)))
         logger.info("%s: %d rows, %d dropped, %.1f s", name, rows, before - rows, seconds)
 
     def as_dicts(self) -> list[dict[str, Any]]:

@@ -47,7 +47,7 @@ def arrive(lake: Lake, outcomes: dict[str, str], seconds: float = 2.0) -> None:
 
 def test_a_folder_is_handed_in_and_what_cannot_be_read_is_kept(settings: Settings, lake: Lake, folder: Path) -> None:
     told = products(settings, "add", str(folder), "--source", "shop")
-    assert told.output == "2 records handed in, 1 refused (table rejects)\n"
+    assert told.output == "2 records submitted, 1 refused (table rejects)\n"
     events = lake.read("product_events").to_pylist()
     assert [(row["product_id"], row["kind"], row["source"]) for row in events] == [
         ("1", "upsert", "shop"), ("2", "upsert", "shop"),
@@ -65,8 +65,8 @@ def test_handing_in_again_is_another_record(settings: Settings, lake: Lake, fold
 def test_waiting_in_vain_is_an_error_that_says_what_to_run(settings: Settings, folder: Path) -> None:
     told = products(settings, "add", str(folder), "--wait", "0.1")
     assert told.exit_code == 1
-    assert "taken in: none" in told.output
-    assert "2 not taken in within 0.1 s: is `moonlake product watch` running?" in told.output
+    assert "processed: none" in told.output
+    assert "2 still waiting after 0.1 s: is `moonlake product watch` running?" in told.output
 
 
 def test_json_names_the_records_and_says_what_waits(settings: Settings, lake: Lake, folder: Path) -> None:
@@ -84,20 +84,20 @@ def test_a_folder_without_products_is_an_error(settings: Settings, tmp_path: Pat
 
 
 def test_deleting_hands_a_record_in(settings: Settings, lake: Lake) -> None:
-    assert products(settings, "delete", "1", "2").output.startswith("2 records handed in, 0 refused")
+    assert products(settings, "delete", "1", "2").output.startswith("2 records submitted, 0 refused")
     assert lake.read("product_events")["kind"].to_pylist() == ["delete", "delete"]
 
 
 def test_status_counts_outcomes_and_what_waits_and_times_servable_ones(
     settings: Settings, lake: Lake, folder: Path
 ) -> None:
-    assert products(settings, "status").output == "records of the last 24 hours: none; 0 not taken in\n"
+    assert products(settings, "status").output == "records of the last 24 hours: none; 0 waiting\n"
     products(settings, "add", str(folder))
     (one, _) = lake.read("product_events")["event_id"].to_pylist()
     arrive(lake, {one: "servable"})
     arrive(lake, {"x": "refused"}, seconds=50)
     told = products(settings, "status").output.splitlines()
-    assert told[0] == "records of the last 24 hours: 1 refused, 1 servable; 1 not taken in"
+    assert told[0] == "records of the last 24 hours: 1 refused, 1 servable; 1 waiting"
     assert told[1] == "product to servable: p50 2.00 s, p95 2.00 s, max 2.00 s"
     plain = json.loads(products(settings, "status", "--json").output)
     assert plain["waiting"] == 1

@@ -18,7 +18,7 @@ from models.training.contrastive import TrainingConfig, train_encoder
 from moonlake.embeddings import spaces
 from moonlake.embeddings.contents import read_contents, read_images
 from moonlake.lake.lake import Lake
-from moonlake.lake.product_events import ProductEvent, hand_in
+from moonlake.lake.product_events import ProductEvent, submit
 from moonlake.settings import Settings
 from sources.simulator.marketplace import stage_arrivals
 from workflows.airflow import airflow_environment
@@ -82,7 +82,7 @@ def refresh(settings: Settings, source: str, space: str, date: str = "2026-11-02
 def test_products_that_arrive_are_embedded_and_served_online(settings: Settings, space: spaces.Space) -> None:
     folder = stage_arrivals("tiny", settings, count=PRODUCTS)
     by_hand = ProductEvent("1", "by-hand", "upsert", '{"title": "oak chair"}', "shop", NOW)
-    hand_in(Lake(settings), [by_hand], written_at=NOW)
+    submit(Lake(settings), [by_hand], written_at=NOW)
 
     done = refresh(settings, folder.name, space.name)
     assert done.returncode == 0, done.stdout[-5_000:] + done.stderr[-2_000:]

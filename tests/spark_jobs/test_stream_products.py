@@ -20,7 +20,7 @@ from moonlake.embeddings.contents import content_of
 from moonlake.errors import ContractError
 from moonlake.hashing import stable_hash
 from moonlake.lake.lake import Lake
-from moonlake.lake.product_events import ProductEvent, hand_in
+from moonlake.lake.product_events import ProductEvent, submit
 from moonlake.settings import Settings
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def test_records_are_checked_written_embedded_and_served_and_a_second_look_chang
     from moonlake.feast_delta.store import feature_store
     from spark_jobs import stream_products
 
-    hand_in(lake, EVENTS, written_at=DAY + timedelta(hours=3))
+    submit(lake, EVENTS, written_at=DAY + timedelta(hours=3))
     settings.incoming.mkdir(parents=True)
     dropped = [json.dumps({"product_id": 9, "title": "dropped cup"}), "", "not json", '{"title": "no id"}']
     (settings.incoming / "cups.jsonl").write_text("\n".join(dropped))
@@ -147,7 +147,7 @@ def test_records_are_checked_written_embedded_and_served_and_a_second_look_chang
     assert 'outcome="refused"} 2.0' in (settings.home / "metrics" / "products.prom").read_text()
 
     before = {name: lake.version(name) for name in TABLES}
-    hand_in(lake, EVENTS, written_at=DAY + timedelta(hours=4))  # the same records, handed in again
+    submit(lake, EVENTS, written_at=DAY + timedelta(hours=4))  # the same records, submitted again
     stream_products.run(spark, settings, clock=lambda: datetime.now(UTC), once=True)
     assert {name: lake.version(name) for name in TABLES} == before
 
@@ -175,7 +175,7 @@ def test_a_batch_that_was_cut_off_and_comes_again_ends_as_an_unbroken_one(
     from spark_jobs.intake.batch import Intake
     from spark_jobs.intake.metrics import Metrics
 
-    hand_in(lake, EVENTS, written_at=DAY + timedelta(hours=3))
+    submit(lake, EVENTS, written_at=DAY + timedelta(hours=3))
     records = lake.read("product_events")
     metrics = Metrics(tmp_path / "products.prom")
 
@@ -219,7 +219,7 @@ def test_a_vector_that_breaks_a_rule_is_refused_and_its_product_taken_in_without
         return vectors, readable
 
     monkeypatch.setattr(Embedder, "embed_readable", spoiled)
-    hand_in(lake, [event("mug", payload("mug")), event("cup", payload("cup"))], written_at=DAY)
+    submit(lake, [event("mug", payload("mug")), event("cup", payload("cup"))], written_at=DAY)
     Intake(spark, settings, lambda _: None, clock, Metrics(tmp_path / "products.prom")).take(
         lake.read("product_events")
     )
@@ -239,11 +239,11 @@ def test_the_stream_goes_on_after_an_erasure(
     def stream() -> None:
         stream_products.run(spark, settings, clock=lambda: datetime.now(UTC), once=True)
 
-    hand_in(lake, EVENTS[:2], written_at=DAY)
+    submit(lake, EVENTS[:2], written_at=DAY)
     stream()
     erased = erase_subjects.run(spark, settings, "product", ["twin"], written_at=DAY)
     assert not erased.left
-    hand_in(lake, [event("cup", payload("cup"))], written_at=DAY)
+    submit(lake, [event("cup", payload("cup"))], written_at=DAY)
     stream()
     assert sorted(lake.read("products")["product_id"].to_pylist()) == ["cup", "mug"]
     assert sorted(lake.read("product_arrivals")["event_id"].to_pylist()) == ["cup", "mug"]

@@ -16,7 +16,7 @@ from models.encoder.encoder import NOT_SCORED, to_float
 from models.encoder.factory import new_encoder
 from models.encoder.generative import GenerativeEncoder
 from models.training.captioning import (
-    DescriptionLesson,
+    DescriptionObjective,
     Descriptions,
     PretrainingConfig,
     describe,
@@ -97,8 +97,8 @@ def test_chunks_and_plain_batches_have_the_same_gradient(stocked: Lake) -> None:
     for chunk in (0, 1, 3):
         torch.manual_seed(0)
         encoder = describing_encoder(found)
-        lesson = DescriptionLesson(encoder, found, replace(CONFIG, chunk=chunk, batch_norm="frozen"))
-        loss = lesson.backward(lesson.prepare(1))
+        objective = DescriptionObjective(encoder, found, replace(CONFIG, chunk=chunk, batch_norm="frozen"))
+        loss = objective.backward(objective.prepare(1))
         gradients.append([one.grad.clone() for one in encoder.parameters() if one.grad is not None] + [loss])
     for other in gradients[1:]:
         assert len(other) == len(gradients[0])
@@ -143,9 +143,9 @@ def test_the_order_of_the_fields_is_drawn_for_each_step(stocked: Lake, monkeypat
         return original(texts, *others)
 
     monkeypatch.setattr(encoder, "description_batch", heard)
-    lesson = DescriptionLesson(encoder, found, CONFIG)
+    objective = DescriptionObjective(encoder, found, CONFIG)
     for step in (1, 2, 3, 4, 1):
-        lesson.prepare(step)
+        objective.prepare(step)
     assert len({text for text in said if "red" in text}) > 1
     assert said[:4] == said[-4:]
     assert all(sorted(text.split("; ")) == sorted(set(text.split("; "))) and "; " in text for text in said)
@@ -156,8 +156,8 @@ def test_parts_told_apart_are_each_told_from_the_images_of_their_product(stocked
     found = read_descriptions(stocked, BEFORE, TINY.image_size)
     torch.manual_seed(0)
     encoder = describing_encoder(found)
-    lesson = DescriptionLesson(encoder, found, replace(CONFIG, apart=apart, augment=False, batch_norm="frozen"))
-    [batch] = lesson.prepare(1)
+    objective = DescriptionObjective(encoder, found, replace(CONFIG, apart=apart, augment=False, batch_norm="frozen"))
+    [batch] = objective.prepare(1)
     images = iter(batch.images[batch.shown])
     losses, tokens, told = [], 0, []
     for ids, labels, count in zip(batch.batch.input_ids, batch.labels, batch.batch.image_counts.tolist(), strict=True):
@@ -169,16 +169,16 @@ def test_parts_told_apart_are_each_told_from_the_images_of_their_product(stocked
         losses.append(float(encoder.language_loss((alone, scored), own).detach()) * int((scored != NOT_SCORED).sum()))
         tokens += int((scored != NOT_SCORED).sum())
         told.append((product, part))
-    wanted = {product: min(apart, len(found.parts[product])) for product in lesson.batches.of(1)}
+    wanted = {product: min(apart, len(found.parts[product])) for product in objective.batches.of(1)}
     assert {product: len({part for at, part in told if at == product}) for product in wanted} == wanted
     assert len(told) == sum(wanted.values())
-    assert float(lesson.backward([batch])) == pytest.approx(sum(losses) / tokens, rel=1e-4)
+    assert float(objective.backward([batch])) == pytest.approx(sum(losses) / tokens, rel=1e-4)
 
 
 def test_which_parts_are_told_apart_is_drawn_for_each_step(stocked: Lake) -> None:
     found = read_descriptions(stocked, BEFORE, TINY.image_size)
-    lesson = DescriptionLesson(describing_encoder(found), found, replace(CONFIG, apart=1))
-    rows = [lesson.prepare(step)[0].batch.input_ids for step in (*range(1, 30), 1)]
+    objective = DescriptionObjective(describing_encoder(found), found, replace(CONFIG, apart=1))
+    rows = [objective.prepare(step)[0].batch.input_ids for step in (*range(1, 30), 1)]
     assert torch.equal(rows[0], rows[-1])
     assert len({tuple(row.tolist()) for ids in rows for row in ids}) > len(found)
 

@@ -18,7 +18,7 @@ from models.encoder.config import ENCODER, EncoderConfig, TinyConfig
 from models.encoder.factory import new_encoder
 from models.inference import Embedder
 from models.training.captioning import PretrainingConfig, pretrain_encoder
-from models.training.contrastive import STALENESS_STEPS, ContrastiveLesson, TrainingConfig, train_encoder
+from models.training.contrastive import STALENESS_STEPS, ContrastiveObjective, TrainingConfig, train_encoder
 from models.training.loop import Run
 from models.training.negatives import repel_mask
 from models.training.pairs import read_pairs
@@ -175,23 +175,23 @@ STAGE_2 = replace(
 )
 
 
-def lesson_of(lake: Lake, config: TrainingConfig) -> ContrastiveLesson:
+def objective_of(lake: Lake, config: TrainingConfig) -> ContrastiveObjective:
     pairs = read_pairs(lake, T0 + timedelta(days=9), TINY.image_size, config.stage)
     torch.manual_seed(0)
-    return ContrastiveLesson(new_encoder(TINY, ["red shirt", "blue shirt"]), pairs, config)
+    return ContrastiveObjective(new_encoder(TINY, ["red shirt", "blue shirt"]), pairs, config)
 
 
 def test_cached_gradients_equal_plain_ones_with_hard_negatives_and_a_queue(stocked: Lake) -> None:
     found = []
     for chunk in (0, 3):
-        lesson = lesson_of(stocked, replace(STAGE_2, chunk=chunk))
+        objective = objective_of(stocked, replace(STAGE_2, chunk=chunk))
         for step in (1, 2):
-            lesson.model.zero_grad()
-            prepared = lesson.prepare(step)
-            loss = lesson.backward(prepared)
-            lesson.after(step, prepared)
+            objective.model.zero_grad()
+            prepared = objective.prepare(step)
+            loss = objective.backward(prepared)
+            objective.after(step, prepared)
         assert len(prepared.chunks) > 1 if chunk else len(prepared.chunks) == 1
-        found.append([loss, *(one.grad for one in lesson.model.parameters() if one.grad is not None)])
+        found.append([loss, *(one.grad for one in objective.model.parameters() if one.grad is not None)])
     assert len(found[0]) == len(found[1]) > 10
     for plain, cached in zip(*found, strict=True):
         torch.testing.assert_close(plain, cached, atol=1e-4, rtol=1e-3)
@@ -199,43 +199,43 @@ def test_cached_gradients_equal_plain_ones_with_hard_negatives_and_a_queue(stock
 
 def test_hard_negatives_and_the_queue_make_the_loss_harder_and_twins_do_not(stocked: Lake) -> None:
     def loss(**changes: Any) -> float:
-        lesson = lesson_of(stocked, replace(STAGE_2, loss="info_nce", batch_size=2, **changes))
+        objective = objective_of(stocked, replace(STAGE_2, loss="info_nce", batch_size=2, **changes))
         for step in (1, 2, 3):
-            prepared = lesson.prepare(step)
-            found = lesson.backward(prepared)
-            lesson.after(step, prepared)
+            prepared = objective.prepare(step)
+            found = objective.backward(prepared)
+            objective.after(step, prepared)
         return float(found)
 
     plain = loss(hard_negatives=0, queue=0)
     assert loss(hard_negatives=3, queue=0) > plain
     assert loss(hard_negatives=0, queue=6) > plain
-    lesson = lesson_of(stocked, STAGE_2)
-    prepared = lesson.prepare(1)
-    lesson.backward(prepared)
-    lesson.after(1, prepared)
-    assert lesson.queue is not None
-    repel = repel_mask(prepared.groups, lesson.queue.groups)
+    objective = objective_of(stocked, STAGE_2)
+    prepared = objective.prepare(1)
+    objective.backward(prepared)
+    objective.after(1, prepared)
+    assert objective.queue is not None
+    repel = repel_mask(prepared.groups, objective.queue.groups)
     assert not repel.diagonal().any()  # a product that the queue holds does not repel its own query
 
 
 def test_the_staleness_of_the_queue_is_one_while_the_encoder_stands_still(stocked: Lake) -> None:
-    lesson = lesson_of(stocked, STAGE_2)
+    objective = objective_of(stocked, STAGE_2)
     for step in range(1, STALENESS_STEPS):
         if step > STALENESS_STEPS - 4:
-            prepared = lesson.prepare(step)
-            lesson.backward(prepared)
-            lesson.after(step, prepared)
-    prepared = lesson.prepare(STALENESS_STEPS)
-    kept = {name: value.clone() for name, value in lesson.model.state_dict().items()}
-    figures = lesson.after(STALENESS_STEPS, prepared)
+            prepared = objective.prepare(step)
+            objective.backward(prepared)
+            objective.after(step, prepared)
+    prepared = objective.prepare(STALENESS_STEPS)
+    kept = {name: value.clone() for name, value in objective.model.state_dict().items()}
+    figures = objective.after(STALENESS_STEPS, prepared)
     assert figures["queue_staleness"] == pytest.approx(1, abs=1e-4)
     assert all(
-        torch.equal(kept[name], value) for name, value in lesson.model.state_dict().items() if "queue" not in name
+        torch.equal(kept[name], value) for name, value in objective.model.state_dict().items() if "queue" not in name
     )
     with torch.no_grad():
-        for parameter in lesson.encoder.parameters():
+        for parameter in objective.encoder.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    assert lesson.after(STALENESS_STEPS, prepared)["queue_staleness"] < 0.999
+    assert objective.after(STALENESS_STEPS, prepared)["queue_staleness"] < 0.999
 
 
 TWO = """

@@ -22,7 +22,7 @@ from models.encoder.factory import new_encoder
 from models.inference import Embedder
 from models.training.captioning import PretrainingConfig, pretrain_encoder
 from models.training.checkpoints import Checkpoints, Resumed
-from models.training.contrastive import ContrastiveLesson, TrainingConfig, train_encoder
+from models.training.contrastive import ContrastiveObjective, TrainingConfig, train_encoder
 from models.training.loop import Batches, Optimizers, Run, ahead, step_seed
 from models.training.pairs import read_pairs
 from models.training.stages import stage_config
@@ -178,8 +178,8 @@ def test_batches_come_in_order_and_an_error_in_their_thread_reaches_the_step() -
 def test_tower_language_model_and_head_learn_at_their_own_rates(optimizer: Any, stocked: Lake) -> None:
     config = replace(STAGES[1], optimizer=optimizer, tower_rate=0.5, language_rate=0.125, learning_rate=0.5)
     encoder = new_encoder(config.encoder, ["red shirt"])
-    lesson = ContrastiveLesson(encoder, read_pairs(stocked, BEFORE, config.encoder.image_size), config)
-    optimizers = Optimizers(lesson, config)
+    objective = ContrastiveObjective(encoder, read_pairs(stocked, BEFORE, config.encoder.image_size), config)
+    optimizers = Optimizers(objective, config)
     optimizers.set_rate(0.5)
     rate = {id(one): group["lr"] for each in optimizers.all for group in each.param_groups for one in group["params"]}
     full = 0.5 * (config.muon_rate if optimizer == "muon" else 0.5)

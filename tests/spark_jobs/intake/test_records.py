@@ -16,7 +16,7 @@ from moonlake.embeddings.contents import content_of
 from moonlake.hashing import stable_hash
 from moonlake.lake.product_events import ProductEvent
 from spark_jobs.intake.metrics import Metrics
-from spark_jobs.intake.records import Batch, Known, Record, take_in
+from spark_jobs.intake.records import Batch, Known, Record, process_records
 
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -38,7 +38,7 @@ def event(name: str, product_id: str, payload: object, at: datetime = DAY, kind:
 
 
 def taken(*events: ProductEvent, known: Known | None = None) -> Batch:
-    return take_in([Record.read(one, one.event_timestamp) for one in events], known or Known())
+    return process_records([Record.read(one, one.event_timestamp) for one in events], known or Known())
 
 
 def rules(batch: Batch) -> list[str]:
@@ -99,7 +99,7 @@ def test_a_poisoned_record_is_refused_and_the_others_stand(payload: object, rule
     batch = taken(event("1", "bad", payload), event("2", "good", {"title": "mug"}))
     assert rules(batch) == [rule]
     assert [row["product_id"] for row in states(batch)] == ["good"]
-    assert [arrival.rule for arrival in batch.arrivals] == [rule, None]
+    assert [record.rule for record in batch.records] == [rule, None]
 
 
 def test_a_product_is_taken_in_without_the_images_that_cannot_be_read() -> None:
@@ -116,12 +116,12 @@ def test_a_product_is_taken_in_without_the_images_that_cannot_be_read() -> None:
 
 def test_a_record_that_was_taken_in_has_no_effect_and_another_of_its_id_is_refused() -> None:
     first = event("e", "p", {"title": "mug"})
-    (arrival,) = taken(first).arrivals
-    known = Known(record_hashes={"e": arrival.record_hash})
+    (record,) = taken(first).records
+    known = Known(record_hashes={"e": record.record_hash})
     again = taken(first, event("e", "p", {"title": "cup"}), known=known)
-    assert again.arrivals == []
+    assert again.records == []
     assert rules(again) == ["event_id_repeated"]
-    assert len(taken(first, first).arrivals) == 1
+    assert len(taken(first, first).records) == 1
 
 
 def test_a_state_that_stands_is_not_written_again_and_one_that_comes_back_is() -> None:
@@ -130,7 +130,7 @@ def test_a_state_that_stands_is_not_written_again_and_one_that_comes_back_is() -
     batch = taken(*events)
     assert [row["title"] for row in states(batch)] == ["a", "b", "a"]
     cut_off = taken(*events, known=Known(states={"p": states(batch)}))
-    assert [arrival.state is None for arrival in cut_off.arrivals] == [False, True, False, False]
+    assert [record.state is None for record in cut_off.records] == [False, True, False, False]
     assert {row["listed_at"] for row in states(batch)} == {DAY}
     late = taken(event("late", "p", {"title": "b"}, DAY + 2.5 * HOUR), known=Known(states={"p": states(batch)}))
     assert states(late) == []
