@@ -25,6 +25,7 @@ FILE = re.compile(rf"(?<![\w./-])(?:{'|'.join(ROOMS)}|docs|tests)/[\w./-]*\.(?:p
 SUFFIXES = {".py", ".md", ".yaml", ".yml", ".toml", ".sh", ".cfg", ".ipynb", ""}
 OTHER_NAMES = {
     "tools/renames.py",
+    "tests/tools/test_renames.py",
     "CHANGELOG.md",
     "requirements.lock",
     "tests/feast_universal/run.py",

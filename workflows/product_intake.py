@@ -80,7 +80,7 @@ def submit_folder(lake: Lake, folder: Path, *, source: str, clock: Clock) -> Sub
 
 
 def submit_deletes(lake: Lake, product_ids: Iterable[str], *, source: str, now: datetime) -> WriteReport:
-    """Hand in that products are off sale from now on."""
+    """Submit that products are off sale from now on."""
     events = [ProductEvent(uuid4().hex, product_id, "delete", "{}", source, now) for product_id in product_ids]
     return submit(lake, events, written_at=now)
 
