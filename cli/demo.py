@@ -364,12 +364,12 @@ class Demo:
             for gate in check.failed:
                 self.console.print(f"gate FAILED {gate}", style="yellow", soft_wrap=True, markup=False)
             self.console.print(f"Released all the same: {reason}", soft_wrap=True, markup=False)
-            passed = check.waived(self.lake, reason=reason, written_at=self.now)
+            passed = check.waived(self.lake, reason=reason, written_at=check.at)
         else:
             passed = require_passed(self.settings, check)
         parts = {"model_id": model_id, "snapshot": snapshot, "feature_service": SERVICE}
-        releases.release(self.lake, USE, space_id, check=passed, **parts, written_at=self.now)
-        gates = [{"name": gate.name, "passed": gate.passed, "said": str(gate)} for gate in check.gates]
+        releases.release(self.lake, USE, space_id, check=passed, **parts, written_at=check.at)
+        gates = [{"name": gate.name, "passed": gate.passed, "said": gate.said} for gate in check.gates]
         return {"check_id": check.check_id, "gates": gates, "waived": reason}
 
     def _last_image_request(self) -> Found:

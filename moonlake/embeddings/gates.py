@@ -90,14 +90,19 @@ class Gate:
         low, high = self.minimum, self.maximum
         return (low is None or self.value >= low) and (high is None or self.value <= high)
 
-    def __str__(self) -> str:
+    @property
+    def said(self) -> str:
+        """The value with its limit and in words; only the words where the gate does not apply."""
         if not self.applicable:
-            return f"{self.name}: does not apply: {self.detail}"
+            return self.detail
         limits = [
             f"{word} {at:g}" for word, at in (("at least", self.minimum), ("at most", self.maximum)) if at is not None
         ]
         value = "not measured" if self.value is None else f"{self.value:.4g}"
-        return f"{self.name}: {value}{f' (expected {limits[0]})' if limits else ''}: {self.detail}"
+        return f"{value}{f' (expected {limits[0]})' if limits else ''}: {self.detail}"
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.said if self.applicable else f'does not apply: {self.said}'}"
 
 
 def not_applicable(name: str, reason: str) -> Gate:
