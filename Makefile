@@ -30,7 +30,7 @@ test-long: setup  ## the oracle tests of point-in-time joins, on 50,000 random c
 check: setup  ## ruff, mypy strict, import layers: the pre-commit check
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
-	$(BIN)/mypy $(filter-out tests,$(CODE))
+	$(BIN)/mypy $(CODE)
 	$(BIN)/pytest -q tests/test_layers.py
 
 format: setup  ## let ruff put the code in order

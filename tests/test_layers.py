@@ -157,8 +157,8 @@ def test_a_folder_imports_only_its_own_floor_and_those_below(room: str) -> None:
 
 
 def test_no_file_imports_itself_by_way_of_others() -> None:
-    graph = {module_of(path): imports_of(path) for room in ROOMS for path in files(room)}
-    graph = {module: {other for other in names if other in graph} for module, names in graph.items()}
+    imports = {module_of(path): imports_of(path) for room in ROOMS for path in files(room)}
+    graph = {module: {other for other in names if other in imports} for module, names in imports.items()}
     assert not list(circles(graph))
 
 

@@ -66,15 +66,18 @@ class DeltaDataSourceCreator(DataSourceCreator):
             created_timestamp_column=created_timestamp_column or "",
             field_mapping={column: name for column, name in mapping.items() if field_mapping or column in df},
         )
-        source.table_ref = source.get_table_query_string()  # what Feast's tests name in SQL
+        named: Any = source
+        named.table_ref = source.get_table_query_string()  # what Feast's tests name in SQL
         return source
 
     def create_offline_store_config(self) -> DeltaOfflineStoreConfig:
-        return DeltaOfflineStoreConfig(engine=os.environ["UNIVERSAL_ENGINE"])
+        engine: Any = os.environ["UNIVERSAL_ENGINE"]
+        return DeltaOfflineStoreConfig(engine=engine)
 
     def create_saved_dataset_destination(self) -> SavedDatasetStorage:
         storage = SavedDatasetDeltaStorage(self._new_place("saved"))
-        storage.file_options = SimpleNamespace(uri=storage.path)  # by which a test deletes what was saved
+        named: Any = storage
+        named.file_options = SimpleNamespace(uri=storage.path)  # by which a test deletes what was saved
         return storage
 
     def create_logged_features_destination(self) -> LoggingDestination:

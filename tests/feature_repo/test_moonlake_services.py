@@ -80,7 +80,7 @@ def make_world(seed: int) -> World:
         for _ in range(dice.randrange(1, 3)):
             segment = {"user_id": f"u{number}", "segment": dice.choice(["new", "loyal"])}
             world.users.append({**segment, "event_timestamp": moment(), "created_at": END})
-    for rows, key, ids in ((world.product_stats, "product_id", "p"), (world.user_stats, "user_id", "u")):
+    for rows, key, letter in ((world.product_stats, "product_id", "p"), (world.user_stats, "user_id", "u")):
         for number in range(6):
             for day in range(23):
                 if dice.random() < 0.6:
@@ -88,7 +88,7 @@ def make_world(seed: int) -> World:
                         zip(COUNTS, (number + day, dice.randrange(9), 0, dice.choice([None, 0.25])), strict=True)
                     )
                     end = START + timedelta(days=day)
-                    rows.append({key: f"{ids}{number}", **counts, "event_timestamp": end, "created_at": END})
+                    rows.append({key: f"{letter}{number}", **counts, "event_timestamp": end, "created_at": END})
     for _ in range(500):
         searched = dice.random() < 0.3
         product = None if searched else f"p{dice.randrange(8)}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -91,7 +92,7 @@ def codes(case: Case) -> tuple[np.ndarray, np.ndarray]:
     return encode_keys(key_table([key for key, _ in case.labels]), key_table([key for key, _, _ in case.features]))
 
 
-def times(values) -> np.ndarray:
+def times(values: Iterable[int]) -> np.ndarray:
     return np.array(list(values), np.int64)
 
 
@@ -156,7 +157,7 @@ def test_the_latest_row_of_a_key_is_the_as_of_row_at_the_end_of_time(case: Case)
     assert latest_rows(features, events, created).tolist() == at_the_end.tolist()
 
 
-def one_key(labels: list[int], features: list[tuple[int, int]], **options: int) -> list[int]:
+def one_key(labels: list[int], features: list[tuple[int, int]], **options: Any) -> list[int]:
     key: Key = ("k", 1)
     return kernel_rows(Case([(key, time) for time in labels], [(key, *row) for row in features], **options))
 

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from cli.app import app
 from moonlake.embeddings import releases, spaces
-from moonlake.embeddings.contents import content_of, prompt_text
+from moonlake.embeddings.contents import CONTENT_UNREADABLE, content_of, prompt_text
 from moonlake.errors import SpaceMismatch
 from moonlake.hashing import stable_hash
 from moonlake.lake.lake import Lake
@@ -144,7 +144,7 @@ def test_a_content_of_which_nothing_can_be_read_is_refused_by_name(
 
     embed_contents.run(spark, settings, "first", written_at=written_at)
     (refused,) = stocked.read("rejects").to_pylist()
-    assert (refused["table"], refused["rule"]) == ("embeddings", embed_contents.UNREADABLE)
+    assert (refused["table"], refused["rule"]) == ("embeddings", CONTENT_UNREADABLE)
     assert PRODUCTS[2]["content_id"] in refused["value"]
 
 

@@ -31,7 +31,8 @@ from moonlake.training_sets import build
 from moonlake.training_sets.spec import TrainingSetSpec
 from moonlake.training_sets.training_set import TrainingSet
 from moonlake.training_sets.verify import reproducible
-from sources.own_files.staging import KINDS, SourceInfo, new_stage, stage_path
+from sources.own_files.schema import KINDS
+from sources.own_files.staging import SourceInfo, new_stage, stage_path
 from spark_jobs import erase_subjects, pack_behavior_sequences
 from spark_jobs.erase_subjects import Erasure
 
@@ -143,7 +144,7 @@ class Shop:
         backfill.keep(plan, 0, pa.table({"content_id": list(CONTENTS.values()), "vector": [[1.0]] * 3}))
 
     def _staged(self) -> None:
-        staged = {
+        staged: dict[str, list[dict[str, Any]]] = {
             "products": [{"product_id": each, "image_names": [f"{each}.jpg", "both.jpg"]} for each in PRODUCTS],
             "images": [{"name": f"{each}.jpg", "image_bytes": b"x"} for each in (*PRODUCTS, "both")],
             "users": [{"user_id": each} for each in USERS],

@@ -17,7 +17,8 @@ from moonlake.hashing import stable_hash
 from moonlake.lake.lake import Lake, WriteReport
 from moonlake.schema.tables import TABLES
 from moonlake.settings import Settings
-from sources.own_files.staging import KINDS, SourceInfo, new_stage, stage_path
+from sources.own_files.schema import KINDS
+from sources.own_files.staging import SourceInfo, new_stage, stage_path
 from sources.simulator.marketplace import stage_marketplace
 from spark_jobs import (
     build_contrastive_pairs,

@@ -26,7 +26,8 @@ from moonlake.hashing import stable_hash
 from moonlake.lake.lake import Lake
 from moonlake.schema.tables import TABLES
 from moonlake.settings import Settings
-from sources.own_files.staging import KINDS, SourceInfo, new_stage, stage_path
+from sources.own_files.schema import KINDS
+from sources.own_files.staging import SourceInfo, new_stage, stage_path
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

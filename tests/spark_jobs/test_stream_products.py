@@ -18,6 +18,7 @@ from PIL import Image
 from moonlake.embeddings import releases, spaces
 from moonlake.embeddings.contents import content_of
 from moonlake.errors import ContractError
+from moonlake.files import exclusive
 from moonlake.hashing import stable_hash
 from moonlake.lake.lake import Lake
 from moonlake.lake.product_events import ProductEvent, submit
@@ -253,7 +254,7 @@ def test_one_stream_a_home(spark: SparkSession, settings: Settings) -> None:
     from spark_jobs import stream_products
 
     said: list[str] = []
-    with stream_products._only_one(settings.home / "streams"):
+    with exclusive(settings.home / "streams" / "products.lock"):
         with pytest.raises(ContractError, match="another stream takes in the product events"):
             stream_products.run(spark, settings, clock=clock)
         stream_products.run(spark, settings, clock=clock, once=True, say=said.append)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,7 +105,7 @@ def test_a_rung_that_does_worse_shows_as_worse() -> None:
 
 def test_pairs_are_chosen_by_what_asks_and_what_is_shown() -> None:
     words, thing = content_of("red shoe", []), content_of("shoe", [])
-    columns = {
+    columns: dict[str, list[Any]] = {
         "anchor_content_id": [words.content_id, words.content_id],
         "positive_content_id": [thing.content_id, thing.content_id],
         "positive_product_id": ["p", "p"],

@@ -53,20 +53,20 @@ def test_precision_agrees_with_a_full_sort_with_ties_and_self_left_out() -> None
     slow = [
         [slow_share(pool @ pool[row], right[row], asked.own[row], cutoff) for cutoff in (1, 10)] for row in range(30)
     ]
-    np.testing.assert_allclose(found, slow)
+    np.testing.assert_allclose(found, np.array(slow))
 
 
 def test_a_space_that_puts_all_in_one_place_finds_nothing_while_something_is_wrong() -> None:
     one = np.repeat(unit(np.random.default_rng(0), 1), 30, axis=0)
     found = attribute_precision(trials(["a"], ["a"] * 20 + ["b"] * 10), one[:1], one, cutoffs=(1, 10, 20))
-    np.testing.assert_allclose(found, [[0, 0, 0.5]])
+    np.testing.assert_allclose(found, np.array([[0, 0, 0.5]]))
 
 
 def test_a_pool_smaller_than_the_cutoff_and_vectors_that_are_missing_count_as_wrong() -> None:
     pool = np.array([[1, 0], [0, 0], [0, 1]], np.float32)
     asked = trials(["a", "a"], ["a", "a", "a"], [0, -1])
     found = attribute_precision(asked, np.array([[1, 0], [0, 0]], np.float32), pool, cutoffs=(1, 10))
-    np.testing.assert_allclose(found, [[1, 0.1], [0, 0]])  # only the last is left for the first query
+    np.testing.assert_allclose(found, np.array([[1, 0.1], [0, 0]]))  # only the last is left for the first query
 
 
 def test_chance_is_the_share_of_the_same_value_in_the_pool() -> None:

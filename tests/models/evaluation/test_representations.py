@@ -92,6 +92,6 @@ def test_vectors_of_the_lake_come_row_by_row_from_one_space(settings: Settings, 
 
 def test_a_prefix_has_unit_norm_again_and_zeros_stay_zeros() -> None:
     vectors = np.array([[3, 4, 12], [0, 0, 1], [0, 0, 0]], np.float32)
-    np.testing.assert_allclose(cut(vectors, 2), [[0.6, 0.8], [0, 0], [0, 0]], rtol=1e-6)
+    np.testing.assert_allclose(cut(vectors, 2), np.array([[0.6, 0.8], [0, 0], [0, 0]]), rtol=1e-6)
     with pytest.raises(InputError, match="prefix of 4"):
         cut(vectors, 4)

@@ -4,6 +4,7 @@ import io
 import struct
 import zipfile
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def picture(width: int = 40, height: int = 30, mode: str = "RGB", seed: int = 0)
     return Image.fromarray(noise).convert(mode)
 
 
-def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
     stream = io.BytesIO()
     image.save(stream, form, **options)
     return stream.getvalue()
@@ -166,7 +167,7 @@ def test_transparency_is_laid_on_white() -> None:
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_a_picture_of_several_bands_is_laid_on_white_as_a_whole_one_is(mode: str) -> None:
     image = picture(1_000, 2 * BAND_PIXELS // 1_000 + 7, mode)
-    options = {"transparency": bytes(range(256))} if mode == "P" else {}
+    options: dict[str, Any] = {"transparency": bytes(range(256))} if mode == "P" else {}
     if mode != "P":
         image.putalpha(picture(*image.size, "L", seed=1))
     image_bytes = encoded(image, compress_level=0, **options)

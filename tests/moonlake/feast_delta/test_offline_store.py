@@ -248,6 +248,7 @@ def test_a_view_without_entities_has_one_row_for_all(store: FeatureStore, prices
     assert joined(store, label_table([("s", "i", at(2)), ("s", "i", at(3))])) == [10, 20]
     store.materialize(datetime(1970, 1, 1, tzinfo=UTC), at(2))
     assert store.get_online_features(["prices:price"], [{DUMMY_ENTITY_ID: DUMMY_ENTITY_VAL}]).to_dict()["price"] == [10]
+    assert view.batch_source is not None
     pulled = DeltaOfflineStore.pull_all_from_table_or_query(
         store.config, view.batch_source, [], ["price"], "event_timestamp"
     )  # as Feast's own batch engine does
@@ -318,13 +319,13 @@ def us(moment: datetime) -> int:
 def log(tmp_path: Path) -> str:
     """Packed rows, months not in order; u acted on days 1, 2, 2 of January and on 1 February, v once."""
     february = datetime(2026, 2, 1, tzinfo=UTC)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"user_id": "u", "month": "2026-02", "times_us": [us(february)], "words": ["d"]},
         {"user_id": "v", "month": "2026-01", "times_us": [us(at(9))], "words": [None]},
         {"user_id": "u", "month": "2026-01", "times_us": [us(at(1)), us(at(2)), us(at(2))], "words": ["a", "b", "c"]},
     ]
     for row in rows:
-        row["event_timestamp"] = datetime.fromtimestamp(row["times_us"][-1] / 1e6, UTC)  # type: ignore[index]
+        row["event_timestamp"] = datetime.fromtimestamp(row["times_us"][-1] / 1e6, UTC)
     types = {"user_id": pa.string(), "month": pa.string(), "times_us": pa.list_(pa.int64())}
     schema = pa.schema([*types.items(), ("words", pa.list_(pa.string())), ("event_timestamp", MOMENT)])
     write_deltalake(str(tmp_path / "log"), pa.Table.from_pylist(rows, schema=schema))
@@ -349,7 +350,13 @@ def sequences(store: FeatureStore, rows: Sequence[tuple[Any, datetime]]) -> list
 def test_a_sequence_ends_strictly_before_the_label_and_runs_across_months(store: FeatureStore, log: str) -> None:
     store.apply([USERS, sequence_view(log)])
     february = datetime(2026, 2, 1, tzinfo=UTC)
-    rows = [("u", february + timedelta(microseconds=1)), ("u", february), ("u", at(2)), ("u", at(1)), ("w", at(2))]
+    rows = [
+        ("u", february + timedelta(microseconds=1)),
+        ("u", february),
+        ("u", at(2)),
+        ("u", at(1)),
+        ("w", at(2)),
+    ]
     assert sequences(store, rows) == [["b", "c", "d"], ["a", "b", "c"], ["a"], [], []]
 
 

@@ -64,7 +64,8 @@ def test_a_sequence_source_is_not_equal_to_a_plain_one_nor_to_another_length() -
 
 
 def test_a_source_names_a_table_or_a_path_and_a_table_that_exists() -> None:
-    for places in ({}, {"table": "products", "path": "/data/t"}):
+    both: list[dict[str, Any]] = [{}, {"table": "products", "path": "/data/t"}]
+    for places in both:
         with pytest.raises(InputError, match="source s: state either a table of the lake or a path"):
             DeltaSource(name="s", **places)
     with pytest.raises(NotFound, match="no table prodcuts"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ from moonlake.lake.parquet_rows import RowGroups, shards_of, take_any
 from moonlake.lake.versions import open_path
 from moonlake.point_in_time import NO_ROW, Keys
 
-LISTS = {
+LISTS: dict[str, list[Any]] = {
     "of one length": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]],
     "with null elements": [[1.0, None], [None, 4.0], [5.0, 6.0], [7.0, 8.0]],
     "of several lengths": [[1.0], [], [5.0, 6.0], [7.0]],

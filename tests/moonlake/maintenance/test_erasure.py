@@ -19,6 +19,7 @@ from moonlake.maintenance.erasure_search import Search, search_home
 from moonlake.schema.tables import TABLES
 from moonlake.settings import Settings
 
+Row = dict[str, Any]
 Write = Callable[[Settings, str, Sequence[Mapping[str, Any]]], None]
 CONTENTS = {name: str(number) * 32 for number, name in enumerate(("own", "shared", "query", "anyones"), 1)}
 IMAGES = {name: name * 32 for name in "abc"}
@@ -59,11 +60,11 @@ def test_texts_that_hold_whole_records_are_known() -> None:
 @pytest.fixture
 def shop(settings: Settings, write_rows: Write) -> Lake:
     own, shared = CONTENTS["own"], CONTENTS["shared"]
-    first = {"product_id": "p1", "content_id": own, "image_ids": [IMAGES["a"], IMAGES["b"]]}
-    then = {"product_id": "p1", "content_id": shared, "image_ids": [IMAGES["b"], IMAGES["c"]]}
-    other = {"product_id": "p2", "content_id": shared, "image_ids": [IMAGES["b"]]}
+    first: Row = {"product_id": "p1", "content_id": own, "image_ids": [IMAGES["a"], IMAGES["b"]]}
+    then: Row = {"product_id": "p1", "content_id": shared, "image_ids": [IMAGES["b"], IMAGES["c"]]}
+    other: Row = {"product_id": "p2", "content_id": shared, "image_ids": [IMAGES["b"]]}
     write_rows(settings, "products", [first, then, other])
-    asked = [
+    asked: list[Row] = [
         {"query_id": "q1", "content_id": CONTENTS["query"], "image_ids": [IMAGES["c"]]},
         {"query_id": "q2", "content_id": CONTENTS["anyones"]},
     ]

@@ -31,7 +31,7 @@ EVERYTHING = Table(
 GOOD: dict[str, Any] = {
     "name": "abc", "kind": "y's", "count": 3, "vector": [0.0, 1.0], "facts": [("k", "v")], "blob": b"ab",
 }  # fmt: skip
-BROKEN = {
+BROKEN: dict[str, dict[str, Any]] = {
     "name_missing": {"name": None},
     "name_short": {"name": "a"},
     "name_long": {"name": "abcde"},
@@ -122,9 +122,8 @@ def test_every_contract_states_what_a_contract_must(table: Table) -> None:
     assert table.event_time is None or not table[table.event_time].nullable
     assert not any(table[name].nullable for name in table.key)
     assert len(expectation_suite(table).expectations) > 1
-    assert len({rule.name for rule in (*column_rules(table), *table.rules)}) == len(
-        [*column_rules(table), *table.rules]
-    )
+    names = [*(rule.name for rule in column_rules(table)), *(rule.name for rule in table.rules)]
+    assert len(set(names)) == len(names)
 
 
 def test_a_contract_that_names_a_column_that_it_has_not_cannot_be_made() -> None:

@@ -300,7 +300,7 @@ def test_row_rules_name_the_first_rule_broken(spark: SparkSession, settings: Set
         "source": "test",
         "event_timestamp": DAY,
     }
-    bad = {
+    bad: dict[str, dict[str, Any]] = {
         "has_content": {"title": None},
         "listed_before_change": {"listed_at": LATER},
         "title_long": {"title": "x" * 1_001},

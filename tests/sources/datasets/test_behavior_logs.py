@@ -9,12 +9,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 from moonlake.errors import BatchRejected, InputError, SchemaMismatch
 from moonlake.schema.tables import TIMELESS
+from moonlake.settings import Settings
 from sources.datasets import taobao
 from sources.datasets.behavior_log import LogFile, stage_log
 from sources.datasets.log_files import read_csv
@@ -31,7 +33,7 @@ def rules(folder: Path) -> dict[str, int]:
     return dict(Counter(pq.read_table(folder / "refused")["rule"].to_pylist()))
 
 
-def rows(folder: Path, kind: str = "behaviors") -> list[dict]:
+def rows(folder: Path, kind: str = "behaviors") -> list[dict[str, Any]]:
     return pq.read_table(folder / kind).to_pylist()
 
 
@@ -45,7 +47,7 @@ def view(
     return f"2019-10-01 00:00:{second:02d} UTC,view,{product},20530,{category},{brand},{price},{user},s-{second}\n"
 
 
-def test_taobao_rows_become_behaviours_and_categories(tmp_path, settings):
+def test_taobao_rows_become_behaviours_and_categories(tmp_path: Path, settings: Settings) -> None:
     log = ["1,10,100,pv,1511848894", "1,10,100,fav,1511848894", "1,11,101,cart,1511848951", "2,10,100,buy,1511848980"]
     (tmp_path / "UserBehavior.csv").write_text("\n".join(log))
     folder = stage_taobao(tmp_path, settings)
@@ -64,7 +66,7 @@ def test_taobao_rows_become_behaviours_and_categories(tmp_path, settings):
     assert info.staged["impressions"] == 0
 
 
-def test_taobao_dirt_is_refused_by_name(tmp_path, settings):
+def test_taobao_dirt_is_refused_by_name(tmp_path: Path, settings: Settings) -> None:
     good = [f"{user},10,100,pv,1511848894" for user in range(12)]
     dirt = {
         "field_count_wrong": ["1,10,100,pv", "1,10,100,pv,1511848894,x"],
@@ -91,7 +93,9 @@ def test_taobao_dirt_is_refused_by_name(tmp_path, settings):
     assert json.loads(values["field_count_wrong"]) == "1,10,100,pv,1511848894,x"
 
 
-def test_rees46_products_get_a_state_from_each_event_on_that_says_something_new(tmp_path, settings):
+def test_rees46_products_get_a_state_from_each_event_on_that_says_something_new(
+    tmp_path: Path, settings: Settings
+) -> None:
     log = [
         view(0, 1),
         view(1, 1),
@@ -124,7 +128,7 @@ def test_rees46_products_get_a_state_from_each_event_on_that_says_something_new(
     assert info.ignored == {"behaviors": ["user_session"]}
 
 
-def test_of_two_states_within_one_second_the_later_one_stands(tmp_path, settings):
+def test_of_two_states_within_one_second_the_later_one_stands(tmp_path: Path, settings: Settings) -> None:
     log = [view(0, 1), view(0, 2), view(1, 1, price="11"), view(1, 1, price="12"), view(2, 1, price="12")]
     (tmp_path / "2019-Oct.csv").write_text(REES46_HEADER + "".join(log))
     folder = stage_rees46(tmp_path, settings)
@@ -134,7 +138,7 @@ def test_of_two_states_within_one_second_the_later_one_stands(tmp_path, settings
     assert states == [("1", 0, 1_050), ("2", 0, 1_050), ("1", 1, 1_200)]
 
 
-def test_rees46_dirt_is_refused_by_name(tmp_path, settings):
+def test_rees46_dirt_is_refused_by_name(tmp_path: Path, settings: Settings) -> None:
     dirt = {
         "price_negative": view(1, 3, price="-1.00"),
         "price_unreadable": view(1, 3, price="cheap"),
@@ -153,7 +157,7 @@ def test_rees46_dirt_is_refused_by_name(tmp_path, settings):
     assert SourceInfo.read(folder).staged["products"] == 1
 
 
-def test_rees46_months_are_known_by_their_names(tmp_path, settings):
+def test_rees46_months_are_known_by_their_names(tmp_path: Path, settings: Settings) -> None:
     with pytest.raises(InputError, match="holds no month"):
         stage_rees46(tmp_path, settings)
     (tmp_path / "2019-Oct.csv").write_text(REES46_HEADER + view(0, 1))
@@ -174,9 +178,9 @@ def event(aid: object = 1, ts: object = 1659304800025, kind: object = "clicks") 
     return {"aid": aid, "ts": ts, "type": kind}
 
 
-def test_otto_events_are_read_and_each_dirt_refused_by_name(tmp_path, settings):
+def test_otto_events_are_read_and_each_dirt_refused_by_name(tmp_path: Path, settings: Settings) -> None:
     good = [event(aid, 1659304800025 + aid, "orders" if aid == 3 else "clicks") for aid in range(1, 12)]
-    broken = {
+    broken: dict[str, list[Any]] = {
         "product_id_missing": [event(None), {"ts": 1659304800025, "type": "clicks"}],
         "product_id_unreadable": [event("shoe"), event(True), event(1.5), event(-4)],
         "event_type_unknown": [event(kind="views"), event(kind=None)],
@@ -200,7 +204,7 @@ def test_otto_events_are_read_and_each_dirt_refused_by_name(tmp_path, settings):
     assert rows(folder, "products") == []
 
 
-def test_a_log_read_in_small_blocks_gives_what_one_block_gives(tmp_path, settings):
+def test_a_log_read_in_small_blocks_gives_what_one_block_gives(tmp_path: Path, settings: Settings) -> None:
     kinds = ("pv", "fav", "cart", "buy")
     log = [f"{n % 7},{n % 31},{n % 31 % 5},{kinds[n % 4]},{1511848894 + n // 3}" for n in range(900)]
     (tmp_path / "UserBehavior.csv").write_text("\n".join(log))
@@ -212,7 +216,7 @@ def test_a_log_read_in_small_blocks_gives_what_one_block_gives(tmp_path, setting
     assert {kind: rows(folder, kind) for kind in before} == before
 
 
-def test_the_same_files_are_staged_once_and_sampled_negatives_are_labelled(tmp_path, settings):
+def test_the_same_files_are_staged_once_and_sampled_negatives_are_labelled(tmp_path: Path, settings: Settings) -> None:
     (tmp_path / "UserBehavior.csv").write_text(
         "1,10,100,pv,1511848894\n1,11,100,pv,1511848895\n2,10,100,pv,1511848896\n"
     )
@@ -244,8 +248,8 @@ def test_the_same_files_are_staged_once_and_sampled_negatives_are_labelled(tmp_p
     ],
 )
 def test_every_record_of_a_real_extract_is_staged_or_refused_by_name(
-    name, records, refused, repaired, shared_data, settings
-):
+    name: str, records: int, refused: Any, repaired: Any, shared_data: Path, settings: Settings
+) -> None:
     folder = STAGE[name](shared_data / name, settings)
     info = SourceInfo.read(folder)
     assert info.staged["behaviors"] + info.refused["behaviors"] == records

@@ -13,6 +13,7 @@ from PIL import Image
 
 from moonlake.embeddings.images import decode, inspect, perceptual_hash
 from moonlake.errors import InputError, SchemaMismatch
+from moonlake.settings import Settings
 from sources.datasets.myntra import MIN_HASH_DISTANCE, stage_myntra
 from sources.datasets.myntra_files import COLUMNS, read_myntra
 from sources.own_files.staging import SourceInfo
@@ -22,6 +23,7 @@ from sources.simulator.rendering import render
 from sources.simulator.styles import sample_styles
 
 HEADER = ",".join(COLUMNS)
+Staged = tuple[Settings, Path]
 
 
 def line(row: int, name: str = "Puma Men Shirt") -> str:
@@ -53,23 +55,23 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def staged(data: Path, tmp_path_factory: pytest.TempPathFactory):
+def staged(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Staged:
     """90 of the products, staged."""
-    from moonlake.settings import Settings
-
     settings = Settings(home=tmp_path_factory.mktemp("home"))
     return settings, stage_myntra(data, settings, products=90, seed=3)
 
 
-def test_it_is_labelled_a_real_catalogue_with_simulated_behaviour(staged):
+def test_it_is_labelled_a_real_catalogue_with_simulated_behaviour(staged: Staged) -> None:
     info = SourceInfo.read(staged[1])
     assert info.simulated
     assert info.kind == "real catalogue, simulated behaviour"
     assert info.window is not None
+    assert info.t1 is not None
+    assert info.t2 is not None
     assert info.window[0] < info.t1 < info.t2 < info.window[1]
 
 
-def test_names_with_commas_are_joined_and_short_rows_refused(data, staged):
+def test_names_with_commas_are_joined_and_short_rows_refused(data: Path, staged: Staged) -> None:
     files = read_myntra(data)
     by_id = {row["id"]: row for row in files.rows}
     assert by_id["3"]["productDisplayName"] == "Puma Men Shirt, Pack of 2, Blue"
@@ -82,7 +84,7 @@ def test_names_with_commas_are_joined_and_short_rows_refused(data, staged):
     assert (info.staged["products"], info.refused["products"]) == (90 + doubled, 1)
 
 
-def test_every_product_names_its_picture_and_only_those_that_exist_are_staged(data, staged):
+def test_every_product_names_its_picture_and_only_those_that_exist_are_staged(data: Path, staged: Staged) -> None:
     products = pq.read_table(staged[1] / "products").to_pylist()
     assert all(row["image_names"] == [f"{row['product_id']}.jpg"] for row in products)
     images = set(pq.read_table(staged[1] / "images")["name"].to_pylist())
@@ -90,7 +92,7 @@ def test_every_product_names_its_picture_and_only_those_that_exist_are_staged(da
     assert named - images <= {"15.jpg"}
 
 
-def test_query_pictures_are_neither_in_the_catalogue_nor_close_to_it(staged):
+def test_query_pictures_are_neither_in_the_catalogue_nor_close_to_it(staged: Staged) -> None:
     images = {row["name"]: row["image_bytes"] for row in pq.read_table(staged[1] / "images").to_pylist()}
     catalogue = [
         int(inspect(image_bytes).perceptual_hash, 16)
@@ -104,7 +106,7 @@ def test_query_pictures_are_neither_in_the_catalogue_nor_close_to_it(staged):
         assert min((mine ^ other).bit_count() for other in catalogue) >= MIN_HASH_DISTANCE
 
 
-def test_shoppers_click_what_looks_like_what_they_saw(staged):
+def test_shoppers_click_what_looks_like_what_they_saw(staged: Staged) -> None:
     settings, folder = staged
     model = ClickModel.open(settings.truth / "myntra")
     requests = pq.read_table(settings.truth / "myntra" / "requests.parquet")["request_id"].to_pylist()
@@ -118,7 +120,9 @@ def test_shoppers_click_what_looks_like_what_they_saw(staged):
     assert similarity[clicked].mean() > similarity[~clicked].mean() + 0.1
 
 
-def test_the_same_seed_gives_the_same_rows_and_another_seed_others(data, staged, settings):
+def test_the_same_seed_gives_the_same_rows_and_another_seed_others(
+    data: Path, staged: Staged, settings: Settings
+) -> None:
     again = stage_myntra(data, settings, products=90, seed=3)
     for kind in ("products", "images", "queries", "impressions", "behaviors"):
         assert pq.read_table(again / kind).equals(pq.read_table(staged[1] / kind)), kind
@@ -127,12 +131,12 @@ def test_the_same_seed_gives_the_same_rows_and_another_seed_others(data, staged,
 
 
 @pytest.mark.parametrize("count", [0, 97])
-def test_more_products_than_can_be_given_are_refused(data, settings, count):
+def test_more_products_than_can_be_given_are_refused(data: Path, settings: Settings, count: int) -> None:
     with pytest.raises(InputError, match="choose from 1 to 95"):
         stage_myntra(data, settings, products=count)
 
 
-def test_a_folder_that_is_not_the_data_set_is_one_clear_line(tmp_path, settings):
+def test_a_folder_that_is_not_the_data_set_is_one_clear_line(tmp_path: Path, settings: Settings) -> None:
     with pytest.raises(InputError, match=r"holds no styles\.csv"):
         stage_myntra(tmp_path, settings)
     (tmp_path / "styles.csv").write_text("id,gender\n1,Men\n")
@@ -144,7 +148,7 @@ def test_a_folder_that_is_not_the_data_set_is_one_clear_line(tmp_path, settings)
     assert not settings.staging.exists()
 
 
-def test_a_snapshot_is_another_picture_of_the_same_size_every_time():
+def test_a_snapshot_is_another_picture_of_the_same_size_every_time() -> None:
     files = render(sample_styles(1, np.random.default_rng(0)), np.random.default_rng(1), clutter=0.0)
     studio = decode(files[0])
     rng = np.random.default_rng(2)
@@ -154,7 +158,7 @@ def test_a_snapshot_is_another_picture_of_the_same_size_every_time():
 
 
 @pytest.mark.slow
-def test_the_real_extract_is_staged_whole(shared_data, settings):
+def test_the_real_extract_is_staged_whole(shared_data: Path, settings: Settings) -> None:
     folder = stage_myntra(shared_data / "myntra_fashion", settings, products=200)
     info = SourceInfo.read(folder)
     assert (info.staged["products"], info.refused["products"]) == (200, 0)

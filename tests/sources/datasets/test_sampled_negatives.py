@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 N = 3
 
 
-def log(count: int, products: int, seed: int = 0) -> list[dict[str, object]]:
+def log(count: int, products: int, seed: int = 0) -> list[dict[str, Any]]:
     rng = np.random.default_rng(seed)
     rows = []
     for number in range(count):
@@ -37,7 +38,7 @@ def log(count: int, products: int, seed: int = 0) -> list[dict[str, object]]:
     return rows
 
 
-def sampler(rows: list[dict[str, object]], seed: int = 7) -> NegativeSampler:
+def sampler(rows: list[dict[str, Any]], seed: int = 7) -> NegativeSampler:
     seen = SeenProducts()
     ids = np.array([int(str(row["product_id"])) for row in rows])
     times = np.array([(row["event_timestamp"] - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) for row in rows])  # fmt: skip  # noqa: E501
@@ -45,11 +46,11 @@ def sampler(rows: list[dict[str, object]], seed: int = 7) -> NegativeSampler:
     return NegativeSampler(seen, N, seed)
 
 
-def table(rows: list[dict[str, object]]) -> pa.Table:
+def table(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=KINDS["behaviors"].schema())
 
 
-def test_every_click_has_its_row_and_negatives_that_were_seen_before_it():
+def test_every_click_has_its_row_and_negatives_that_were_seen_before_it() -> None:
     rows = log(400, 80)
     impressions = sampler(rows).impressions(table(rows)).to_pylist()
     clicks = {row["behavior_id"]: row for row in rows if row["action"] == "click"}
@@ -71,7 +72,7 @@ def test_every_click_has_its_row_and_negatives_that_were_seen_before_it():
         }
 
 
-def test_a_product_is_drawn_as_often_as_its_propensity_says():
+def test_a_product_is_drawn_as_often_as_its_propensity_says() -> None:
     known = log(200, 40)
     drawn: Counter[int] = Counter()
     said: Counter[int] = Counter()
@@ -87,7 +88,7 @@ def test_a_product_is_drawn_as_often_as_its_propensity_says():
     assert all(said[product] == pytest.approx(clicks, rel=0.15) for product in others)
 
 
-def test_the_draw_depends_on_the_click_and_the_seed_and_not_on_the_batch():
+def test_the_draw_depends_on_the_click_and_the_seed_and_not_on_the_batch() -> None:
     rows = log(300, 60)
     one = sampler(rows)
     whole = one.impressions(table(rows))

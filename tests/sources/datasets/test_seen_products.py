@@ -20,7 +20,7 @@ def slow_twin(ids: list[int], times: list[int], states: list[int], cuts: list[in
     return begins, since
 
 
-def test_states_and_first_sights_agree_with_a_row_by_row_twin():
+def test_states_and_first_sights_agree_with_a_row_by_row_twin() -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
         count = int(rng.integers(0, 60))
@@ -38,7 +38,7 @@ def test_states_and_first_sights_agree_with_a_row_by_row_twin():
         assert dict(zip(seen.ids.tolist(), seen.first_us.tolist(), strict=True)) == earliest
 
 
-def test_codes_tell_values_apart_and_are_the_same_in_every_batch():
+def test_codes_tell_values_apart_and_are_the_same_in_every_batch() -> None:
     column = pa.chunked_array([["a", None, "b", "a"]])
     codes = codes_of(column)
     assert codes[0] == codes[3] == codes_of(pa.chunked_array([["c", "a"]]))[1]

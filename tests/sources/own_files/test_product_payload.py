@@ -23,7 +23,9 @@ def test_a_folder_in_the_own_files_form_becomes_payloads_that_read_back(tmp_path
         archive.writestr("images/b.jpg", b"bytes of b")
         archive.writestr("images/a.jpg", b"bytes of a")
         archive.writestr("images/other.jpg", b"not named")
-    ((product_id, payload),) = read_products(tmp_path)
+    (product,) = read_products(tmp_path)
+    assert not isinstance(product, RecordRefused)
+    product_id, payload = product
     found = read_payload(payload, product_id)
     assert product_id == "7"
     assert (found.cells["title"], dict(found.cells["attributes"])) == ("mug", {"colour": "red"})
@@ -37,7 +39,9 @@ def test_typed_columns_survive(tmp_path: Path) -> None:
         "attributes": pa.array([[("material", "oak")]], pa.map_(pa.string(), pa.string())), "deleted": [True],
     })  # fmt: skip
     pq.write_table(rows, tmp_path / "products.parquet")
-    ((product_id, payload),) = read_products(tmp_path)
+    (product,) = read_products(tmp_path)
+    assert not isinstance(product, RecordRefused)
+    product_id, payload = product
     cells = read_payload(payload, product_id).cells
     assert cells["listed_at"].isoformat() == "2026-01-01T00:00:00+00:00"
     assert (dict(cells["attributes"]), cells["deleted"]) == ({"material": "oak"}, True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from moonlake.errors import InputError, NotFound, SchemaMismatch
+from moonlake.settings import Settings
 from sources.own_files.schema import KINDS
 from sources.own_files.staging import SourceInfo, is_staged, new_stage, stage_path
 
@@ -24,7 +26,7 @@ def merchants(*names: str) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=KINDS["merchants"].schema())
 
 
-def test_every_kind_is_there_even_without_rows(settings):
+def test_every_kind_is_there_even_without_rows(settings: Settings) -> None:
     with new_stage(settings, "shop") as writer:
         writer.write("merchants", merchants("m1"))
         writer.describe(info())
@@ -34,7 +36,7 @@ def test_every_kind_is_there_even_without_rows(settings):
         assert pq.read_table(folder / kind.name).schema.names == list(kind.names)
 
 
-def test_the_description_is_read_back_with_the_counts(settings):
+def test_the_description_is_read_back_with_the_counts(settings: Settings) -> None:
     with new_stage(settings, "shop") as writer:
         writer.write("merchants", merchants("m1", "m2"))
         writer.refuse("merchants", "tier_unreadable", [{"merchant_id": "m3", "tier": "gold"}])
@@ -48,7 +50,7 @@ def test_the_description_is_read_back_with_the_counts(settings):
     ]
 
 
-def test_a_stage_that_fails_leaves_the_one_before_untouched(settings):
+def test_a_stage_that_fails_leaves_the_one_before_untouched(settings: Settings) -> None:
     with new_stage(settings, "shop") as writer:
         writer.write("merchants", merchants("old"))
         writer.describe(info())
@@ -64,7 +66,7 @@ def test_a_stage_that_fails_leaves_the_one_before_untouched(settings):
     assert [path.name for path in settings.staging.iterdir()] == ["shop"]
 
 
-def test_a_stage_takes_the_place_of_an_older_one(settings):
+def test_a_stage_takes_the_place_of_an_older_one(settings: Settings) -> None:
     for name in ("old", "new"):
         with new_stage(settings, "shop") as writer:
             writer.write("merchants", merchants(name))
@@ -74,12 +76,12 @@ def test_a_stage_takes_the_place_of_an_older_one(settings):
     assert not is_staged(settings, "shop", "old")
 
 
-def test_rows_with_other_columns_are_an_error(settings):
+def test_rows_with_other_columns_are_an_error(settings: Settings) -> None:
     with pytest.raises(SchemaMismatch, match="kind users"), new_stage(settings, "shop") as writer:
         writer.write("users", merchants("m1"))
 
 
-def test_span_is_the_first_and_last_event_time(settings):
+def test_span_is_the_first_and_last_event_time(settings: Settings) -> None:
     with new_stage(settings, "shop") as writer:
         assert writer.span("merchants") is None
         writer.write("merchants", merchants("m1"))
@@ -88,11 +90,11 @@ def test_span_is_the_first_and_last_event_time(settings):
 
 
 @pytest.mark.parametrize("name", ["../outside", "", "a/b", ".hidden", "Shop"])
-def test_a_name_that_is_no_folder_name_is_refused(settings, name):
+def test_a_name_that_is_no_folder_name_is_refused(settings: Settings, name: str) -> None:
     with pytest.raises(InputError, match="source name"):
         stage_path(settings, name)
 
 
-def test_a_folder_that_is_no_staged_source_is_named(tmp_path):
+def test_a_folder_that_is_no_staged_source_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="is not a staged source"):
         SourceInfo.read(tmp_path)

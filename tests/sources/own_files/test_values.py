@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta, timezone
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from moonlake.schema.contract import ColumnType
 from sources.own_files.values import convert, is_readable_as
 
 NOON = datetime(2026, 2, 13, 12, tzinfo=UTC)
@@ -49,7 +51,7 @@ NOON = datetime(2026, 2, 13, 12, tzinfo=UTC)
         ("map<string,string>", {"colour": "red"}, [("colour", "red")]),
     ],
 )
-def test_cells_are_read(to, cell, value):
+def test_cells_are_read(to: ColumnType, cell: Any, value: Any) -> None:
     values, unreadable = convert([cell], to)
     assert (values.to_pylist(), unreadable) == ([value], [])
 
@@ -84,7 +86,7 @@ def test_cells_are_read(to, cell, value):
         ("binary", "text"),
     ],
 )
-def test_unreadable_cells_are_named_by_row(to, cell):
+def test_unreadable_cells_are_named_by_row(to: ColumnType, cell: Any) -> None:
     values, unreadable = convert(["", cell], to)
     assert (values.to_pylist(), unreadable) == ([None, None], [1])
 
@@ -107,7 +109,7 @@ def test_unreadable_cells_are_named_by_row(to, cell):
         ("list<string>", pa.array([["a"], None])),
     ],
 )
-def test_typed_columns_read_as_their_cells_do(to, cells):
+def test_typed_columns_read_as_their_cells_do(to: ColumnType, cells: Any) -> None:
     fast, slow = convert(cells, to), convert(cells.to_pylist(), to)
     assert (fast[0].to_pylist(), fast[1]) == (slow[0].to_pylist(), slow[1])
     assert fast[0].type == slow[0].type
@@ -128,7 +130,7 @@ def not_utf8() -> pa.Array:
         ("map<string,string>", pa.MapArray.from_arrays([0, 1, 2], pa.array(["a", "b"]), not_utf8())),
     ],
 )
-def test_a_text_of_a_typed_column_that_is_not_utf_8_is_named_by_row(to, cells):
+def test_a_text_of_a_typed_column_that_is_not_utf_8_is_named_by_row(to: ColumnType, cells: Any) -> None:
     assert 1 in convert(cells, to)[1]
 
 
@@ -147,7 +149,7 @@ def test_a_text_of_a_typed_column_that_is_not_utf_8_is_named_by_row(to, cells):
     ],
     ids=["arabic", "hebrew", "persian", "override", "composed", "decomposed", "joined emoji", "C1", "tab and newline"],
 )
-def test_a_text_is_read_as_it_was_written(text):
+def test_a_text_is_read_as_it_was_written(text: str) -> None:
     assert convert([text], "string")[0].to_pylist() == convert(pa.array([text]), "string")[0].to_pylist() == [text]
 
 
@@ -163,5 +165,5 @@ def test_a_text_is_read_as_it_was_written(text):
         (pa.string(), "timestamp", True),
     ],
 )
-def test_a_column_of_a_wrong_type_is_seen_before_its_cells(found, to, readable):
+def test_a_column_of_a_wrong_type_is_seen_before_its_cells(found: Any, to: ColumnType, readable: bool) -> None:
     assert is_readable_as(found, to) == readable

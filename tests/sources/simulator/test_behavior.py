@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def model(config: BehaviorConfig = CONFIG, products: Catalogue | None = None) ->
     )
 
 
-def test_the_propensity_is_how_often_the_policy_shows_a_product_there():
+def test_the_propensity_is_how_often_the_policy_shows_a_product_there() -> None:
     asked = model()
     policy = _LoggingPolicy(asked, asked.catalogue.vectors)
     draws = 20_000
@@ -62,7 +63,7 @@ def test_the_propensity_is_how_often_the_policy_shows_a_product_there():
         assert abs(of_product.mean() - expected) < 4.5 * deviation
 
 
-def test_propensities_of_all_products_sum_to_one_in_the_first_slot():
+def test_propensities_of_all_products_sum_to_one_in_the_first_slot() -> None:
     asked = model()
     policy = _LoggingPolicy(asked, asked.catalogue.vectors)
     products, propensities = policy.fill(np.zeros(20_000, np.int64), np.random.default_rng(3))
@@ -70,7 +71,7 @@ def test_propensities_of_all_products_sum_to_one_in_the_first_slot():
     assert total == pytest.approx(1.0)
 
 
-def test_relevant_products_are_shown_more_than_others():
+def test_relevant_products_are_shown_more_than_others() -> None:
     asked = model(replace(CONFIG, sessions=200))
     shown = show(asked, np.random.default_rng(4))
     requests = np.arange(len(shown.product))
@@ -78,7 +79,7 @@ def test_relevant_products_are_shown_more_than_others():
     assert asked.similarity(requests, shown.product).mean() > asked.similarity(requests, everything).mean() + 0.05
 
 
-def test_requests_are_in_order_of_time_inside_the_window_for_products_on_sale():
+def test_requests_are_in_order_of_time_inside_the_window_for_products_on_sale() -> None:
     asked = model(replace(CONFIG, sessions=200)).requests
     start, end = WINDOW.span_us
     assert (np.diff(asked.time_us) >= 0).all()
@@ -87,12 +88,12 @@ def test_requests_are_in_order_of_time_inside_the_window_for_products_on_sale():
     assert set(asked.target.tolist()) <= set(range(2, 14))
 
 
-def test_too_small_a_catalogue_is_named():
+def test_too_small_a_catalogue_is_named() -> None:
     with pytest.raises(InputError, match="2 products on sale for 3 slots"):
         show(model(products=catalogue(count=4)), np.random.default_rng(5))
 
 
-def test_clicks_grow_with_likeness_and_fall_with_position():
+def test_clicks_grow_with_likeness_and_fall_with_position() -> None:
     asked = model()
     everything = np.broadcast_to(np.arange(14), (len(asked.requests.user), 14))
     requests = np.arange(len(everything))
@@ -105,7 +106,7 @@ def test_clicks_grow_with_likeness_and_fall_with_position():
     assert correlation[0, 1] > 0.8
 
 
-def test_taste_drifts_from_start_to_end():
+def test_taste_drifts_from_start_to_end() -> None:
     asked = model()
     users = np.arange(CONFIG.users)
     start, end = WINDOW.span_us
@@ -114,7 +115,7 @@ def test_taste_drifts_from_start_to_end():
     assert np.allclose(np.linalg.norm(asked.taste(users, np.full(6, (start + end) // 2)), axis=1), 1.0)
 
 
-def test_the_click_model_is_read_back_as_it_was(tmp_path):
+def test_the_click_model_is_read_back_as_it_was(tmp_path: Path) -> None:
     asked = model()
     ids = [f"r{row}" for row in range(len(asked.requests.user))]
     asked.save(tmp_path, ids, ids)
@@ -129,7 +130,7 @@ def test_the_click_model_is_read_back_as_it_was(tmp_path):
         ClickModel.open(tmp_path / "elsewhere")
 
 
-def test_late_products_are_listed_inside_the_window():
+def test_late_products_are_listed_inside_the_window() -> None:
     start, end = WINDOW.span_us
     times = listing_times(WINDOW, 0.35, 2_000, np.random.default_rng(6))
     assert times.max() < end

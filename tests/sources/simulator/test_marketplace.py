@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from moonlake.embeddings.images import inspect
+from moonlake.settings import Settings
 from sources.own_files.staging import SourceInfo
 from sources.simulator.clicks import ClickModel
 from sources.simulator.marketplace import stage_arrivals, stage_marketplace
 from sources.simulator.presets import PRESETS
 
+Row = dict[str, Any]
 
-def states_by_product(tiny) -> dict[str, list[dict]]:
-    states: dict[str, list[dict]] = {}
+
+def states_by_product(tiny: Any) -> dict[str, list[Row]]:
+    states: dict[str, list[Row]] = {}
     for row in tiny.read("products").sort_by("event_timestamp").to_pylist():
         states.setdefault(row["product_id"], []).append(row)
     return states
 
 
-def content(state: dict) -> tuple:
+def content(state: Row) -> tuple[Any, ...]:
     return state["title"], tuple(state["image_names"]), dict(state["attributes"]).get("material")
 
 
-def test_it_is_labelled_simulated_with_the_windows_of_the_protocol(tiny):
+def test_it_is_labelled_simulated_with_the_windows_of_the_protocol(tiny: Any) -> None:
     info = SourceInfo.read(tiny.folder)
     window = PRESETS["tiny"].window
     assert info.simulated
@@ -33,7 +39,7 @@ def test_it_is_labelled_simulated_with_the_windows_of_the_protocol(tiny):
     assert info.fingerprint == PRESETS["tiny"].fingerprint
 
 
-def test_every_reference_has_its_row(tiny):
+def test_every_reference_has_its_row(tiny: Any) -> None:
     impressions, behaviors, queries = (tiny.read(kind) for kind in ("impressions", "behaviors", "queries"))
     known = {
         "product_id": set(tiny.read("products")["product_id"].to_pylist()),
@@ -55,7 +61,7 @@ def test_every_reference_has_its_row(tiny):
     assert set(tiny.read("products")["merchant_id"].to_pylist()) <= merchants
 
 
-def test_only_products_on_sale_are_shown_and_none_twice_in_an_answer(tiny):
+def test_only_products_on_sale_are_shown_and_none_twice_in_an_answer(tiny: Any) -> None:
     states = states_by_product(tiny)
     shown = tiny.read("impressions").to_pylist()
     for row in shown:
@@ -66,11 +72,11 @@ def test_only_products_on_sale_are_shown_and_none_twice_in_an_answer(tiny):
     assert len({(row["request_id"], row["position"]) for row in shown}) == len(shown)
 
 
-def test_a_click_is_an_action_after_its_search_and_counts_once(tiny):
+def test_a_click_is_an_action_after_its_search_and_counts_once(tiny: Any) -> None:
     impressions, behaviors = tiny.read("impressions"), tiny.read("behaviors").to_pylist()
     clicks = [row for row in behaviors if row["action"] == "click"]
     assert len(clicks) == pc.sum(impressions["clicked"]).as_py()
-    clicked: dict[tuple, list[dict]] = {}
+    clicked: dict[tuple[Any, ...], list[Row]] = {}
     for row in impressions.filter(impressions["clicked"]).to_pylist():
         clicked.setdefault((row["user_id"], row["query_id"], row["product_id"]), []).append(row)
     for row in clicks:
@@ -84,7 +90,7 @@ def test_a_click_is_an_action_after_its_search_and_counts_once(tiny):
     assert times[-1] < PRESETS["tiny"].window.end
 
 
-def test_some_products_change_back_some_change_price_some_leave_and_some_are_new(tiny):
+def test_some_products_change_back_some_change_price_some_leave_and_some_are_new(tiny: Any) -> None:
     states = states_by_product(tiny).values()
     assert any(len(rows) == 3 and content(rows[0]) == content(rows[2]) != content(rows[1]) for rows in states)
     assert any(
@@ -96,7 +102,7 @@ def test_some_products_change_back_some_change_price_some_leave_and_some_are_new
     assert 0.2 < late / len(states) < 0.5
 
 
-def test_small_merchants_write_poorer_titles(tiny):
+def test_small_merchants_write_poorer_titles(tiny: Any) -> None:
     tier = dict(zip(*(tiny.read("merchants")[name].to_pylist() for name in ("merchant_id", "tier")), strict=True))
     words: dict[int, list[int]] = {1: [], 3: []}
     for row in tiny.read("products").to_pylist():
@@ -106,7 +112,7 @@ def test_small_merchants_write_poorer_titles(tiny):
     assert np.mean(words[1]) > np.mean(words[3])
 
 
-def test_a_query_picture_is_never_a_picture_of_the_catalogue(tiny):
+def test_a_query_picture_is_never_a_picture_of_the_catalogue(tiny: Any) -> None:
     facts = {row["name"]: inspect(row["image_bytes"]) for row in tiny.read("images").to_pylist()}
     asked = {name for names in tiny.read("queries")["image_names"].to_pylist() for name in names}
     assert asked
@@ -123,7 +129,7 @@ def test_a_query_picture_is_never_a_picture_of_the_catalogue(tiny):
     assert np.mean(np.array(distances) <= 2) < 0.02, "near-duplicates of catalogue pictures"
 
 
-def test_the_truth_lies_apart_and_answers_for_what_was_shown(tiny):
+def test_the_truth_lies_apart_and_answers_for_what_was_shown(tiny: Any) -> None:
     model = ClickModel.open(tiny.settings.truth / "tiny")
     staged = {path.name for path in tiny.folder.rglob("*")}
     assert not staged & {path.name for path in (tiny.settings.truth / "tiny").iterdir()}
@@ -142,13 +148,13 @@ def test_the_truth_lies_apart_and_answers_for_what_was_shown(tiny):
     assert similarity[clicked].mean() > similarity[~clicked].mean() + 0.1
 
 
-def test_staged_again_it_is_found_as_it_lies(tiny):
+def test_staged_again_it_is_found_as_it_lies(tiny: Any) -> None:
     before = (tiny.folder / "source.json").stat().st_mtime_ns
     assert stage_marketplace("tiny", tiny.settings) == tiny.folder
     assert (tiny.folder / "source.json").stat().st_mtime_ns == before
 
 
-def test_a_lost_truth_is_made_again(settings, tmp_path):
+def test_a_lost_truth_is_made_again(settings: Settings, tmp_path: Path) -> None:
     folder = stage_marketplace("tiny", settings)
     (settings.truth / "tiny").rename(tmp_path / "lost")
     assert stage_marketplace("tiny", settings) == folder
@@ -156,7 +162,7 @@ def test_a_lost_truth_is_made_again(settings, tmp_path):
 
 
 @pytest.mark.parametrize("day", [1, 2])
-def test_arrivals_are_new_products_after_the_window(settings, day):
+def test_arrivals_are_new_products_after_the_window(settings: Settings, day: int) -> None:
     folder = stage_arrivals("tiny", settings, count=4, day=day)
     rows = pq.read_table(folder / "products").to_pylist()
     assert [row["product_id"][:5] for row in rows] == [f"new{day}-"] * 4

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 from moonlake.errors import NotFound
 from moonlake.hashing import stable_hash
+from moonlake.settings import Settings
 from sources.simulator.presets import PRESETS, BehaviorConfig, microseconds, preset_named
 
 FINGERPRINTS = {
@@ -30,38 +32,38 @@ ROUNDED = {"impressions": ["propensity"]}
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_the_numbers_of_a_preset_never_change(name):
+def test_the_numbers_of_a_preset_never_change(name: str) -> None:
     assert PRESETS[name].fingerprint == FINGERPRINTS[name]
 
 
 @pytest.mark.parametrize("kind", TINY_DIGESTS)
-def test_tiny_produces_what_it_always_produced(tiny, kind):
+def test_tiny_produces_what_it_always_produced(tiny: Any, kind: str) -> None:
     rows = tiny.read(kind).drop_columns(ROUNDED.get(kind, []))
     assert stable_hash(json.dumps(rows.to_pylist(), default=str)) == TINY_DIGESTS[kind]
 
 
-def test_an_unknown_preset_names_those_that_there_are():
+def test_an_unknown_preset_names_those_that_there_are() -> None:
     with pytest.raises(NotFound, match="no preset huge; there are tiny, demo, standard-1"):
         preset_named("huge")
 
 
-def test_the_window_is_cut_in_order():
+def test_the_window_is_cut_in_order() -> None:
     window = PRESETS["demo"].window
     assert window.start < window.t1 < window.t2 < window.end == datetime(2026, 3, 1, tzinfo=UTC)
     assert window.span_us == (microseconds(window.start), microseconds(window.end))
 
 
-def test_microseconds_are_exact():
+def test_microseconds_are_exact() -> None:
     assert microseconds(datetime(2026, 2, 13, 12, 0, 0, 123_457, tzinfo=UTC)) == 1_770_984_000_123_457
 
 
-def test_a_behavior_configuration_survives_json():
+def test_a_behavior_configuration_survives_json() -> None:
     config = BehaviorConfig(users=3, sessions=4)
     as_json = {"users": 3, "sessions": 4, "query_shares": [0.3, 0.6, 0.1], "relevant_share": [0.6, 0.3]}
     assert BehaviorConfig.from_json(as_json) == config
 
 
-def test_two_runs_give_the_same_bytes(tiny, settings):
+def test_two_runs_give_the_same_bytes(tiny: Any, settings: Settings) -> None:
     from sources.simulator.marketplace import stage_marketplace
 
     again = stage_marketplace("tiny", settings)

@@ -16,21 +16,21 @@ def pixels(files: list[bytes]) -> np.ndarray:
     return np.stack([np.asarray(Image.open(io.BytesIO(file)), np.float32) for file in files]) / 255.0
 
 
-def test_pictures_have_the_size_asked_for_and_differ_every_time():
+def test_pictures_have_the_size_asked_for_and_differ_every_time() -> None:
     styles = sample_styles(3, np.random.default_rng(0)).take(np.array([0, 0, 1]))
     drawn = pixels(render(styles, np.random.default_rng(1), pixels=48))
     assert drawn.shape == (3, 48, 48, 3)
     assert np.abs(drawn[0] - drawn[1]).mean() > 0.01
 
 
-def test_the_same_seed_draws_the_same_files_in_any_number_of_batches():
+def test_the_same_seed_draws_the_same_files_in_any_number_of_batches() -> None:
     styles = sample_styles(70, np.random.default_rng(0))
     once, again = (render(styles, np.random.default_rng(1), pixels=32) for _ in range(2))
     assert once == again
     assert len(once) == 70
 
 
-def test_the_middle_of_a_picture_tells_the_colour():
+def test_the_middle_of_a_picture_tells_the_colour() -> None:
     styles = sample_styles(400, np.random.default_rng(0))
     rows = np.flatnonzero(
         (styles.pattern == 0) & (styles.category == CATEGORIES.index("cushion")) & (styles.material == 0)
@@ -42,7 +42,7 @@ def test_the_middle_of_a_picture_tells_the_colour():
 
 
 @pytest.mark.parametrize("name", CATEGORIES)
-def test_every_silhouette_is_a_bounded_thing(name):
+def test_every_silhouette_is_a_bounded_thing(name: str) -> None:
     axis = np.linspace(-2.0, 2.0, 81, dtype=np.float32)
     v, u = np.meshgrid(axis, axis, indexing="ij")
     for proportion in (0.0, 0.5, 1.0):
@@ -54,7 +54,7 @@ def test_every_silhouette_is_a_bounded_thing(name):
             assert not inside[:, [0, -1]].any()
 
 
-def test_latent_vectors_are_unit_and_near_styles_are_near():
+def test_latent_vectors_are_unit_and_near_styles_are_near() -> None:
     rng = np.random.default_rng(0)
     styles = sample_styles(200, rng)
     vectors, near = styles.vectors(), near_styles(styles, rng).vectors()
@@ -64,7 +64,7 @@ def test_latent_vectors_are_unit_and_near_styles_are_near():
     assert own.mean() > 0.9 > 0.5 > others.mean()
 
 
-def test_brands_share_a_signature():
+def test_brands_share_a_signature() -> None:
     rng = np.random.default_rng(0)
     signature = sample_styles(1, rng).take(np.zeros(500, np.int64))
     styles = sample_styles(500, rng, signatures=signature)
@@ -72,7 +72,7 @@ def test_brands_share_a_signature():
     assert len(np.unique(styles.category)) == len(CATEGORIES)
 
 
-def test_words_name_the_style():
+def test_words_name_the_style() -> None:
     styles = sample_styles(50, np.random.default_rng(0))
     words = styles.words()
     assert [CATEGORIES.index(word) for word in words["category"]] == styles.category.tolist()

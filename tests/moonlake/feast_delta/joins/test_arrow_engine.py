@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +41,9 @@ def rows_at_random(seed: int) -> pa.Table:
     )
 
 
+Met = Callable[[dict[str, Any]], bool]
+
+
 def labels_at_random(seed: int) -> pa.Table:
     rng = np.random.default_rng(seed)
     keys = [f"k{number}" if number <= KEYS else None for number in rng.integers(0, KEYS + 2, LABELS)]  # kN: no rows
@@ -55,7 +59,7 @@ def table(tmp_path: Path) -> str:
     return path
 
 
-def view(path: str, **source: object) -> ViewJoin:
+def view(path: str, **source: Any) -> ViewJoin:
     columns = ("row", "kind", "vector")
     return ViewJoin(
         view="rows",
@@ -68,7 +72,7 @@ def view(path: str, **source: object) -> ViewJoin:
     )
 
 
-def sequence(path: str, length: int, **source: object) -> ViewJoin:
+def sequence(path: str, length: int, **source: Any) -> ViewJoin:
     return ViewJoin(
         view="acts",
         source=BehaviorSequenceSource(name="acts", path=path, packed=False, **source),
@@ -90,7 +94,7 @@ def pulled(join: ViewJoin, labels: pa.Table, share: int, tmp_path: Path, pull: P
     return pa.table(columns.block(0, len(labels)))
 
 
-def as_of(labels: pa.Table, rows: pa.Table, met: Callable[[dict], bool]) -> list[int | None]:
+def as_of(labels: pa.Table, rows: pa.Table, met: Met) -> list[int | None]:
     """For each label row, by looking at every row: the one with the greatest (event time, created, position)."""
     chosen: list[int | None] = []
     listed = [row for row in rows.to_pylist() if row["key"] is not None and met(row)]
@@ -111,7 +115,7 @@ def test_rows_are_those_of_a_search_through_all_whatever_the_budget(table: str, 
     assert (tmp_path / f"scratch-{share}").exists() == (share == NEXT_TO_NOTHING)
 
 
-WHERE: list[tuple[list[Condition], Callable[[dict], bool]]] = [
+WHERE: list[tuple[list[Condition], Met]] = [
     ([("kind", "==", "buy")], lambda row: row["kind"] == "buy"),
     ([("kind", "in", ["buy", "view"]), ("row", ">=", 250)], lambda row: row["kind"] != "click" and row["row"] >= 250),
     ([("kind", "not in", ["buy"])], lambda row: row["kind"] != "buy"),
@@ -123,7 +127,7 @@ WHERE: list[tuple[list[Condition], Callable[[dict], bool]]] = [
 
 
 @pytest.mark.parametrize(("where", "met"), WHERE)
-def test_only_rows_that_meet_where_count(table: str, where: list[Condition], met: Callable, tmp_path: Path) -> None:
+def test_only_rows_that_meet_where_count(table: str, where: list[Condition], met: Met, tmp_path: Path) -> None:
     labels = labels_at_random(3)
     found = pulled(view(table, where=where), labels, PLENTY, tmp_path)
     assert found["row"].to_pylist() == as_of(labels, rows_at_random(1), met)
@@ -169,7 +173,8 @@ def test_sequences_are_those_of_a_search_through_all(table: str, share: int, len
     found = pulled(sequence(table, length), labels, share, tmp_path)
     expected = last_actions(labels, rows_at_random(1), length)
     assert found["rows"].to_pylist() == expected
-    assert found["vectors"].to_pylist() == [each and [[float(row), 0.5] for row in each] for each in expected]
+    vectors = [each if each is None else [[float(row), 0.5] for row in each] for each in expected]
+    assert found["vectors"].to_pylist() == vectors
 
 
 @pytest.mark.parametrize("share", [PLENTY, NEXT_TO_NOTHING])
