@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.options import Json, Output, give
 from cli.progress import progress_on
 from moonlake.errors import InputError
 from moonlake.settings import Settings
@@ -55,6 +57,8 @@ def train_encoder(
         int, typer.Option(min=0, help="Steps between checkpoints; 0 writes one every two minutes only.")
     ] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew where a checkpoint lies.")] = False,
+    as_json: Json = False,
+    output: Output = None,
 ) -> None:
     """Train an encoder; stages 1 and 2 register its embedding space as `building`.
 
@@ -76,20 +80,20 @@ def train_encoder(
     moments = {"before": parse_moment(before), "written_at": datetime.now(UTC)}
     trained = train(settings, name, stage_config, parent=start, run=run, progress=progress_on(), **moments)
     if trained is not None:
-        _echo(trained)
+        give(trained.as_json(), _lines(trained), as_json=as_json, output=output)
 
 
-def _echo(trained: TrainedEncoder) -> None:
+def _lines(trained: TrainedEncoder) -> Iterator[str]:
     """The artifact or the space that came out, and the command to go on with."""
     name, folder, until = trained.name, trained.folder, trained.artifact.trained_until
     if trained.space is None:
-        typer.echo(f"stage 0 of {name}: artifact {folder}, trained until {until}")
-        typer.echo(f"next: moonlake train encoder NAME --stage 1 --from {name} --before T1")
+        yield f"stage 0 of {name}: artifact {folder}, trained until {until}"
+        yield f"next: moonlake train encoder NAME --stage 1 --from {name} --before T1"
         return
-    typer.echo(f"{trained.space}: artifact {folder}, trained until {until}")
+    yield f"{trained.space}: artifact {folder}, trained until {until}"
     if trained.is_known_space:
-        typer.echo(f"NOTE: the same weights are the space {trained.space.name} already; {name} is a further name of it")
-    typer.echo(f"next: moonlake job embed_contents --space {name}")
+        yield f"NOTE: the same weights are the space {trained.space.name} already; {name} is a further name of it"
+    yield f"next: moonlake job embed_contents --space {name}"
 
 
 def _size(text: str | None) -> dict[str, int | None]:

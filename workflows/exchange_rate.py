@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moonlake.arrays import Float32s, Int64s
-from moonlake.errors import InputError, NotFound
+from moonlake.errors import InputError
 from moonlake.lake.lake import Lake
 from moonlake.settings import Settings
 from workflows.evaluate_encoder import TRIALS_OF, Task, simulated_sources
+from workflows.recorded_models import Subject, identity, read_subjects
 
 if TYPE_CHECKING:
-    from models.ctr.model import CtrModel
     from models.evaluation.exchange_rate import Candidate, Clicks, ExchangeRates
     from models.evaluation.purchase_trials import Task as TrialTask
     from models.evaluation.purchase_trials import Trials
@@ -35,14 +33,6 @@ class Target(StrEnum):
 
     AUC = "auc"
     GAUC = "gauc"
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """A space and its runs of the CTR model, by seed."""
-
-    space: Space
-    runs: Mapping[str, CtrModel]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +88,7 @@ class ExchangeReport:
                 "start": self.tested_from.isoformat(),
                 "rows": self.impressions,
             },
-            "ctr_model": _identity(next(iter(self.subjects[0].runs.values()))),
+            "ctr_model": identity(next(iter(self.subjects[0].runs.values()))),
         }
 
 
@@ -132,8 +122,8 @@ def measure_exchange_rate(
     from moonlake.training_sets.training_set import TrainingSet
 
     lake, rows = Lake(settings), TrainingSet.open(settings.training_set(training_set))
-    subjects = _subjects(lake, spaces, models)
-    require_held_fixed({name: _identity(model) for one in subjects for name, model in one.runs.items()})
+    subjects = read_subjects(lake, spaces, models)
+    require_held_fixed({name: identity(model) for one in subjects for name, model in one.runs.items()})
     seen = [one.space.name for one in subjects if _saw(one.space, window[0], allow_seen)]
     trials = _trials(lake, window, tasks or list(TRIALS_OF))
     candidates = _candidates(lake, subjects, trials)
@@ -152,64 +142,6 @@ def measure_exchange_rate(
         users=len(np.unique(clicks.users)),
         clicked=int(clicks.clicked.sum()),
     )
-
-
-def _subjects(lake: Lake, names: Sequence[str], patterns: Sequence[str]) -> list[Subject]:
-    """The spaces with their recorded models.
-
-    Raises:
-        InputError: fewer than two, or one named twice.
-        NotFound: no such space, or no model of it.
-    """
-    from moonlake.embeddings.releases import find
-
-    found = [find(lake, name) for name in names]
-    if len({space.space_id for space in found}) < max(len(found), 2):
-        named = ", ".join(map(str, found))
-        raise InputError(f"an exchange rate is between two or more different spaces, found {named}")
-    rows = lake.read("model_versions").sort_by("created_at").to_pylist()
-    latest = {row["name"]: row for row in rows}  # a model that was trained again stands in for itself
-    return [Subject(space, _runs(space, latest, patterns)) for space in found]
-
-
-def _runs(space: Space, recorded: Mapping[str, Mapping[str, Any]], patterns: Sequence[str]) -> dict[str, CtrModel]:
-    """The models of a space by name, in order of their seeds."""
-    from models.ctr.model import CtrModel
-
-    chosen = {
-        name: row
-        for name, row in recorded.items()
-        if row["space_id"] == space.space_id and any(fnmatchcase(name, pattern) for pattern in patterns)
-    }
-    if not chosen:
-        raise NotFound(
-            f"no CTR model of space {space} is recorded under a name like {', '.join(patterns)}: "
-            "train some with `moonlake train ctr --space`, and record them with `moonlake evaluate ctr`"
-        )
-    found = {name: CtrModel.open(Path(row["artifact"])) for name, row in chosen.items()}
-    by_seed: dict[int, str] = {}
-    for name, model in found.items():
-        if model.model_id != chosen[name]["model_id"]:
-            raise InputError(
-                f"CTR model {name} was trained again after it was recorded: run moonlake evaluate ctr {name}"
-            )
-        if (other := by_seed.setdefault(model.config.seed, name)) != name:
-            raise InputError(
-                f"CTR models {other} and {name} of space {space} have one seed, {model.config.seed}: they are one run; "
-                "leave one out with --models"
-            )
-    return {by_seed[seed]: found[by_seed[seed]] for seed in sorted(by_seed)}
-
-
-def _identity(model: CtrModel) -> dict[str, Any]:
-    """All that decides what a CTR model is, but for its seed and its space."""
-    start, end = model.lineage.window
-    lineage = {
-        "training_set_id": model.lineage.training_set_id,
-        "training_window": f"[{start.isoformat()}, {end.isoformat()})",
-    }
-    config = {name: value for name, value in asdict(model.config).items() if name != "seed"}
-    return {"kind": type(model).__name__, **lineage, **config}
 
 
 def _saw(space: Space, start: datetime, allow_seen: bool) -> bool:

@@ -41,6 +41,18 @@ class TrainedEncoder:
         """Whether the same weights were a space under another name before."""
         return self.space is not None and self.space.name != self.name
 
+    def as_json(self) -> dict[str, Any]:
+        """Name, folder, space and figures as plain values."""
+        until = self.artifact.trained_until
+        return {
+            "name": self.name,
+            "folder": str(self.folder),
+            "trained_until": None if until is None else until.isoformat(),
+            "space_id": None if self.space is None else self.space.space_id,
+            "space_names": [] if self.space is None else list(self.space.names),
+            "metrics": dict(self.artifact.metrics),
+        }
+
 
 def train_encoder(
     settings: Settings,

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moonlake.embeddings.checks import PassedCheck, require_allowed
-from moonlake.embeddings.spaces import LIVE, Space, _after, require_same, set_status, spaces
+from moonlake.embeddings.spaces import LIVE, Space, moment_after, require_same, set_status, spaces
 from moonlake.errors import ContractError, NotFound
 from moonlake.lake.lake import Lake
 from moonlake.schema.arrow import arrow_schema
@@ -132,7 +132,7 @@ def _switch(lake: Lake, new: Release, written_at: datetime) -> Release:
         new = past[-1]
     else:
         if past:
-            new = replace(new, event_timestamp=_after(past[-1].event_timestamp, written_at))
+            new = replace(new, event_timestamp=moment_after(past[-1].event_timestamp, written_at))
         rows = pa.Table.from_pylist([asdict(new)], arrow_schema(RELEASES, RELEASES.facts))
         lake.append("releases", rows, written_at=written_at, writer=__name__)
     _follow_releases(lake, written_at)

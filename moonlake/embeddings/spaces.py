@@ -151,7 +151,7 @@ def register(
 
 def _also_called(lake: Lake, space: Space, name: str, written_at: datetime) -> Space:
     """The space with one more name: a row of its own that repeats the space's state."""
-    moment = _after(space.event_timestamp, written_at)
+    moment = moment_after(space.event_timestamp, written_at)
     _enter(lake, replace(space, name=name, event_timestamp=moment), written_at)
     return replace(space, aliases=(*space.aliases, name), event_timestamp=moment)
 
@@ -187,7 +187,7 @@ def set_status(
         )
     if changed == space:
         return space
-    return _enter(lake, replace(changed, event_timestamp=_after(space.event_timestamp, written_at)), written_at)
+    return _enter(lake, replace(changed, event_timestamp=moment_after(space.event_timestamp, written_at)), written_at)
 
 
 def _with_id(lake: Lake, space_id: str) -> Space:
@@ -209,7 +209,7 @@ def spaces(lake: Lake) -> list[Space]:
     return [_space(row, *names[space_id]) for space_id, row in latest.items()]
 
 
-def _after(earlier: datetime, written_at: datetime) -> datetime:
+def moment_after(earlier: datetime, written_at: datetime) -> datetime:
     """The moment of an entry that follows another: a process that says "now" once may make both."""
     return max(written_at, earlier + timedelta(microseconds=1))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,26 +16,27 @@ from moonlake.schema.tables import TABLES
 from moonlake.settings import Settings
 from moonlake.training_sets.training_set import TrainingSet
 from sources.simulator.presets import preset_named
+from workflows.demo import run_demo
 
 pytestmark = [pytest.mark.spark(session=False), pytest.mark.slow]
 
 WINDOW = preset_named("tiny").window
 
 
-def demo(home: Path) -> str:
-    """The output of `moonlake demo` on the preset `tiny`, with a few steps of the encoder."""
-    command = [sys.executable, "-m", "cli.app", "--debug", "demo", "--preset", "tiny", "--steps", "3"]
+def demo(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`moonlake demo` on the preset `tiny`, done, with a few steps of the encoder."""
+    command = [sys.executable, "-m", "cli.app", "--debug", "demo", "--preset", "tiny", "--steps", "3", *words]
     here = {"MOONLAKE_HOME": str(home), "MOONLAKE_SPARK_DRIVER_MEMORY": "2g", "COLUMNS": "200"}
     done = subprocess.run(command, env=os.environ | here, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return done
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The home of the preset after one demo; what it printed is in demo.txt."""
     home = tmp_path_factory.mktemp("demo")
-    printed = demo(home)
+    printed = demo(home).stdout
     (home / "demo-tiny" / "demo.txt").write_text(printed)
     return home / "demo-tiny"
 
@@ -91,9 +93,24 @@ SETS = ("ctr-train", "ctr-test")
 def test_a_second_run_skips_every_step_and_writes_no_commit(home: Path) -> None:
     lake = Lake(Settings(home=home))
     versions = {name: lake.version(name) for name in TABLES}
-    printed = demo(home.parent)
-    assert printed.count(": unchanged (") == 8
+    again = demo(home.parent, "--json")
+    assert again.stderr.count(": unchanged (") == 8
     assert {name: lake.version(name) for name in TABLES} == versions
+    figures = json.loads(again.stdout)
+    assert (figures["home"], figures["simulated"]) == (str(home), True)
+    printed = (home / "demo.txt").read_text()
+    for name in ("IDs only", "with content", "shuffled content"):
+        assert f"{figures['models'][name]['auc']:.4f}" in printed
+
+
+def test_the_demo_runs_from_python_and_gives_its_figures(home: Path) -> None:
+    lines: list[str] = []
+    found = run_demo(Settings(home=home.parent), preset="tiny", encoder_steps=3, say=lines.append)
+    assert [": unchanged (" in line for line in lines] == [True] * 8
+    assert (found.home, found.report, found.simulated) == (home, home / "report.html", True)
+    assert list(found.recall) == ["trained encoder", "untrained encoder", "raw pixels"]
+    assert list(found.gains) == ["with content", "shuffled content"]
+    assert found.space_id == releases.live(Lake(Settings(home=home))).space_id
 
 
 def test_every_table_of_the_demo_is_full_and_a_release_is_live(home: Path) -> None:

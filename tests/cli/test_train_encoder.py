@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,11 @@ def test_a_name_for_weights_that_are_a_space_already_works_and_is_told(
     assert "NOTE" not in printed[0]
     assert "NOTE: the same weights are the space demo already; next is a further name of it" in printed[1]
     assert "also called next" in printed[1]
-    shown = run("spaces", "show", "next")
+    again = json.loads(
+        run("train", "encoder", "next", "--before", "2026-01-01T00:00Z", "--config", str(file), "--json")
+    )
+    assert (again["name"], again["space_names"]) == ("next", ["demo", "next"])
+    shown = run("space", "show", "next")
     assert "name: demo" in shown
     assert "aliases: next" in shown
 
