@@ -12,14 +12,13 @@ from cli.check_consistency import consistency
 from cli.options import Json, Output, give
 from moonlake.errors import ContractError
 from moonlake.maintenance.data_docs import SAMPLE_ROWS
+from moonlake.schema.tables import CTR_RANKING
 from moonlake.settings import Settings
 
 check_app = typer.Typer(
     no_args_is_help=True, help="Whether tables, embedding spaces and served features are as they should be."
 )
 check_app.command()(consistency)
-
-USE = "ctr_ranking"
 
 
 @check_app.command()
@@ -51,7 +50,9 @@ def tables(
 @check_app.command()
 def space(
     name: Annotated[str, typer.Argument(help="Embedding space by name or id, or 'live'.")],
-    use: Annotated[str, typer.Option(help="What it would be released for: compared with what runs there.")] = USE,
+    use: Annotated[
+        str, typer.Option(help="What it would be released for: compared with what runs there.")
+    ] = CTR_RANKING,
     as_json: Json = False,
     output: Output = None,
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from moonlake.errors import InputError
+from moonlake.schema.tables import CTR_RANKING, USES
 from moonlake.settings import Settings
 from moonlake.timestamps import parse_moment
 
@@ -18,7 +19,7 @@ DISTANCES = ("cosine_mean", "cosine_least", "edit_distance_mean", "edit_distance
 
 
 def consistency(
-    service: Annotated[str, typer.Option(help="Feature service.")] = "ctr_ranking_v1",
+    service: Annotated[str, typer.Option(help="Feature service.")] = USES[CTR_RANKING],
     since: Annotated[str | None, typer.Option(help="Requests from this moment on.")] = None,
     until: Annotated[str | None, typer.Option(help="Requests before this moment.")] = None,
     sample: Annotated[int | None, typer.Option(min=1, help="At most that many rows, chosen at random.")] = None,

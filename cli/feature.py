@@ -10,12 +10,11 @@ import typer
 from cli.options import Json, Output, give
 from moonlake.errors import InputError
 from moonlake.reports import as_json as json_of
+from moonlake.schema.tables import CTR_RANKING, USES
 from moonlake.settings import Settings
 from moonlake.timestamps import parse_moment
 
 feature_app = typer.Typer(no_args_is_help=True, help="Feature definitions and the online store.")
-
-CTR_SERVICE = "ctr_ranking_v1"
 
 
 @feature_app.command()
@@ -50,7 +49,7 @@ def materialize(
 @feature_app.command()
 def online(
     entities: Annotated[list[str], typer.Argument(help="Join keys, such as user_id=u1 product_id=p1.")],
-    service: Annotated[str, typer.Option(help="Feature service.")] = CTR_SERVICE,
+    service: Annotated[str, typer.Option(help="Feature service.")] = USES[CTR_RANKING],
     log: Annotated[bool, typer.Option("--log", help="Keep the request, for `moonlake check consistency`.")] = False,
     as_json: Json = False,
     output: Output = None,

@@ -7,18 +7,17 @@ from typing import Annotated
 import typer
 
 from cli.options import Json, Output, give
+from moonlake.schema.tables import CTR_RANKING, USES
 from moonlake.settings import Settings
 
 release_app = typer.Typer(no_args_is_help=True, help="What each use runs on.")
 
-USE = "ctr_ranking"
-SERVICE = "ctr_ranking_v1"
 
-Use = Annotated[str, typer.Option(help="ctr_ranking or similar_products.")]
+Use = Annotated[str, typer.Option(help=f"{' or '.join(USES)}.")]
 
 
 @release_app.command()
-def show(use: Use = USE, as_json: Json = False, output: Output = None) -> None:
+def show(use: Use = CTR_RANKING, as_json: Json = False, output: Output = None) -> None:
     """Every release of a use, the latest last: it runs on that one now."""
     from moonlake.lake.lake import Lake
     from workflows import releases
@@ -31,8 +30,8 @@ def show(use: Use = USE, as_json: Json = False, output: Output = None) -> None:
 @release_app.command()
 def promote(
     name: Annotated[str, typer.Argument(help="Click model by name or id; for similar_products, the space.")],
-    use: Use = USE,
-    service: Annotated[str, typer.Option(help="Feature service that the click model reads.")] = SERVICE,
+    use: Use = CTR_RANKING,
+    service: Annotated[str, typer.Option(help="Feature service that the click model reads.")] = USES[CTR_RANKING],
     minimum_gain: Annotated[
         float | None, typer.Option(help="AUC over IDs alone that the low end of its 95% interval must reach.")
     ] = None,
@@ -52,7 +51,7 @@ def promote(
 
 
 @release_app.command()
-def rollback(use: Use = USE, as_json: Json = False, output: Output = None) -> None:
+def rollback(use: Use = CTR_RANKING, as_json: Json = False, output: Output = None) -> None:
     """Switch a use back to what it ran on before, in one commit; given again, one release further back."""
     from workflows import releases
 

@@ -10,8 +10,10 @@ from moonlake_views import (
     user_stats_v1,
 )
 
+from moonlake.schema.tables import CTR_RANKING, SIMILAR_PRODUCTS, USES
+
 ctr_ranking_v1 = FeatureService(
-    name="ctr_ranking_v1",
+    name=USES[CTR_RANKING],
     features=[
         product_profile_v1[["category", "brand", "merchant_id", "price_cents"]],
         product_stats_v1,
@@ -22,7 +24,7 @@ ctr_ranking_v1 = FeatureService(
     description="Features of one impression for CTR ranking; vectors are gathered from a snapshot by content id.",
 )
 similar_products_v1 = FeatureService(
-    name="similar_products_v1",
+    name=USES[SIMILAR_PRODUCTS],
     features=[content_embedding_v1],
     description="Vectors by content id and embedding space.",
 )

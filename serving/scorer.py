@@ -18,10 +18,9 @@ from moonlake.embeddings import releases
 from moonlake.embeddings.snapshots import Snapshot
 from moonlake.errors import InputError, NotFound
 from moonlake.lake.lake import Lake
+from moonlake.schema.tables import CTR_RANKING, USES
 from moonlake.settings import Settings
 
-SERVICE = "ctr_ranking_v1"
-USE = "ctr_ranking"
 QUERIES_REMEMBERED = 100_000
 
 
@@ -50,7 +49,9 @@ class Scorer:
         self._content_of_query = lru_cache(QUERIES_REMEMBERED)(self._read_query)
 
     @classmethod
-    def open(cls, settings: Settings, model: Path, snapshot: Path | None, *, service: str = SERVICE) -> Scorer:
+    def open(
+        cls, settings: Settings, model: Path, snapshot: Path | None, *, service: str = USES[CTR_RANKING]
+    ) -> Scorer:
         """The scorer of a model artifact and a snapshot folder, reading a feature service through Feast."""
         from moonlake.feast_delta.store import feature_store  # Feast takes seconds to import
         from serving.online_features import OnlineFeatures
@@ -62,12 +63,16 @@ class Scorer:
     def live(cls, settings: Settings) -> Scorer:
         """The scorer of what is released for CTR ranking. Raises NotFound if nothing is."""
         lake = Lake(settings)
-        release = releases.current_release(lake, USE)
+        release = releases.current_release(lake, CTR_RANKING)
         models = lake.read("model_versions", ["artifact"], where=pc.field("model_id") == release.model_id).to_pylist()
         if not models:
-            raise NotFound(f"the release of {USE} names CTR model {release.model_id}, which is not in model_versions")
+            raise NotFound(
+                f"the release of {CTR_RANKING} names CTR model {release.model_id}, which is not in model_versions"
+            )
         snapshot = Path(release.snapshot) if release.snapshot else None
-        return cls.open(settings, Path(models[-1]["artifact"]), snapshot, service=release.feature_service or SERVICE)
+        return cls.open(
+            settings, Path(models[-1]["artifact"]), snapshot, service=release.feature_service or USES[CTR_RANKING]
+        )
 
     def rank(self, user_id: str, query: str | None, product_ids: Sequence[str], now: datetime) -> list[Ranked]:
         """The candidates by descending click probability; equal ones keep their order.

@@ -80,9 +80,9 @@ class Application:
 
     def score(self, user: str, candidates: Sequence[str], query: str | None, at: datetime) -> list[Scored]:
         """The candidates with the click probability of the released model, the greatest first."""
-        from serving.scorer import USE, Scorer
+        from serving.scorer import CTR_RANKING, Scorer
 
-        current = releases.current_release(self.lake, USE)
+        current = releases.current_release(self.lake, CTR_RANKING)
         if self._scorer is None or self._scorer[0] != current:
             self._scorer = current, Scorer.live(self.settings)
         ranked = self._scorer[1].rank(user, query, candidates, at)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moonlake.errors import InputError
+from moonlake.schema.tables import CTR_RANKING, USES
 from workflows.demo_run import DemoRun
 from workflows.resumable_steps import Found
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from models.evaluation.click_metrics import Metric
     from serving.scorer import Scorer
 
-SERVICE = "ctr_ranking_v1"
 IDS_ONLY, WITH_CONTENT, SHUFFLED = "IDs only", "with content", "shuffled content"
 METRICS: tuple[Metric, ...] = ("auc", "gauc")
 SHUFFLE_SEED = 1
@@ -127,10 +127,9 @@ def serve(run: DemoRun, space_id: str, clicks: Found) -> Found:
 def _release(run: DemoRun, space_id: str, model_id: str, snapshot: str) -> Found:
     """The gates of the space as they came out, and why their failure was waived; None where they passed."""
     from moonlake.embeddings import releases
-    from serving.scorer import USE
     from workflows.releases import check_space, require_passed
 
-    check = check_space(run.settings, releases.find(run.lake, space_id), use=USE, model_id=model_id)
+    check = check_space(run.settings, releases.find(run.lake, space_id), use=CTR_RANKING, model_id=model_id)
     reason = None
     if check.failed and run.may_waive:
         names = ", ".join(gate.name for gate in check.failed)
@@ -141,8 +140,8 @@ def _release(run: DemoRun, space_id: str, model_id: str, snapshot: str) -> Found
         passed = check.waived(run.lake, reason=reason, written_at=check.at)
     else:
         passed = require_passed(run.settings, check)
-    parts = {"model_id": model_id, "snapshot": snapshot, "feature_service": SERVICE}
-    releases.release(run.lake, USE, space_id, check=passed, **parts, written_at=check.at)
+    parts = {"model_id": model_id, "snapshot": snapshot, "feature_service": USES[CTR_RANKING]}
+    releases.release(run.lake, CTR_RANKING, space_id, check=passed, **parts, written_at=check.at)
     gates = [{"name": gate.name, "passed": gate.passed, "said": gate.said} for gate in check.gates]
     return {"check_id": check.check_id, "gates": gates, "waived": reason}
 

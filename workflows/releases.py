@@ -20,15 +20,13 @@ from moonlake.embeddings.snapshots import Snapshot, write_snapshot
 from moonlake.embeddings.vector_stats import contents_now, read_figures, recent_ids, recent_since
 from moonlake.errors import GateFailed, NotFound, SpaceMismatch
 from moonlake.lake.lake import Lake
+from moonlake.schema.tables import CTR_RANKING, USES
 
 if TYPE_CHECKING:
     from models.evaluation.release_gates import ModelToRelease
     from moonlake.embeddings.releases import Release
     from moonlake.embeddings.spaces import Space
     from moonlake.settings import Settings
-
-USE = "ctr_ranking"
-SERVICE = "ctr_ranking_v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ def check_space(
     settings: Settings,
     space: Space,
     *,
-    compared_with: str = USE,
+    compared_with: str = CTR_RANKING,
     use: str | None = None,
     model_id: str | None = None,
     limits: GateLimits | None = None,
@@ -125,7 +123,12 @@ def require_passed(settings: Settings, check: Check) -> PassedCheck:
 
 
 def promote(
-    settings: Settings, name: str, *, use: str = USE, service: str = SERVICE, limits: GateLimits | None = None
+    settings: Settings,
+    name: str,
+    *,
+    use: str = CTR_RANKING,
+    service: str = USES[CTR_RANKING],
+    limits: GateLimits | None = None,
 ) -> Released:
     """A click model and the space that it reads, or a space alone, released for a use once every gate has passed.
 
@@ -138,7 +141,7 @@ def promote(
         SpaceMismatch: the click model reads IDs only.
     """
     lake = Lake(settings)
-    if use != USE:
+    if use != CTR_RANKING:
         space = releases.find(lake, name)
         check = require_passed(settings, check_space(settings, space, use=use, limits=limits))
         return _release(settings, use, space, check)
@@ -150,7 +153,7 @@ def promote(
     return _release(settings, use, space, require_passed(settings, checked), model.model_id, service)
 
 
-def roll_back(settings: Settings, use: str = USE) -> RolledBack:
+def roll_back(settings: Settings, use: str = CTR_RANKING) -> RolledBack:
     """A use switched back to its release before the current one; once more, one release further back."""
     lake = Lake(settings)
     earlier = releases.before_current(lake, use)
@@ -160,7 +163,7 @@ def roll_back(settings: Settings, use: str = USE) -> RolledBack:
     return RolledBack(released, len(snapshot.products), _missing(lake, snapshot, released.space))
 
 
-def history(lake: Lake, use: str = USE) -> list[Released]:
+def history(lake: Lake, use: str = CTR_RANKING) -> list[Released]:
     """Every release of a use, the latest last."""
     return [named(lake, one) for one in releases.history(lake, use)]
 

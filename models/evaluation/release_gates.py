@@ -28,6 +28,7 @@ from moonlake.embeddings.spaces import Space, require_same
 from moonlake.embeddings.vector_stats import sample_vectors
 from moonlake.errors import MoonlakeError
 from moonlake.lake.lake import Lake
+from moonlake.schema.tables import CTR_RANKING
 
 CUTOFF = 10
 """Recall is the hit rate of image search at this place."""
@@ -108,7 +109,7 @@ def recall_gate(lake: Lake, space: Space, live: Space | None, use: str, limits: 
     detail += f"{_interval(estimates(moved)[0], '+')} on {len(hits):,} purchases from {trials.start:%Y-%m-%d}"
     if np.isnan(share.high):
         return RecallMove(not_applicable(name, f"the live space finds nothing; {detail}"), moved[:, 0])
-    least = limits.min_recall_ratio_for_ctr if use == "ctr_ranking" else limits.min_recall_ratio
+    least = limits.min_recall_ratio_for_ctr if use == CTR_RANKING else limits.min_recall_ratio
     return RecallMove(Gate(name, share.high, detail, least), moved[:, 0])
 
 

@@ -13,7 +13,7 @@ from moonlake.embeddings.spaces import LIVE, Space, moment_after, require_same, 
 from moonlake.errors import ContractError, NotFound
 from moonlake.lake.lake import Lake
 from moonlake.schema.arrow import arrow_schema
-from moonlake.schema.tables import RELEASES
+from moonlake.schema.tables import CTR_RANKING, RELEASES
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def find(lake: Lake, name_or_id: str) -> Space:
     raise NotFound(f"{problem} {name_or_id!r}; there are {', '.join(map(str, known)) or 'none: train an encoder'}")
 
 
-def live(lake: Lake, use: str = "ctr_ranking") -> Space:
+def live(lake: Lake, use: str = CTR_RANKING) -> Space:
     """The space that a use runs on. Raises NotFound if nothing was released for it."""
     return find(lake, current_release(lake, use).space_id)
 
@@ -106,7 +106,7 @@ def release(
         raise ContractError(f"embedding space {found} covers {found.coverage:.2%} of the contents: run embed_contents")
     if model_id is not None:
         _require_model_of_space(lake, model_id, found)
-    elif use == "ctr_ranking":
+    elif use == CTR_RANKING:
         raise NotFound(f"embedding space {found}: it cannot be released for {use} without a CTR model that reads it")
     require_allowed(lake, check, use=use, space=found, model_id=model_id)
     new = Release(use, found.space_id, model_id, feature_service, snapshot, written_at, check.check_id)

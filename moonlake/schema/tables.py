@@ -17,6 +17,9 @@ ACTIONS = ("search", "click", "cart", "purchase", "favorite")
 MODALITIES = ("text", "image", "product")
 PAIR_TYPES = tuple(f"{query}_query_to_{item}" for query in MODALITIES for item in ("image", "text", "product"))
 ARRIVAL_OUTCOMES = ("servable", "unchanged", "without_vector", "refused")
+CTR_RANKING, SIMILAR_PRODUCTS = "ctr_ranking", "similar_products"
+USES = {CTR_RANKING: "ctr_ranking_v1", SIMILAR_PRODUCTS: "similar_products_v1"}
+"""The uses that a space is released for, and the feature service that each of them reads."""
 SPACE_STATUSES = ("building", "candidate", "live", "retired")
 
 PROMPT_ATTRIBUTES = ("material",)
@@ -465,7 +468,7 @@ RELEASES = Table(
     writing="append",
     guarded=True,
     columns=(
-        Column("use", "string", "what it serves", values=("ctr_ranking", "similar_products")),
+        Column("use", "string", "what it serves", values=tuple(USES)),
         SPACE_ID,
         _hash("model_id", "CTR model that reads this space; null for a use without one", nullable=True),
         _text("feature_service", "Feast feature service", nullable=True, max_length=256),

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 
 from moonlake.errors import InputError
 from moonlake.point_in_time import KnownBy
+from moonlake.schema.tables import CTR_RANKING, USES
 from moonlake.timestamps import parse_moment
 
 Format = Literal["parquet", "delta"]
@@ -94,7 +95,7 @@ class TrainingSetSpec:
         default=None, metadata=_option("Leave labels out that settled later; default: --end.", read=parse_moment)
     )
     feature_service: str = field(
-        default="ctr_ranking_v1", metadata=_option("Feature service.", "--service", "--feature-service")
+        default=USES[CTR_RANKING], metadata=_option("Feature service.", "--service", "--feature-service")
     )
     label_table: str = field(
         default="impressions", metadata=_option("Lake table with an event time, or path of a Delta table.")
