@@ -40,8 +40,8 @@ def tables(
     tables: list[dict[str, Any]] = []
     for name in names or [name for name in TABLES if lake.exists(name)]:
         found = sample_rows(lake, name, rows)
-        tables.append({"table": name, "rows": len(found), "broken": check_rows(settings.home, name, found)})
-    page = pages(settings.home)
+        tables.append({"table": name, "rows": len(found), "broken": check_rows(settings, name, found)})
+    page = pages(settings)
     give({"tables": tables, "page": page}, _table_lines(tables, page), as_json=as_json, output=output)
     if bad := [one["table"] for one in tables if one["broken"]]:
         raise ContractError(f"{len(bad)} of the tables hold rows that break their contract: {', '.join(bad)}")

@@ -119,6 +119,61 @@ class Settings(BaseSettings):
         """Feast's registry and SQLite online store."""
         return self.home / "feast"
 
+    @property
+    def backfills(self) -> Path:
+        """Vectors of spaces that are being filled, and are not in the lake yet."""
+        return self.home / "backfills"
+
+    @property
+    def streams(self) -> Path:
+        """Checkpoints of streams, and the lock of the one that takes products in."""
+        return self.home / "streams"
+
+    @property
+    def erasures(self) -> Path:
+        """Plans of erasures that are not done yet."""
+        return self.home / "erasures"
+
+    @property
+    def locks(self) -> Path:
+        """Locks of tables that several processes write."""
+        return self.home / "locks"
+
+    @property
+    def metrics(self) -> Path:
+        """Figures of running jobs, as Prometheus reads them."""
+        return self.home / "metrics"
+
+    @property
+    def logs(self) -> Path:
+        """Logs of Spark."""
+        return self.home / "logs"
+
+    @property
+    def quality(self) -> Path:
+        """Suites and results of Great Expectations, and the Data Docs that show them."""
+        return self.home / "quality"
+
+    @property
+    def warehouse(self) -> Path:
+        """Spark's warehouse, which stays empty."""
+        return self.home / "warehouse"
+
+    @property
+    def airflow(self) -> Path:
+        """Airflow's own home, where the demo starts it."""
+        return self.home / "airflow"
+
+    @property
+    def demo(self) -> Path:
+        """The steps of the demo that are done."""
+        return self.home / "demo"
+
+    @property
+    def report(self) -> Path:
+        """The demo's report, a page."""
+        return self.home / "report.html"
+
     def staged(self, source: str) -> Path:
         """The folder that a source of that name is staged in. Raise InputError unless the name is a plain one."""
         return self.staging / require_name("source", source)

@@ -183,7 +183,7 @@ def run(
     found = find(Lake(settings), space)
     if found.status == "retired" and found.coverage < 1.0:
         found = set_status(Lake(settings), found.space_id, "building", written_at=written_at)
-    backfill = Backfill(settings.home, found.space_id)
+    backfill = Backfill(settings.backfills, found.space_id)
     everything = contents(read_table(spark, settings, "products"), read_table(spark, settings, "queries"))
     reports: list[WriteReport] = []
     last = -1
@@ -226,7 +226,7 @@ def survey(spark: SparkSession, settings: Settings, space: str) -> Survey:
     finally:
         everything.unpersist()
     rows = products.count() + queries.count()
-    kept = min(Backfill(settings.home, found.space_id).rows(), missing_count)
+    kept = min(Backfill(settings.backfills, found.space_id).rows(), missing_count)
     return Survey(found, rows, count, count - with_vector - missing_count, missing_count - kept, kept, rate)
 
 

@@ -128,7 +128,7 @@ def run(
     removed["training_sets"] += len(training_sets)
     removed["snapshots"] += _write_snapshots_again(settings, search)
     removed["staging"] += sum(erase_staged(path.parent, search) for path in settings.staging.glob(f"*/{SOURCE_FILE}"))
-    removed["backfills"] += erase_chunks((settings.home / "backfills").rglob("*.parquet"), search)
+    removed["backfills"] += erase_chunks(settings.backfills.rglob("*.parquet"), search)
     removed["truth"] += erase_truth(settings.truth.rglob("*.parquet"), search)
     serve_again(settings)
     removed["online store"] += forget_online(settings, names)
@@ -139,7 +139,7 @@ def run(
             drop_history(lake.path(table.name))
     # The stream of new products cannot go on from a version that is gone; from the start it finds what it took in.
     if f"lake/{PRODUCT_EVENTS.name}" in touched:
-        shutil.rmtree(settings.home / "streams" / PRODUCT_EVENTS.name, ignore_errors=True)
+        shutil.rmtree(settings.streams / PRODUCT_EVENTS.name, ignore_errors=True)
     plan_file.unlink()
     found = (*search_home(settings, names), *_search_elsewhere(settings, names))
     erasure = Erasure({store: count for store, count in removed.items() if count}, training_sets, found)
@@ -155,7 +155,7 @@ def _names(settings: Settings, subject: Subject, ids: Sequence[str]) -> Names:
 
 
 def _plan_file(settings: Settings, subject: Subject, ids: Sequence[str]) -> Path:
-    return settings.home / "erasures" / f"{stable_hash(json.dumps([subject, *sorted(ids)]))}.json"
+    return settings.erasures / f"{stable_hash(json.dumps([subject, *sorted(ids)]))}.json"
 
 
 def _keep(plan_file: Path, names: Names) -> None:

@@ -76,7 +76,7 @@ def run(
     from moonlake.feast_delta.store import feature_store
     from spark_jobs.intake.batch import Intake
 
-    folder = settings.home / "streams"
+    folder = settings.streams
     with exclusive(folder / "products.lock", wait=False) as only:
         if not only and once:
             say("another stream is at work, and takes in what there is")
@@ -87,7 +87,7 @@ def run(
         settings.incoming.mkdir(parents=True, exist_ok=True)
         materialize.run(settings, clock(), VIEWS)
         serve = partial(serve_changes, feature_store(settings), VIEWS)
-        intake = Intake(spark, settings, serve, clock, Metrics(settings.home / "metrics" / "products.prom"))
+        intake = Intake(spark, settings, serve, clock, Metrics(settings.metrics / "products.prom"))
         if not once:
             intake.warm_up()
         start_files = _start(_dropped(spark, settings), folder / "incoming", once, _hand_in(settings, clock))

@@ -23,7 +23,7 @@ def airflow_environment(settings: Settings, inherited: Mapping[str, str]) -> dic
     """
     port = inherited.get("AIRFLOW__API__PORT", str(API_PORT))
     defaults = {
-        "AIRFLOW_HOME": str(settings.home / "airflow"),
+        "AIRFLOW_HOME": str(settings.airflow),
         "AIRFLOW__CORE__DAGS_FOLDER": str(settings.checkout / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PARALLELISM": str(settings.workers),

@@ -70,7 +70,7 @@ def run(settings: Settings, space: str, *, written_at: datetime, progress: Progr
 def status(settings: Settings, space: str, *, now: datetime) -> BackfillStatus:
     """The state of a space's backfill, read without Spark."""
     found = releases.find(Lake(settings), space)
-    backfill = Backfill(settings.home, found.space_id)
+    backfill = Backfill(settings.backfills, found.space_id)
     under_way = backfill.current()
     if under_way is None:
         return BackfillStatus(found, None)

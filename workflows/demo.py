@@ -75,7 +75,7 @@ def run_demo(
     if name != DEFAULT_PRESET:
         settings = settings.model_copy(update={"home": settings.home / f"demo-{name}"})
     say = say or logging.getLogger(__name__).info
-    staged = Steps(settings.home / "demo" / "steps.json", say, progress)
+    staged = Steps(settings.demo / "steps.json", say, progress)
     folder = stage(settings, source, preset=preset, data=data, products=products, progress=progress)
     run = DemoRun(
         settings, folder, staged, say, progress, encoder_steps=encoder_steps, may_waive=name != DEFAULT_PRESET
@@ -99,7 +99,7 @@ def _everything(run: DemoRun) -> DemoFigures:
     served = demo_clicks.serve(run, space_id, clicks)
     found = DemoFigures(
         home=run.settings.home,
-        report=run.settings.home / "report.html",
+        report=run.settings.report,
         source=run.info.name,
         simulated=run.info.simulated,
         space_id=space_id,

@@ -108,7 +108,7 @@ def check_space(
         gates += ctr_gates(lake, _to_release(lake, model_id, running), recall, limits)
     check = replace(check, gates=tuple(gates))
     record(lake, check, written_at=now)
-    check_gates(settings.home, check)
+    check_gates(settings, check)
     return check
 
 
@@ -119,7 +119,7 @@ def require_passed(settings: Settings, check: Check) -> PassedCheck:
     try:
         return check.require_passed()
     except GateFailed as error:
-        raise GateFailed(f"{error}, or open {pages(settings.home)}") from None
+        raise GateFailed(f"{error}, or open {pages(settings)}") from None
 
 
 def promote(
@@ -204,7 +204,7 @@ def _contract_gate(settings: Settings, lake: Lake, space: Space) -> Gate:
     from moonlake.maintenance.data_docs import SAMPLE_ROWS, check_rows, sample_rows
 
     rows = sample_rows(lake, "embeddings", SAMPLE_ROWS, space.space_id)
-    broken = check_rows(settings.home, "embeddings", rows, called=f"embeddings_{space.name}")
+    broken = check_rows(settings, "embeddings", rows, called=f"embeddings_{space.name}")
     said = ", ".join(f"{rule} ({count})" for rule, count in broken.items()) or "all keep it"
     return Gate("contract", sum(broken.values()), f"of {len(rows):,} sampled rows, {said}", maximum=0)
 

@@ -94,8 +94,8 @@ class BackfillProgress:
 class Backfill:
     """The chunks of one space that were embedded and are not in the lake yet: a folder that all workers share."""
 
-    def __init__(self, home: Path, space_id: str) -> None:
-        self.folder = home / "backfills" / space_id
+    def __init__(self, backfills: Path, space_id: str) -> None:
+        self.folder = backfills / space_id
 
     def plan(self, contents: int) -> Plan:
         """The plan that is being worked on, or a new one for so many contents."""

@@ -24,12 +24,12 @@ from moonlake.embeddings.gates import Gate
 from moonlake.lake.lake import Lake
 from moonlake.schema.arrow import contract
 from moonlake.schema.row_rules import broken_rules, expectation_suite
+from moonlake.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
     from great_expectations.core import ExpectationSuite
 
-FOLDER = "quality"
 SAMPLE_ROWS = 2_000
 """Rows of a table that are held against its contract, at most."""
 SAMPLE_FILES = 32
@@ -41,9 +41,9 @@ FETCHED = re.compile(
 STYLE = "<style>body{font-family:sans-serif;margin:1em} td,th{border:1px solid #ccc;padding:.3em}</style>"
 
 
-def pages(home: Path) -> Path:
+def pages(settings: Settings) -> Path:
     """The first page of the Data Docs."""
-    return home / FOLDER / "gx" / "uncommitted" / "data_docs" / "local_site" / "index.html"
+    return settings.quality / "gx" / "uncommitted" / "data_docs" / "local_site" / "index.html"
 
 
 def sample_rows(lake: Lake, name: str, count: int, space_id: str | None = None) -> pa.Table:
@@ -67,7 +67,7 @@ def sample_rows(lake: Lake, name: str, count: int, space_id: str | None = None) 
     return pa.concat_tables(parts) if parts else lake.read(name).slice(0, 0)
 
 
-def check_rows(home: Path, name: str, rows: pa.Table, *, called: str | None = None) -> dict[str, int]:
+def check_rows(settings: Settings, name: str, rows: pa.Table, *, called: str | None = None) -> dict[str, int]:
     """The rules of a table's contract that rows break, with how many rows break each; entered in the Data Docs.
 
     Expectations of the library cannot read inside lists and maps; the row rules do that.
@@ -81,19 +81,19 @@ def check_rows(home: Path, name: str, rows: pa.Table, *, called: str | None = No
             broken[rule] = broken.get(rule, 0) + 1
     suite = expectation_suite(table)
     suite.name = called or name
-    for expectation, unexpected in _validate(home, suite, rows.to_pandas()):
+    for expectation, unexpected in _validate(settings, suite, rows.to_pandas()):
         rule = (expectation.meta or {}).get("rule", expectation.type)
         broken.setdefault(rule, unexpected)
     return broken
 
 
-def check_gates(home: Path, check: Check) -> None:
+def check_gates(settings: Settings, check: Check) -> None:
     """Enter the gates of a check in the Data Docs: a suite of the space, one expectation for each gate that applies."""
     import pandas as pd
 
     suite = _suite(check)
     values = {gate.name: gate.value for gate in check.gates if gate.applicable}
-    found = _validate(home, suite, pd.DataFrame([values]).astype(float))
+    found = _validate(settings, suite, pd.DataFrame([values]).astype(float))
     failed = {str(expectation.kwargs["column"]) for expectation, _ in found}
     if failed != {gate.name for gate in check.failed}:
         raise AssertionError(f"{check.space}: Great Expectations finds {sorted(failed)}, the gates {check.failed}")
@@ -119,12 +119,12 @@ def _expectation(gate: Gate) -> Any:
     return gxe.ExpectColumnValuesToBeBetween(min_value=gate.minimum, max_value=gate.maximum, **common)
 
 
-def _validate(home: Path, suite: ExpectationSuite, frame: pd.DataFrame) -> list[tuple[Any, int]]:
+def _validate(settings: Settings, suite: ExpectationSuite, frame: pd.DataFrame) -> list[tuple[Any, int]]:
     """The expectations that a frame does not meet, with how many values are wrong; the Data Docs show all of them."""
     gx = _library()
     from great_expectations.checkpoint import UpdateDataDocsAction
 
-    folder = home / FOLDER
+    folder = settings.quality
     folder.mkdir(parents=True, exist_ok=True)
     context = gx.get_context(mode="file", project_root_dir=folder)
     context.variables.progress_bars = {"globally": False}
@@ -139,7 +139,7 @@ def _validate(home: Path, suite: ExpectationSuite, frame: pd.DataFrame) -> list[
     )
     began = time.time()
     (result,) = checkpoint.run(batch_parameters={"dataframe": frame}).run_results.values()
-    for page in pages(home).parent.rglob("*.html"):
+    for page in pages(settings).parent.rglob("*.html"):
         if page.stat().st_mtime >= began - 1:
             _make_whole(page)
     return [

@@ -95,7 +95,7 @@ def _started(settings: Settings, app_name: str) -> SparkSession:
         builder = builder.master(settings.spark_master)
     for name, value in _configuration(settings).items():
         builder = builder.config(name, value)
-    log = settings.home / "logs" / "spark.log"
+    log = settings.logs / "spark.log"
     try:
         with _stderr_to(log):
             spark = configure_spark_with_delta_pip(builder).getOrCreate()
@@ -129,7 +129,7 @@ def _configuration(settings: Settings) -> dict[str, str]:
         "spark.driver.bindAddress": LOOPBACK,
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
-        "spark.sql.warehouse.dir": str((settings.home / "warehouse").absolute()),
+        "spark.sql.warehouse.dir": str(settings.warehouse),
         "spark.sql.shuffle.partitions": str(settings.spark_shuffle_partitions),
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.sql.execution.arrow.maxRecordsPerBatch": "2000",

@@ -359,7 +359,7 @@ def lock_of(settings: Settings, table: Table) -> Path:
     Two merges that cross are told apart by Delta. An append in small writes reads nothing that Delta knows of, so that
     only this keeps a key from being written by both.
     """
-    return settings.home / "locks" / f"{table.name}.lock"
+    return settings.locks / f"{table.name}.lock"
 
 
 def _append(spark: SparkSession, settings: Settings, table: Table, fresh: DataFrame) -> None:

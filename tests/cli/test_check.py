@@ -187,11 +187,11 @@ def test_a_good_space_passes_every_gate_and_people_can_read_why(home: Settings, 
     assert answer.exit_code == 0, answer.output
     assert {name for name, passed in results(lake).items() if passed} == GATES
     assert results(lake)["drift"] is None
-    (page,) = pages(home.home).parent.glob(f"validations/space_{NEXT}/**/*.html")
+    (page,) = pages(home).parent.glob(f"validations/space_{NEXT}/**/*.html")
     text = page.read_text()
     assert "neighbour_overlap" in text
     assert not re.search(r'(src|<link[^>]*href)="https?:', text)
-    assert pages(home.home).is_file()
+    assert pages(home).is_file()
 
 
 def test_a_check_is_given_out_as_json_also_where_a_gate_fails(home: Settings, stocked: Shop, tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_a_refused_space_keeps_the_old_release_and_what_failed_is_written(home: 
     assert [(row["use"], row["passed"], row["minimum"]) for row in rows] == [("similar_products", False, 0.95)]
     assert rows[0]["value"] < 0.95
     assert rows[0]["check_id"] in answer.stderr
-    (page,) = pages(home.home).parent.glob(f"validations/space_{NEXT}/**/*.html")
+    (page,) = pages(home).parent.glob(f"validations/space_{NEXT}/**/*.html")
     assert "Failed" in page.read_text()
 
 

@@ -27,7 +27,7 @@ from moonlake.feast_delta.store import (
     online_features,
     service_views,
 )
-from moonlake.schema.tables import TIMELESS, USES
+from moonlake.schema.tables import TIMELESS
 from moonlake.settings import Settings
 
 Row = dict[str, Any]

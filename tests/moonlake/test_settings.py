@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,26 @@ def test_java_that_is_missing_or_too_old_is_said_in_one_line(monkeypatch: pytest
     old.chmod(0o755)
     with pytest.raises(MissingDependency, match="is Java 8, wanted 17"):
         find_java()
+
+
+def test_the_folders_of_a_home_are_named_by_the_settings_alone() -> None:
+    rooms = ("benchmarks", "cli", "models", "moonlake", "serving", "sources", "spark_jobs", "studies", "workflows")
+    root = Path(__file__).parents[2]
+    named = re.compile(r"settings(\(\))?\.home\s*/\s*f?[\"']")
+    found = [
+        f"{path.relative_to(root)}: {line.strip()}"
+        for room in rooms
+        for path in (root / room).rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if named.search(line) and "demo-{name}" not in line  # a home of its own
+    ]
+    assert not found
+
+
+def test_no_two_folders_of_a_home_are_one(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    members = (name for name, member in vars(Settings).items() if isinstance(member, property))
+    folders = {name: Path(getattr(settings, name)) for name in members}
+    assert len(folders) > 15
+    assert len(set(folders.values())) == len(folders)
+    assert {folder.parent for folder in folders.values()} == {tmp_path}

@@ -221,7 +221,7 @@ def test_a_run_that_was_killed_goes_on_with_the_chunks_that_it_had_and_ends_as_a
     shutil.copytree(settings.home, unbroken.home)
     space_id = embed_contents.run(spark, unbroken, "first", written_at=written_at).space.space_id
 
-    backfill = Backfill(settings.home, space_id)
+    backfill = Backfill(settings.backfills, space_id)
     command = [sys.executable, "-m", "spark_jobs.embed_contents", "--space", "first"]
     killed = subprocess.Popen(command, env={**os.environ, **settings.environment()})
     while (plan := backfill.current()) is None or not backfill.kept(plan):
@@ -269,7 +269,7 @@ def test_contents_that_come_in_behind_a_plan_are_embedded_by_the_next(
     from spark_jobs import embed_contents
 
     space = releases.find(stocked, "first")
-    backfill = Backfill(settings.home, space.space_id)
+    backfill = Backfill(settings.backfills, space.space_id)
     plan = backfill.plan(1)  # of a run that was killed when it had embedded its only chunk
     kept = query("a shirt")["content_id"]
     unit = np.eye(16)[0].astype(np.float32)
@@ -332,7 +332,7 @@ def test_the_commands_say_what_is_to_be_done_do_it_and_say_how_far_it_is(
     for line in ("5 distinct contents in 6 rows", "5 without a vector", "0 refused before", "at 3600 an hour"):
         assert line in planned
     assert "no backfill is under way" in ask("status", "first")
-    backfill = Backfill(settings.home, releases.find(stocked, "first").space_id)
+    backfill = Backfill(settings.backfills, releases.find(stocked, "first").space_id)
     backfill.plan(5)
     assert "about 0 of 5 contents embedded" in ask("status", "first")
     assert "4 vectors written, 1 contents refused; first" in ask("run", "first")

@@ -139,7 +139,7 @@ class Shop:
         write_vectors(
             self.settings.snapshots / "apart", list(CONTENTS.values()), vectors, space_id="6" * 32, labels=["x"]
         )
-        backfill = Backfill(self.settings.home, SPACE)
+        backfill = Backfill(self.settings.backfills, SPACE)
         plan = backfill.plan(3)
         backfill.keep(plan, 0, pa.table({"content_id": list(CONTENTS.values()), "vector": [[1.0]] * 3}))
 

@@ -30,7 +30,7 @@ def test_chunks_are_as_many_as_their_size_asks_for(backfill: Backfill, contents:
 def test_a_plan_stands_until_it_is_finished(backfill: Backfill) -> None:
     assert backfill.current() is None
     plan = backfill.plan(5_000)
-    assert backfill.plan(7) == plan == Backfill(backfill.folder.parents[1], "space").current()
+    assert backfill.plan(7) == plan == Backfill(backfill.folder.parent, "space").current()
     backfill.finish()
     assert backfill.current() is None
     assert not backfill.folder.exists()
