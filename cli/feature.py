@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from cli.options import Json, Output, give
-from moonlake.errors import InputError
 from moonlake.reports import as_json as json_of
 from moonlake.schema.tables import CTR_RANKING, USES
 from moonlake.settings import Settings
 from moonlake.timestamps import parse_moment
+from moonlake.words import values_by_name
 
 feature_app = typer.Typer(no_args_is_help=True, help="Feature definitions and the online store.")
 
@@ -58,9 +58,7 @@ def online(
     from moonlake.feast_delta.serving_logs.request_log import RequestLog, log_of_service
     from moonlake.feast_delta.store import feature_store, online_features
 
-    keys = dict(entity.partition("=")[::2] for entity in entities)
-    if unstated := sorted(name for name, value in keys.items() if not value):
-        raise InputError(f"join keys {unstated} have no value; write {unstated[0]}=VALUE")
+    keys = values_by_name(entities, "join keys")
     settings = Settings.from_environment()
     store = feature_store(settings)
     rows = online_features(store, service, {name: [value] for name, value in keys.items()})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,9 +10,9 @@ import typer
 
 from cli.options import Json, Output, give
 from cli.progress import progress_on
-from moonlake.errors import InputError
 from moonlake.settings import Settings
 from moonlake.timestamps import parse_moment
+from moonlake.words import json_by_name
 from workflows.train_ctr import ControlKind, Model, TrainedCtr, chosen_model, config_of, vectors_of
 from workflows.train_ctr import train_ctr as train
 
@@ -75,20 +74,13 @@ def _lines(trained: TrainedCtr) -> Iterator[str]:
 
 
 def _values(words: Sequence[str]) -> dict[str, Any]:
-    """Values of CtrConfig from KEY=VALUE words, the value as JSON."""
+    """Values of CtrConfig, and of its trees as trees.KEY, from words of --set."""
     from models.ctr.config import CtrConfig
+    from models.ctr.trees import TreesConfig
 
-    found: dict[str, Any] = {}
-    for word in words:
-        key, equals, text = word.partition("=")
-        if not equals or key in ("model", "seed", "trees"):
-            keys = ", ".join(one.name for one in fields(CtrConfig) if one.name not in ("model", "seed", "trees"))
-            raise InputError(f"--set {word}: expected KEY=VALUE, with a key of {keys}, or trees.KEY of TreesConfig")
-        try:
-            found[key] = json.loads(text)
-        except json.JSONDecodeError:
-            raise InputError(f"--set {word}: {text!r} is not JSON; lists look like [64,32]") from None
-    return found
+    own = {one.name for one in fields(CtrConfig)} - {"model", "seed", "trees"}
+    names = own | {f"trees.{one.name}" for one in fields(TreesConfig)}
+    return json_by_name(words, "--set", names=names, plain_words=False)
 
 
 def label_lines(model: CtrModel) -> Iterator[str]:

@@ -11,7 +11,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -33,6 +33,7 @@ from models.training.kernel_scale import shorten_kernels
 from models.training.loop import RunConfig
 from moonlake.arrays import Float32s, Int64s, UInt8s
 from moonlake.progress import EachNote, Step
+from moonlake.words import json_by_name
 from studies.myntra_catalogue import (
     BASELINE_SIZE,
     DEFAULT_MIX,
@@ -323,7 +324,7 @@ def main(argv: list[str] | None = None) -> None:
     if given.data is None or given.variant is None:
         parser.error("--data and --variant are needed, or --report")
     torch.set_num_threads(1)
-    changed = {name: json.loads(value) for name, _, value in (one.partition("=") for one in given.set)}
+    changed = json_by_name(given.set, "--set", names={one.name for one in fields(Settings)})
     settings = replace(SETTINGS[given.variant], **changed)
     catalogue = read_catalogue(given.data)
     found = run_study(catalogue, given.variant, settings, given.minutes, given.seed, validate=given.validate)

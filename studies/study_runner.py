@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import subprocess
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 
-from moonlake.errors import InputError
+from moonlake.words import json_by_name
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 """What the environment tells workers, since each of them is one of as many as there are cores."""
@@ -52,18 +51,8 @@ def settings_of(given: Sequence[str], known: set[str], what: str) -> dict[str, A
     >>> settings_of(["steps=3", "loss=circle"], {"steps", "loss"}, "--set")
     {'steps': 3, 'loss': 'circle'}
     """
-    found: dict[str, Any] = {}
-    for one in given:
-        name, equals, value = one.partition("=")
-        if not equals or name not in known:
-            raise InputError(f"{what} {one}: expected NAME=VALUE with a name of {', '.join(sorted(known))}")
-        try:
-            found[name] = json.loads(value)
-        except json.JSONDecodeError:
-            found[name] = value
-        if isinstance(found[name], list):
-            found[name] = tuple(found[name])
-    return found
+    found = json_by_name(given, what, names=known)
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
 
 def say(line: str) -> None:

@@ -264,7 +264,7 @@ NAMES: dict[str, str] = {
     "moonlake.lake.arrow_schema": "moonlake.schema.arrow.arrow_schema",
     "moonlake.lake.contract": "moonlake.schema.arrow.contract",
     "moonlake.training_sets.Declaration": "moonlake.training_sets.spec.TrainingSetSpec",
-    "moonlake.training_sets.numbers_by_name": "moonlake.training_sets.spec.numbers_by_name",
+    "moonlake.training_sets.numbers_by_name": "moonlake.words.numbers_by_name",
     "moonlake.training_sets.CHOICES": "moonlake.training_sets.spec.CHOICES",
     "moonlake.training_sets.Format": "moonlake.training_sets.spec.Format",
     "moonlake.training_sets.Sequences": "moonlake.training_sets.spec.Sequences",

@@ -19,6 +19,7 @@ from moonlake.embeddings.spaces import Space
 from moonlake.errors import NotFound
 from moonlake.home import Scored
 from moonlake.lake.lake import Lake
+from moonlake.schema.tables import CTR_RANKING
 from moonlake.settings import Settings
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Application:
 
     def score(self, user: str, candidates: Sequence[str], query: str | None, at: datetime) -> list[Scored]:
         """The candidates with the click probability of the released model, the greatest first."""
-        from serving.scorer import CTR_RANKING, Scorer
+        from serving.scorer import Scorer
 
         current = releases.current_release(self.lake, CTR_RANKING)
         if self._scorer is None or self._scorer[0] != current:

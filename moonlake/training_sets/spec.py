@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ from moonlake.errors import InputError
 from moonlake.point_in_time import KnownBy
 from moonlake.schema.tables import CTR_RANKING, USES
 from moonlake.timestamps import parse_moment
+from moonlake.words import numbers_by_name
 
 Format = Literal["parquet", "delta"]
 
@@ -40,21 +41,6 @@ class Option:
     read: Callable[[Any], Any]
     repeated: bool
     required: bool
-
-
-def numbers_by_name(pairs: Sequence[str]) -> dict[str, int]:
-    """Versions or lengths from a command line: NAME=NUMBER, and a bare number under "".
-
-    >>> numbers_by_name(["50", "user_behavior_sequence_v1=1000"])
-    {'': 50, 'user_behavior_sequence_v1': 1000}
-    """
-    numbers: dict[str, int] = {}
-    for pair in pairs:
-        name, _, number = pair.rpartition("=")
-        if not number.isdecimal():
-            raise InputError(f"{pair!r}: expected NAME=NUMBER, such as products=3")
-        numbers[name] = int(number)
-    return numbers
 
 
 def _option(help: str, *flags: str, read: Callable[[Any], Any] = str) -> dict[str, Any]:

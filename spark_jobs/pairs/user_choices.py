@@ -10,6 +10,7 @@ from pyspark.sql import functions as f
 from moonlake.errors import InputError
 from moonlake.schema.tables import BEHAVIORS, CONTRASTIVE_PAIRS, MODALITIES, PAIR_TYPES, PROMPT_ATTRIBUTES
 from moonlake.spark.session import current_rows
+from moonlake.words import values_by_name
 
 CHOICES = ("click", "cart", "purchase")
 FORMS = ("product", "image", "text")
@@ -38,16 +39,12 @@ def parse_mix(words: str) -> dict[str, float]:
     Raises: InputError: an unknown type, a type named twice, or a weight that is no number from 0 on.
     """
     named: dict[str, float] = {}
-    for part in filter(None, (word.strip() for word in words.split(","))):
-        name, _, weight = part.partition("=")
-        if name not in PAIR_TYPES:
-            raise InputError(f"--mix: unknown pair type {name!r}; the types are {', '.join(PAIR_TYPES)}")
-        if name in named:
-            raise InputError(f"--mix: {name} is named twice")
+    parts = [part for word in words.split(",") if (part := word.strip())]
+    for name, weight in values_by_name(parts, "--mix", names=PAIR_TYPES).items():
         try:
             named[name] = float(weight)
         except ValueError:
-            raise InputError(f"--mix: expected {name}=number, found {part!r}") from None
+            raise InputError(f"--mix: expected {name}=number, found {weight!r}") from None
         if not 0 <= named[name] < float("inf"):
             raise InputError(f"--mix: {name}={weight} is no weight: expected a number from 0 on")
     spoken_of = {name.partition("_query_to_")[0] for name in named}

@@ -27,7 +27,7 @@ from moonlake.feast_delta.store import (
     online_features,
     service_views,
 )
-from moonlake.schema.tables import TIMELESS
+from moonlake.schema.tables import TIMELESS, USES
 from moonlake.settings import Settings
 
 Row = dict[str, Any]
@@ -186,6 +186,10 @@ def test_features_of_a_training_row_have_their_names_and_no_others(store: Featur
     columns = set(historical(store, world.labels[:1])[0])
     stats = {f"{who}_{count}" for who in ("product", "user") for count in COUNTS}
     assert columns == {"category", "brand", "merchant_id", "price_cents", "segment", *stats, *SEQUENCE.values()}
+
+
+def test_every_use_of_the_vectors_has_its_service_and_no_other_is_defined(store: FeatureStore) -> None:
+    assert sorted(service.name for service in store.list_feature_services()) == sorted(USES.values())
 
 
 def test_historical_features_equal_the_oracle(store: FeatureStore, world: World) -> None:

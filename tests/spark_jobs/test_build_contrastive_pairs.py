@@ -473,7 +473,7 @@ def test_options_of_a_stage_that_is_not_run_are_refused(settings: Settings) -> N
     window = ["--start", START.isoformat(), "--end", END.isoformat()]
     with pytest.raises(InputError, match="without --space"):
         build_contrastive_pairs.main([*window, "--stage", "2", "--keep", "3"])
-    with pytest.raises(InputError, match="unknown pair type"):
+    with pytest.raises(InputError, match="no 'picture_query_to_product'"):
         build_contrastive_pairs.main([*window, "--mix", "picture_query_to_product=1"])
     with pytest.raises(InputError, match="balance"):
         CleaningConfig("live", balance=2.0)

@@ -14,8 +14,9 @@ from moonlake.errors import InputError, NotFound
 from moonlake.training_sets.files import write_training_set
 from moonlake.training_sets.labels import LABEL_COLUMNS
 from moonlake.training_sets.manifest import Manifest, describe
-from moonlake.training_sets.spec import TrainingSetSpec, numbers_by_name
+from moonlake.training_sets.spec import TrainingSetSpec
 from moonlake.training_sets.training_set import TrainingSet, manifest_of
+from moonlake.words import numbers_by_name
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 END = datetime(2026, 2, 1, tzinfo=UTC)
