@@ -6,7 +6,6 @@ Spark writes the rest (`moonlake.spark.writes`). Both sides derive their schema 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,6 +20,7 @@ from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from moonlake.errors import BatchRejected, NotFound, SchemaMismatch
+from moonlake.lake.rejects import reject_rows
 from moonlake.schema.arrow import ARROW_TYPES, arrow_schema, contract
 from moonlake.schema.contract import Table
 from moonlake.schema.row_rules import broken_rules
@@ -29,8 +29,6 @@ from moonlake.settings import Settings
 
 PROPERTIES = {"delta.enableChangeDataFeed": "true", "delta.checkpointInterval": "10"}
 """Of tables that are written without Spark."""
-
-MAX_REJECT_VALUE_CHARACTERS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,14 +182,8 @@ class Lake:
             name: table that the records were meant for.
             refused: of each record the rule that it broke, and the record.
         """
-        found: dict[str, dict[str, str]] = {}
-        for rule, record in refused:
-            value = json.dumps(record, default=str)[:MAX_REJECT_VALUE_CHARACTERS]
-            identity = "\0".join([name, rule, value, source]).encode("utf-8", "replace")
-            reject_id = hashlib.md5(identity, usedforsecurity=False).hexdigest()
-            found[reject_id] = {"reject_id": reject_id, "table": name, "rule": rule, "value": value, "source": source}
-        if found:
-            rows = pa.Table.from_pylist(list(found.values()), arrow_schema(REJECTS, REJECTS.facts))
+        rows = reject_rows(contract(name), refused, source=source)
+        if len(rows):
             self.append(REJECTS.name, rows, written_at=written_at)
 
     def _lacks_columns(self, table: Table) -> bool:

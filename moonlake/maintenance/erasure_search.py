@@ -84,8 +84,9 @@ class Search:
             wanted = pa.array(sorted(self.names.get(kind_of(name) or "", ())), whole.type)
             return pc.is_in(whole, value_set=wanted).to_numpy(zero_copy_only=False)
         found = np.zeros(len(whole), bool)
-        for each in self.subjects:
-            maybe = pc.fill_null(pc.match_substring(whole, each), False).to_numpy(zero_copy_only=False)
+        for each in self.spellings:
+            like = pc.match_substring(whole, each, ignore_case="\\u" in each)  # \u00FC or \u00fc
+            maybe = pc.fill_null(like, False).to_numpy(zero_copy_only=False)
             for row in np.flatnonzero(maybe & ~found):
                 found[row] = self.in_text(whole[int(row)].as_py())
         return found
@@ -127,6 +128,18 @@ class Search:
         )
 
     @cached_property
+    def spellings(self) -> dict[str, str]:
+        """The ids that went as a text may have them: plain, or escaped as JSON, or JSON inside JSON, escapes them."""
+        found = {each: each for each in self.subjects}
+        for each in self.subjects:
+            for ascii_only in (True, False):
+                escaped = each
+                for _ in range(2):
+                    escaped = json.dumps(escaped, ensure_ascii=ascii_only)[1:-1]
+                    found.setdefault(escaped, each)
+        return found
+
+    @cached_property
     def stored(self) -> re.Pattern[bytes]:
         """Ids as Feast stores them online: behind their length, in an entity key or a protobuf value."""
         parts = []
@@ -148,12 +161,12 @@ class Search:
         return value in self.names.get(kind_of(key) or "", ()) if is_id(key) else self.in_text(value)
 
     def _in_words(self, text: str) -> bool:
-        for each in self.subjects:
-            if each not in text:
+        for spelling, each in self.spellings.items():
+            if spelling not in text:
                 continue
-            if text == each or json.dumps(each) in text:
+            if text == each or f'"{spelling}"' in text or f'"{spelling}\\"' in text:  # the second as JSON inside JSON
                 return True
-            if _stands_out(each) and re.search(rf"(?<!\w){re.escape(each)}(?!\w)", text):
+            if _stands_out(each) and re.search(rf"(?<!\w){re.escape(spelling)}(?!\w)", text):
                 return True
         return False
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from delta.exceptions import (
@@ -26,7 +27,8 @@ from pyspark.sql import types as t
 
 from moonlake.errors import BatchRejected, ContractError, SchemaMismatch
 from moonlake.files import exclusive
-from moonlake.lake.lake import MAX_REJECT_VALUE_CHARACTERS, Lake, WriteReport
+from moonlake.lake.lake import Lake, WriteReport
+from moonlake.lake.rejects import reject_batches
 from moonlake.schema.arrow import contract
 from moonlake.schema.contract import Table
 from moonlake.schema.row_rules import CONFLICTING_KEY, first_broken_rule_sql
@@ -311,28 +313,15 @@ def rows_by_rule(refused: DataFrame) -> dict[str, int]:
 
 
 def as_rejects(name: str, refused: DataFrame, source: str) -> DataFrame:
-    """Refused records in the form of the `rejects` table; binary and long values are cut.
+    """Refused records in the form of the `rejects` table, by the code that has them so without Spark too.
 
     Args:
         name: table that the records were meant for.
         refused: the records, with the rule that they broke in `_rule`; other columns named `_...` are left out.
     """
-    shown = [
-        f.concat(f.octet_length(field.name), f.lit(" bytes, md5 "), f.md5(field.name)).alias(field.name)
-        if isinstance(field.dataType, t.BinaryType)
-        else f.col(field.name)
-        for field in refused.schema
-        if not field.name.startswith("_")
-    ]
-    value = f.to_json(f.struct(*shown))
-    identity = f.concat_ws("\0", f.lit(name), f.col("_rule"), value, f.lit(source))
-    return refused.select(
-        f.md5(identity).alias("reject_id"),
-        f.lit(name).alias("table"),
-        f.col("_rule").alias("rule"),
-        f.substring(value, 1, MAX_REJECT_VALUE_CHARACTERS).alias("value"),
-        f.lit(source).alias("source"),
-    )
+    chosen = [column for column in refused.columns if column == "_rule" or not column.startswith("_")]
+    work = partial(reject_batches, contract(name), source=source)
+    return refused.select(*chosen).mapInArrow(work, spark_schema(REJECTS, REJECTS.facts))
 
 
 def create_table(spark: SparkSession, settings: Settings, table: Table) -> None:
