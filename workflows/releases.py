@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +37,6 @@ class ModelVersion:
     space_id: str | None
     training_set_id: str
     artifact: str
-    metrics: Mapping[str, Any]
     event_timestamp: datetime
 
 
@@ -176,12 +174,13 @@ def named(lake: Lake, one: Release) -> Released:
 
 def find_model(lake: Lake, name_or_id: str) -> ModelVersion:
     """The click model of that id, or the latest of that name. Raises NotFound, with the names there are."""
-    rows = lake.read("model_versions").sort_by("created_at").drop_columns("created_at").to_pylist()
+    columns = [field.name for field in fields(ModelVersion)]
+    rows = lake.read("model_versions", [*columns, "created_at"]).sort_by("created_at").to_pylist()
     found = [row for row in rows if name_or_id in (row["model_id"], row["name"])]
     if not found:
         names = ", ".join(sorted({row["name"] for row in rows})) or "none: train and evaluate one"
         raise NotFound(f"no CTR model {name_or_id!r} in model_versions; there are {names}")
-    return ModelVersion(**{**found[-1], "metrics": json.loads(found[-1]["metrics"])})
+    return ModelVersion(**{name: found[-1][name] for name in columns})
 
 
 def _release(
