@@ -1,6 +1,6 @@
 # moonlake: `make demo` and `make test` are all you need; both set everything up first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick test-long check format lock archive clean
+.PHONY: help setup demo test test-quick test-long check format docs lock archive clean
 
 BIN := .venv/bin
 PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest
@@ -31,11 +31,14 @@ check: setup  ## ruff, mypy strict, import layers: the pre-commit check
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy $(CODE)
-	$(BIN)/pytest -q tests/test_layers.py
+	$(BIN)/pytest -q tests/test_layers.py tests/test_docs.py
 
 format: setup  ## let ruff put the code in order
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
+
+docs: setup  ## the docs site, into build/site; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 lock: setup  ## requirements.lock anew from pyproject.toml; what is locked stays unless a bound moved
 	@$(BIN)/python -m uv pip compile --quiet --universal --all-extras --python-version 3.11 --no-emit-index-url \
