@@ -28,7 +28,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, files: Files, **_: Any) -> str:
-    """The page, with what its prose calls `docs/x.md` as a link to that page."""
+    """The page, with each path of a page that its prose names as a link to that page."""
     here = os.path.dirname(page.file.src_uri)
 
     def linked(found: re.Match[str]) -> str:
