@@ -55,7 +55,7 @@ RECORDS = st.fixed_dictionaries({kind: st.none() | VALUES[kind] for kind in TYPE
 
 def from_arrow(record: Mapping[str, Any]) -> dict[str, Any]:
     """The row of `rejects` of a record that comes as a batch."""
-    columns = {kind: pa.array([record[kind]], ARROW_TYPES[kind]) for kind in TYPES}
+    columns: dict[str, Any] = {kind: pa.array([record[kind]], ARROW_TYPES[kind]) for kind in TYPES}
     batch = pa.RecordBatch.from_pydict({**columns, "_rule": ["a_rule"], "_fate": ["rejected"]})
     (found,) = reject_batches(EVERY_TYPE, [batch], source="test")
     (row,) = found.to_pylist()
