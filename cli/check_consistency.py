@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json as json_format
 import re
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
 
+from cli.options import Json, Output, give
 from moonlake.errors import InputError
 from moonlake.schema.tables import CTR_RANKING, USES
 from moonlake.settings import Settings
@@ -32,8 +33,9 @@ def consistency(
     ] = None,
     lag: Annotated[str, typer.Option(help="How long online may be behind, such as 90s, 15m, 2h, 1d.")] = "0s",
     log: Annotated[str | None, typer.Option(help="Delta table of requests; default: that of the service.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, examples too.")] = False,
     fail_under: Annotated[float, typer.Option(min=0, max=1, help="Exit 1 when a smaller share of values match.")] = 0.0,
+    as_json: Json = False,
+    output: Output = None,
 ) -> None:
     """Hold what was served against what training would see: match, mismatch, missing, extra by feature."""
     from moonlake.feast_delta.serving_logs.consistency import replay
@@ -55,10 +57,7 @@ def consistency(
         lag=parse_duration(lag),
         as_of=as_of,  # type: ignore[arg-type]
     )
-    if json:
-        typer.echo(json_format.dumps(found.as_dict(), indent=2, default=str))
-    else:
-        _echo(found.as_dict())
+    give(found, _lines(found.as_dict()), as_json=as_json, output=output)
     if found.share < fail_under:
         typer.echo(f"{found.share:.2%} of the values match, less than {fail_under:.2%}", err=True)
         raise typer.Exit(1)
@@ -77,19 +76,19 @@ def parse_duration(text: str) -> timedelta:
     return timedelta(**{units[stated[2]]: float(stated[1])})
 
 
-def _echo(found: dict[str, Any]) -> None:
-    typer.echo(f"{found['service']}: {found['rows']} logged rows, as of {found['as_of']}, {found['share']:.2%} match")
+def _lines(found: dict[str, Any]) -> Iterator[str]:
+    yield f"{found['service']}: {found['rows']} logged rows, as of {found['as_of']}, {found['share']:.2%} match"
     width = max(len(feature["feature"]) for feature in found["features"])
-    typer.echo("  ".join(["feature".ljust(width), *(name.rjust(8) for name in COUNTS)]))
+    yield "  ".join(["feature".ljust(width), *(name.rjust(8) for name in COUNTS)])
     for feature in found["features"]:
         distances = [f"{name} {feature[name]:.4f}" for name in DISTANCES if name in feature]
         counts = (str(feature[name]).rjust(8) for name in COUNTS)
-        typer.echo("  ".join([feature["feature"].ljust(width), *counts, *distances]))
+        yield "  ".join([feature["feature"].ljust(width), *counts, *distances])
     for feature in found["features"]:
         for example in feature["examples"]:
             keys = " ".join(f"{name}={value}" for name, value in example.items() if name not in ("online", "offline"))
-            typer.echo(f"{feature['feature']}: {keys}: online {_short(example['online'])}, ", nl=False)
-            typer.echo(f"offline {_short(example['offline'])}")
+            sides = f"online {_short(example['online'])}, offline {_short(example['offline'])}"
+            yield f"{feature['feature']}: {keys}: {sides}"
 
 
 def _short(value: object, longest: int = 80) -> str:

@@ -91,7 +91,7 @@ def _facts(found: Mapping[str, Any]) -> Iterator[str]:
         elif name == "ctr_models":
             yield from _part(name, [f"{model['name']} ({model['model_id'][:12]})" for model in value])
         else:
-            yield f"{name}: {', '.join(value) if isinstance(value, list) else value}"
+            yield f"{name}: {', '.join(value) if isinstance(value, list | tuple) else value}"
 
 
 def _part(name: str, lines: list[str]) -> Iterator[str]:

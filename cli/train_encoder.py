@@ -13,6 +13,7 @@ import typer
 from cli.options import Json, Output, give
 from cli.progress import progress_on
 from moonlake.errors import InputError
+from moonlake.names import require_name
 from moonlake.settings import Settings
 from moonlake.timestamps import parse_moment
 from workflows.train_encoder import TrainedEncoder, encoder_folder, read_stage_config
@@ -73,7 +74,8 @@ def train_encoder(
     if pairs is not None:
         given["pairs"] = pairs.value
     stage_config = read_stage_config(stage, config, given, described)
-    run = Run(folder=settings.artifacts / "runs" / name, fresh=fresh, checkpoint_steps=checkpoint_steps)
+    folder = settings.artifacts / "runs" / require_name("encoder", name)
+    run = Run(folder=folder, fresh=fresh, checkpoint_steps=checkpoint_steps)
     start = encoder_folder(settings, parent) if parent else None
     if start is not None and any(value is not None for value in described.values()):
         raise InputError(f"--from {parent} takes its encoder over: leave out --backbone, --image-size and --attention")

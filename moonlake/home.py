@@ -110,7 +110,7 @@ class Home:
         """A training set of this home. Raises NotFound, which names those that there are, for any other name."""
         if name not in (known := self.training_sets()):
             raise NotFound(f"no training set {name!r} in {self.settings.training_sets}: {', '.join(known) or 'none'}")
-        return TrainingSet.open(self.settings.training_sets / name)
+        return TrainingSet.open(self.settings.training_set(name))
 
     def spaces(self) -> list[Space]:
         """The embedding spaces of the lake, in the order in which they were registered."""

@@ -22,10 +22,19 @@ def require_name(kind: str, name: str) -> str:
     Traceback (most recent call last):
     moonlake.errors.InputError: training set name '../january': expected letters, digits, '_', '-' and '.', ...
     """
-    if re.fullmatch(PATTERN, name) is None or name.endswith("\n"):
+    if not is_name(name):
         shown = name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
         raise InputError(
             f"{kind} name {shown!r}: expected letters, digits, '_', '-' and '.', "
             f"first a letter, a digit or '_', at most {LONGEST} characters"
         )
     return name
+
+
+def is_name(text: str) -> bool:
+    """True for a plain folder name.
+
+    >>> is_name("january-2026"), is_name("/data/january")
+    (True, False)
+    """
+    return re.fullmatch(PATTERN, text) is not None and not text.endswith("\n")

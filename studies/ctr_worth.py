@@ -227,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = Settings.from_environment()
     lake = Lake(settings)
     info = SourceInfo.read(stage_path(settings, asked.source))
-    truth = settings.truth / asked.source
+    truth = settings.truth_of(asked.source)
     plan = _plan(asked, settings, lake, info, truth)
     subjects = subjects_of(truth=truth.is_dir(), patterns=asked.models)
     if not asked.only_report:
@@ -241,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _plan(asked: argparse.Namespace, settings: Settings, lake: Lake, info: SourceInfo, truth: Path) -> Plan:
     """The plan that the options ask for, with its vectors written once into the work folder for all fits."""
-    rows, work = TrainingSet.open(settings.training_sets / asked.training_set), asked.work.absolute()
+    rows, work = TrainingSet.open(settings.training_set(asked.training_set)), asked.work.absolute()
     moments = [parse_moment(one) if one else None for one in (asked.t1, asked.t2, asked.end)]
     t1, t2, end = (said or known for said, known in zip(moments, (info.t1, info.t2, rows.manifest.end), strict=True))
     if t1 is None or t2 is None or end is None:

@@ -101,10 +101,10 @@ def open_data(
         found = kept(f"stage{stage}", read, of_pairs=True)
         pairs[stage] = _limited(of_types(found, pair_types), limit)
     described = kept("descriptions", lambda: read_descriptions(lake, t1, IMAGE_SIZE))
-    measured = kept("measured", lambda: _read_measured(lake, t1, end, settings.truth / source))
+    measured = kept("measured", lambda: _read_measured(lake, t1, end, settings.truth_of(source)))
     if limit:
         described = replace(described, parts=described.parts[:limit])
-        measured = _fewer_trials(lake, measured, limit, settings.truth / source)
+        measured = _fewer_trials(lake, measured, limit, settings.truth_of(source))
     return LadderData(info, known, pairs, described, measured)
 
 

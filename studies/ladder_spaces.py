@@ -32,7 +32,7 @@ def register_spaces(
     for name, node in nodes.items():
         if not plan.path(node, ".pt").is_file():
             continue
-        folder = settings.artifacts / f"encoder-{name}"
+        folder = settings.encoder(name)
         artifact = publish_node(plan, data, node, folder)
         described = read_encoder_artifact(folder)
         space = spaces.register(

@@ -54,8 +54,9 @@ def plan(settings: Settings, space: str) -> Survey:
     from moonlake.spark.session import session
     from spark_jobs.embed_contents import survey
 
+    space_id = releases.find(Lake(settings), space).space_id  # before Spark starts
     with session(settings, "backfill_plan") as spark:
-        return survey(spark, settings, space)
+        return survey(spark, settings, space_id)
 
 
 def run(settings: Settings, space: str, *, written_at: datetime, progress: Progress = UNWATCHED) -> EmbeddingReport:
@@ -63,8 +64,9 @@ def run(settings: Settings, space: str, *, written_at: datetime, progress: Progr
     from moonlake.spark.session import session
     from spark_jobs import embed_contents
 
+    space_id = releases.find(Lake(settings), space).space_id  # before Spark starts
     with session(settings, "backfill") as spark:
-        return embed_contents.run(spark, settings, space, written_at=written_at, progress=progress)
+        return embed_contents.run(spark, settings, space_id, written_at=written_at, progress=progress)
 
 
 def status(settings: Settings, space: str, *, now: datetime) -> BackfillStatus:

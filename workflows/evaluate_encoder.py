@@ -93,7 +93,7 @@ def evaluate_purchases(
     if not measurable:
         require_trials(every[0])
     simulated = sorted(simulated_sources(settings, lake, window))
-    truth = None if ceiling is None else settings.truth / ceiling
+    truth = None if ceiling is None else settings.truth_of(ceiling)
     found = {one.task: _measured(lake, subject.represent, one, prefix, truth, seen=seen) for one in measurable}
     return PurchaseFigures(subject.name, simulated, seen, found)
 

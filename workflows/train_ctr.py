@@ -87,8 +87,9 @@ def train_ctr(
     from moonlake.training_sets.training_set import TrainingSet
 
     chosen_model(Model(config.model), content=vectors is not None)
+    folder = settings.ctr_model(name)
     rows = TrainingSet.open(settings.training_set(training_set))
-    window, folder = (start or rows.manifest.start, end), settings.ctr_model(name)
+    window = (start or rows.manifest.start, end)
     run = Run(folder=settings.artifacts / "runs" / folder.name, fresh=fresh)
     with progress.step(f"Training {name}") as step:
         trained = train(rows, vectors, config, window=window, allow_seen_rows=allow_seen_rows, progress=step, run=run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from moonlake.errors import InputError
 from moonlake.lake.lake import Lake
+from moonlake.names import is_name
 from moonlake.progress import UNWATCHED, Progress
 from moonlake.settings import Settings
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from models.training.contrastive import TrainingConfig
     from models.training.loop import Run
     from moonlake.embeddings.spaces import Space
+
+
+ENCODER_FILE = "encoder.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +172,8 @@ def encoder_folder(settings: Settings, name: str) -> Path:
     """
     from moonlake.embeddings.releases import find
 
-    for folder in (Path(name), settings.artifacts / f"encoder-{name}"):
-        if (folder / "encoder.json").is_file():
-            return folder
+    if os.path.isfile(Path(name) / ENCODER_FILE):  # false too for what can be no path
+        return Path(name)
+    if is_name(name) and (settings.encoder(name) / ENCODER_FILE).is_file():
+        return settings.encoder(name)
     return Path(find(Lake(settings), name).artifact)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from datetime import datetime
@@ -53,9 +54,9 @@ def rebuild(settings: Settings, name: str, manifest: str, *, written_at: datetim
 
     Args: manifest: a `manifest.json`, or the name of a training set.
     """
-    file = Path(manifest)
-    if file.is_file():
-        stated = Manifest.from_json(file.read_text(encoding="utf-8"))
+    folder = settings.training_set(name)
+    if os.path.isfile(manifest):  # false too for what can be no path
+        stated = Manifest.from_json(Path(manifest).read_text(encoding="utf-8"))
     else:
         stated = TrainingSet.open(settings.training_set(manifest)).manifest
-    return build.replay(settings, stated, settings.training_set(name), written_at=written_at)
+    return build.replay(settings, stated, folder, written_at=written_at)

@@ -18,6 +18,7 @@ import pyarrow as pa
 from moonlake.errors import ContractError, InputError, NotFound, SpaceMismatch
 from moonlake.hashing import stable_hash
 from moonlake.lake.lake import Lake
+from moonlake.names import require_name
 from moonlake.schema.arrow import arrow_schema
 from moonlake.schema.tables import EMBEDDING_SPACES
 
@@ -133,8 +134,9 @@ def register(
     """The space, entered in the lake; one that stands there already is returned, with the name as one of its names.
 
     Raises:
-        InputError: the name belongs to another space.
+        InputError: the name belongs to another space, or is no plain name.
     """
+    require_name("space", name)
     known = {space.space_id: space for space in spaces(lake)}
     for space in known.values():
         if name in space.names and space.space_id != definition.space_id:

@@ -74,7 +74,7 @@ def run(settings: Settings, spec: TrainingSetSpec, *, written_at: datetime) -> B
         NotFound: an unknown feature service, view, table, version or column.
     """
     plan = _plan(settings, spec, spec.versions)
-    folder = settings.training_sets / spec.name
+    folder = settings.training_set(spec.name)
     present = manifest_of(folder)
     built = present is None or not present.same_inputs(plan.inputs)
     training_set = _build(plan, folder) if built else TrainingSet.open(folder)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from moonlake.errors import InputError
+from moonlake.names import require_name
 from moonlake.point_in_time import KnownBy
 from moonlake.schema.tables import CTR_RANKING, USES
 from moonlake.timestamps import parse_moment
@@ -110,14 +110,13 @@ class TrainingSetSpec:
     sequences: Sequences = field(default="inline", metadata=_option("inline: lists; pointers: slices of a log."))
 
     def __post_init__(self) -> None:
+        require_name("training set", self.name)
         moments = {"start": self.start, "end": self.end, "settled_by": self.settled_by}
         for what, moment in moments.items():
             if moment is not None and moment.tzinfo is None:
                 raise InputError(f"training set {self.name}: {what} {moment} has no time zone")
         if self.start >= self.end:
             raise InputError(f"training set {self.name}: start {self.start} is not before end {self.end}")
-        if Path(self.name).name != self.name or self.name in ("", ".", ".."):
-            raise InputError(f"training set name {self.name!r}: expected a plain folder name")
         for what, allowed in CHOICES.items():
             if (found := getattr(self, what)) not in allowed:
                 raise InputError(f"training set {self.name}: {what} is one of {', '.join(allowed)}, found {found!r}")

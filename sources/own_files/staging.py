@@ -7,7 +7,6 @@ ones too), `refused/` for records that could not even be read, and `source.json`
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from moonlake.errors import BatchRejected, InputError, NotFound, SchemaMismatch
+from moonlake.errors import BatchRejected, NotFound, SchemaMismatch
 from moonlake.files import publish_folder
 from moonlake.schema.tables import TABLES
 from moonlake.settings import Settings
@@ -186,10 +185,8 @@ def new_stage(settings: Settings, name: str) -> Iterator[StageWriter]:
 
 
 def stage_path(settings: Settings, name: str) -> Path:
-    """Where the named source is staged. Raises InputError for a name that is no plain folder name."""
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", name):
-        raise InputError(f"source name {name!r}: use up to 64 of a-z, 0-9, dot, underscore and dash, no dash first")
-    return settings.staging / name
+    """The folder that the named source is staged in. Raise InputError unless the name is a plain one."""
+    return settings.staged(name)
 
 
 def is_staged(settings: Settings, name: str, fingerprint: str) -> bool:

@@ -6,10 +6,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
+from typing import Any
 
 import pytest
 import typer
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from cli.app import COMMANDS, OLD_NAMES, app
@@ -70,6 +73,35 @@ def test_old_names_still_run_and_name_the_new_ones_in_one_line(old: list[str], n
     assert len(answer.stderr.splitlines()) == 1
     renamed = " ".join(new[: len(new) - len(old) + 1])
     assert f"`moonlake {old[0]}` is `moonlake {renamed}` now" in answer.stderr
+
+
+WITHOUT_REPORT = {
+    "demo": "its report is report.html",
+    "product watch": "a stream that does not end",
+    "job": "the words belong to the job, which prints its own report as JSON; tests/cli/test_job.py has `job list`",
+    "airflow": "the words belong to Airflow",
+}
+"""Commands without --json and --output, and why."""
+
+
+def commands_below(group: Any, words: tuple[str, ...], context: Any) -> Iterator[tuple[str, Any]]:
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if hasattr(command, "list_commands"):
+            yield from commands_below(command, (*words, name), context)
+        else:
+            yield " ".join((*words, name)), command
+
+
+def test_every_command_that_reports_gives_json_and_writes_it() -> None:
+    root = get_command(app)
+    commands = dict(commands_below(root, (), root.make_context("moonlake", ["job", "list"])))
+    options = {name: {flag for one in command.params for flag in one.opts} for name, command in commands.items()}
+    assert {name for name, flags in options.items() if not {"--json", "--output"} <= flags} == set(WITHOUT_REPORT)
+    assert {"check tables", "train encoder", "space list", "doctor"} < set(commands)
+    for name in commands.keys() - WITHOUT_REPORT:
+        shown = CliRunner().invoke(app, [*name.split(), "-h"]).stdout
+        assert "Print the report as JSON" in shown, name
 
 
 def test_old_names_are_not_listed() -> None:

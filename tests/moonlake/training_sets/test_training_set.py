@@ -126,8 +126,8 @@ def test_what_is_missing_is_named(written: TrainingSet, tmp_path: Path) -> None:
     [
         ({"start": END, "end": START}, "is not before end"),
         ({"start": START.replace(tzinfo=None)}, "start 2026-01-01 00:00:00 has no time zone"),
-        ({"name": "../elsewhere"}, "expected a plain folder name"),
-        ({"name": ""}, "expected a plain folder name"),
+        ({"name": "../elsewhere"}, "expected letters, digits"),
+        ({"name": ""}, "expected letters, digits"),
         ({"known_by": "guess"}, "known_by is one of event, written, found 'guess'"),
         ({"sequences": "none"}, "sequences is one of inline, pointers, found 'none'"),
         ({"format": "csv"}, "format is one of parquet, delta, found 'csv'"),
