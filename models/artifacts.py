@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from moonlake.errors import InputError, NotFound
-from moonlake.hashing import stable_hash
+from moonlake.hashing import hash_of_file, stable_hash
 
 Config = TypeVar("Config")
 
@@ -60,7 +59,7 @@ def write_artifact(
     """
     if not is_dataclass(config) or isinstance(config, type):
         raise TypeError(f"the configuration of an artifact is a dataclass, not {type(config)}")
-    files = {path.relative_to(folder).as_posix(): _file_hash(path) for path in _files(folder)}
+    files = {path.relative_to(folder).as_posix(): hash_of_file(path) for path in _files(folder)}
     artifact = Artifact(kind, asdict(config), dict(tables), trained_until, dict(metrics), files)
     document = {"format": FORMAT, **asdict(artifact)}
     document["trained_until"] = trained_until.isoformat() if trained_until else None
@@ -86,7 +85,7 @@ def read_artifact(folder: Path, kind: str) -> Artifact:
     artifact = config_from(Artifact, document, where=str(path))
     for name, expected in artifact.files.items():
         file = Path(folder) / name
-        if not file.is_file() or _file_hash(file) != expected:
+        if not file.is_file() or hash_of_file(file) != expected:
             raise InputError(f"{file} is missing or was changed after {path.name} was written: train again")
     return artifact
 
@@ -113,8 +112,3 @@ def config_from(kind: type[Config], values: Mapping[str, Any], *, where: str) ->
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -227,6 +227,7 @@ NAMES: dict[str, str] = {
     "sources.staging.new_folder": "moonlake.files.publish_folder",
     "moonlake.point_in_time.IntArray": "moonlake.arrays.Int64s",
     "moonlake.point_in_time.BoolArray": "moonlake.arrays.Bools",
+    "moonlake.training_set_files.hash_of_file": "moonlake.hashing.hash_of_file",
     "moonlake.contents.stable_hash": "moonlake.hashing.stable_hash",
     "moonlake.space_gates.Check": "moonlake.embeddings.checks.Check",
     "moonlake.space_gates.record": "moonlake.embeddings.checks.record",

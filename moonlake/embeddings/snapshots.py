@@ -13,7 +13,6 @@ snapshot stands in its labels, which belong beside every figure that its vectors
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +30,7 @@ from moonlake.arrays import Int64s, UInt64s
 from moonlake.embeddings.content_index import ContentIndex, in_order, words_of
 from moonlake.errors import ContractError, InputError, MoonlakeError, NotFound, SpaceMismatch
 from moonlake.files import publish_folder
-from moonlake.hashing import stable_hash
+from moonlake.hashing import hash_of_file, stable_hash
 from moonlake.lake.lake import Lake
 
 VECTORS, PRODUCTS, MANIFEST = "vectors.arrow", "products.arrow", "manifest.json"
@@ -205,7 +204,7 @@ class Snapshot:
         """Raise InputError, which names the file, unless every file is as it was written. Reads everything."""
         manifest = _manifest(self.folder) or {"files": {}}
         for name, facts in manifest["files"].items():
-            if (found := _checksum(self.folder / name)) != facts["blake2b"]:
+            if (found := hash_of_file(self.folder / name)) != facts["blake2b"]:
                 raise InputError(f"{self.folder / name}: expected checksum {facts['blake2b']}, found {found}")
 
 
@@ -284,7 +283,7 @@ def write_vectors(
 
 def _write_manifest(folder: Path, stated: dict[str, Any]) -> None:
     files = {
-        name: {"bytes": (folder / name).stat().st_size, "blake2b": _checksum(folder / name)}
+        name: {"bytes": (folder / name).stat().st_size, "blake2b": hash_of_file(folder / name)}
         for name in (VECTORS, PRODUCTS)
     }
     (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, **stated, "files": files}, indent=2) + "\n")
@@ -386,8 +385,3 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
     if manifest.get("format") != FORMAT:
         raise InputError(f"{path}: format {manifest.get('format')}, this version reads format {FORMAT}; rewrite it")
     return manifest
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moonlake.errors import NotFound
+from moonlake.hashing import stable_hash
 from moonlake.lake.lake import Lake
 from moonlake.schema.contract import Column, Table
 from moonlake.schema.tables import PAIR_TYPES, TABLES
@@ -91,7 +92,7 @@ def parallel_lists(table: Table) -> list[str]:
 
 def subject_hash(subject: Subject, subject_id: str) -> str:
     """The hash that stands for an erased product or user in `erasures`, in place of its id."""
-    return hashlib.blake2b(f"{subject}\0{subject_id}".encode(), digest_size=16).hexdigest()
+    return stable_hash(f"{subject}\0{subject_id}")
 
 
 def names_of(subject: Subject, ids: Iterable[str]) -> dict[str, frozenset[str]]:
@@ -197,7 +198,7 @@ def _queries_of_others(lake: Lake, queries: frozenset[str], users: frozenset[str
 
 
 def _pair_id(behavior_id: str, stage: int, pair_type: str) -> str:
-    """The id that `build_contrastive_pairs` gives a pair."""
+    """The id that `build_contrastive_pairs` gives a pair: MD5, which Spark has too, where no Python runs by the row."""
     return hashlib.md5(f"{behavior_id}\0{stage}\0{pair_type}".encode(), usedforsecurity=False).hexdigest()
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from moonlake.errors import InputError
 from moonlake.files import publish_folder
-from moonlake.hashing import stable_hash
+from moonlake.hashing import hash_of_file, stable_hash
 from moonlake.training_sets.manifest import Manifest
 from moonlake.training_sets.spec import TrainingSetSpec
 from moonlake.training_sets.training_set import SEQUENCE_LOGS, TrainingSet
@@ -82,12 +82,6 @@ def require_same_rows(expected: Manifest, found: Manifest) -> None:
     if found.files != expected.files:
         files = sorted(set((found.files or {}).items()) ^ set((expected.files or {}).items()))
         raise InputError(f"training set {name}: files differ from those of the manifest: {sorted(dict(files))}")
-
-
-def hash_of_file(path: Path) -> str:
-    """`stable_hash` of a file's bytes, of which a part is held at a time."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def hash_of_rows(rows: pa.Table) -> str:

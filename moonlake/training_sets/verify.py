@@ -15,11 +15,11 @@ from deltalake.exceptions import DeltaError
 
 from moonlake.embeddings.releases import find
 from moonlake.errors import MoonlakeError, NotFound
+from moonlake.hashing import hash_of_file
 from moonlake.lake.lake import Lake
 from moonlake.lake.vacuum import ERASED, keeps_history
 from moonlake.schema.tables import TABLES
 from moonlake.settings import Settings
-from moonlake.training_sets.files import hash_of_file
 from moonlake.training_sets.manifest import Manifest
 from moonlake.training_sets.training_set import TrainingSet
 

@@ -14,8 +14,9 @@ import pytest
 from deltalake import DeltaTable
 
 from moonlake.errors import InputError
+from moonlake.hashing import hash_of_file
 from moonlake.training_sets import files
-from moonlake.training_sets.files import DELTA_LOG, hash_of_file, hash_of_rows, write_training_set
+from moonlake.training_sets.files import DELTA_LOG, hash_of_rows, write_training_set
 from moonlake.training_sets.manifest import Manifest
 from moonlake.training_sets.spec import TrainingSetSpec
 
