@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -57,6 +56,8 @@ def demo(
 
 def _show(found: DemoFigures, console: Console) -> None:
     """The figures on the screen."""
+    from models.evaluation.bootstrap import Estimate
+
     label = " [dim](behaviour is simulated)[/dim]" if found.simulated else ""
     grid = Grid(title=f"Image-search recall{label}", title_justify="left", box=None)
     for heading in ("vectors", "hit@1", "hit@10", "hit@50"):
@@ -68,7 +69,8 @@ def _show(found: DemoFigures, console: Console) -> None:
     for heading in ("model", "AUC", "gain [95%]", "GAUC", "gain [95%]", "log loss"):
         grid.add_column(heading, justify="left" if heading == "model" else "right")
     for name, model in found.models.items():
-        gains = [_interval(found.gains.get(name, {}).get(metric)) for metric in ("auc", "gauc")]
+        of_name = found.gains.get(name, {})
+        gains = [f"{Estimate(*of_name[metric]):+.4f}" if metric in of_name else "" for metric in ("auc", "gauc")]
         grid.add_row(
             name, f"{model['auc']:.4f}", gains[0], f"{model['gauc']:.4f}", gains[1], f"{model['log_loss']:.4f}"
         )
@@ -78,7 +80,3 @@ def _show(found: DemoFigures, console: Console) -> None:
         f"\nUser {user} searched with a picture: of {found.served['candidates']} candidates "
         f"{best['product_id']} is first (click probability {best['score']:.3f})."
     )
-
-
-def _interval(gain: Sequence[float] | None) -> str:
-    return f"{gain[0]:+.4f} [{gain[1]:+.4f}, {gain[2]:+.4f}]" if gain else ""

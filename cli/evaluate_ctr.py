@@ -66,7 +66,7 @@ def _lines(found: CtrEvaluation) -> Iterator[str]:
     for name, model in found.models.items():
         yield from _metric_lines(name, model)
     for name, of_metric in found.gains.items():
-        yield f"{name} over {found.against}, intervals over users:"
+        yield f"{name} over {found.against}, in brackets 95% intervals over users:"
         for metric, title in TITLES.items():
             yield estimate_line(title, of_metric[metric])
     for name in found.models if found.segments else ():
@@ -97,9 +97,7 @@ def _segment_lines(segments: Sequence[SegmentMetrics]) -> Iterator[str]:
         metrics, gained = one.metrics.as_json(), one.auc_gain
         columns = (("auc", 7, 4), ("gauc", 7, 4), ("log_loss", 9, 4), ("calibration", 12, 3))
         figures = "".join(" " + _number(metrics[name], width, digits) for name, width, digits in columns)
-        interval = (
-            "" if gained is None else f"  {gained.value:+.4f} (95% interval {gained.low:.4f} to {gained.high:.4f})"
-        )
+        interval = "" if gained is None else f"  {gained:+.4f}"
         yield f"  {title:<{wide}}  {metrics['impressions']:>11,}{figures}{interval}"
 
 

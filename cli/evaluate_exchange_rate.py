@@ -16,7 +16,6 @@ from workflows.evaluate_encoder import Task
 from workflows.exchange_rate import ExchangeReport, Target, measure_exchange_rate
 
 if TYPE_CHECKING:
-    from models.evaluation.bootstrap import Estimate
     from models.evaluation.exchange_rate import Exchange, ExchangeRates, Predictor
 
 BLANK = "(blank: noise)"
@@ -83,9 +82,9 @@ def _rate_lines(found: ExchangeRates) -> Iterator[str]:
     """Spaces, pairs and predictors, and what may be said of them."""
     name = found.target.upper()
     for space in found.spaces:
-        yield f"{space.name}: {name} {_figure(space.target)}, {space.runs} run{'s' if space.runs > 1 else ''}"
+        yield f"{space.name}: {name} {space.target:.4f}, {space.runs} run{'s' if space.runs > 1 else ''}"
         for metric, figure in space.metrics.items():
-            yield f"  {metric:<24} {_figure(figure)}"
+            yield f"  {metric:<24} {figure:.4f}"
     for metric in dict.fromkeys(pair.metric for pair in found.pairs):
         yield f"{metric}: what it moved, what {name} gained, and {name} for each +0.01"
         for pair in found.pairs:
@@ -99,20 +98,14 @@ def _rate_lines(found: ExchangeRates) -> Iterator[str]:
 
 
 def _pair(pair: Exchange) -> str:
-    rate = BLANK if pair.rate is None else _figure(pair.rate, "+", 5)
+    rate = BLANK if pair.rate is None else f"{pair.rate:+.5f}"
     names = f"{pair.before} -> {pair.after}"
-    return f"  {names:<28} {_figure(pair.moved, '+')}  {_figure(pair.gained, '+')}  {rate}"
+    return f"  {names:<28} {pair.moved:+.4f}  {pair.gained:+.4f}  {rate}"
 
 
 def _predictor(one: Predictor) -> str:
-    line = f"({one.blank})" if one.slope is None else _figure(one.slope, "+", 5)
+    line = f"({one.blank})" if one.slope is None else f"{one.slope:+.5f}"
     return (
-        f"  {one.metric:<24} {line}  r {one.pearson:+.3f}  Spearman {_figure(one.spearman, '+', 2)}  "
-        f"Kendall {_figure(one.kendall, '+', 2)}  best in {one.best_in:.0%}"
+        f"  {one.metric:<24} {line}  r {one.pearson:+.3f}  Spearman {one.spearman:+.2f}  "
+        f"Kendall {one.kendall:+.2f}  best in {one.best_in:.0%}"
     )
-
-
-def _figure(one: Estimate, sign: str = "", digits: int = 4) -> str:
-    """A figure and its 95% interval."""
-    value, low, high = (f"{number:{sign}.{digits}f}" for number in one)
-    return f"{value} [{low}, {high}]"

@@ -38,5 +38,4 @@ def judged_lines(found: JudgedEvaluation) -> Iterator[str]:
 
 
 def _line(figure: Figure, sign: str) -> str:
-    value, low, high = figure.ndcg
-    return f"    {figure.subject:<18} {value:{sign}.4f}  (95% interval {low:{sign}.4f} to {high:{sign}.4f})"
+    return f"    {figure.subject:<18} {figure.ndcg:{sign}.4f}"

@@ -1,4 +1,4 @@
-"""Figures with their intervals, as lines on the terminal."""
+"""Figures with their 95% intervals in brackets, as lines on the terminal."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def rate_lines(name: str, rates: Sequence[Rate], limits: Sequence[float] | None 
     """One line a cutoff; `limits` is the best that there could be at each."""
     for row, rate in enumerate(rates):
         limit = "" if limits is None else f"  of at most {limits[row]:.4f}"
-        yield f"  {f'{name}@{rate.cutoff}':<7} {rate.value:.4f}  {_interval(rate.low, rate.high)}{limit}"
+        yield f"  {f'{name}@{rate.cutoff}':<7} {rate.estimate:.4f}{limit}"
 
 
 def estimate_line(name: str, estimate: Estimate) -> str:
     """One line, with a sign."""
-    return f"    {name:<19} {estimate.value:+.4f}  {_interval(estimate.low, estimate.high)}"
+    return f"    {name:<19} {estimate:+.4f}"
 
 
 def segment_lines(segments: Sequence[Segment]) -> Iterator[str]:
@@ -38,7 +38,3 @@ def geometry_lines(found: Geometry) -> Iterator[str]:
         f"    effective rank {found.effective_rank:.1f} of {found.dimension}  duplicates {found.duplicates:.4f}  "
         f"norm {found.norm:.4f} (off 1 by at most {found.largest_norm_error:.1e})  without a vector {found.missing:,}"
     )
-
-
-def _interval(low: float, high: float) -> str:
-    return f"(95% interval {low:.4f} to {high:.4f})"

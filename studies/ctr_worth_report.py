@@ -280,7 +280,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _signed(one: Estimate) -> str:
-    return f"{one.value:+.4f} [{one.low:+.4f}, {one.high:+.4f}]"
+    return f"{one:+.4f}"
 
 
 def _plain(one: Estimate, digits: int = 3) -> str:

@@ -230,7 +230,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _signed(one: Estimate | None) -> str:
-    return "" if one is None else f"{one.value:+.4f} [{one.low:+.4f}, {one.high:+.4f}]"
+    return "" if one is None else f"{one:+.4f}"
 
 
 def _plain(one: Estimate) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from models.evaluation.bootstrap import Estimate
 from moonlake.errors import InputError
 
 ISSUE = (
@@ -87,17 +88,17 @@ def _last(one: dict[str, Any]) -> str:
 
 def _row(one: dict[str, Any], name: str, figure: str, wanted: str | None) -> str:
     found = one["figures"][figure]
-    at_1, at_10 = (_interval(rate) for rate in found["whole"]["precisions"])
-    prefix = _interval(found["prefix"]["precisions"][1]) if "prefix" in found else ""
-    new = _interval(found["new pictures"]["precisions"][1])
+    at_1, at_10 = (_precision(rate) for rate in found["whole"]["precisions"])
+    prefix = _precision(found["prefix"]["precisions"][1]) if "prefix" in found else ""
+    new = _precision(found["new pictures"]["precisions"][1])
     trained = figure not in ("raw pixels", "untrained")
     minutes = f"{sum(stage['seconds'] for stage in one['trained'].values()) / 60:.1f}" if trained else "0"
     cells = [name, one["seed"], minutes, at_1, at_10, prefix, new, *([] if wanted is None else [wanted])]
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
 
-def _interval(rate: dict[str, float]) -> str:
-    return f"{rate['value']:.3f} [{rate['low']:.3f}, {rate['high']:.3f}]"
+def _precision(rate: dict[str, float]) -> str:
+    return f"{Estimate(rate['value'], rate['low'], rate['high']):.3f}"
 
 
 def _steps(one: dict[str, Any]) -> str:

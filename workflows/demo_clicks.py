@@ -167,8 +167,7 @@ def _gains(scored: dict[str, pa.Table]) -> dict[str, dict[str, list[float]]]:
 
     found: dict[str, dict[str, list[float]]] = {}
     for name in (name for name in scored if name != IDS_ONLY):
-        intervals = {metric: gain(scored[name], scored[IDS_ONLY], metric) for metric in METRICS}
-        found[name] = {metric: [one.difference, one.low, one.high] for metric, one in intervals.items()}
+        found[name] = {metric: list(gain(scored[name], scored[IDS_ONLY], metric)) for metric in METRICS}
     return found
 
 

@@ -202,15 +202,10 @@ def _window(scored: pa.Table) -> tuple[datetime, datetime] | None:
 def _gains(measured: Mapping[str, MeasuredModel], against: str) -> dict[str, dict[Metric, Estimate]]:
     """The excess of each model over the one that it is compared with, by metric."""
     from models.ctr.train import gain
-    from models.evaluation.bootstrap import Estimate
 
     baseline = measured[against].scored
     return {
-        name: {
-            metric: Estimate(found.difference, found.low, found.high)
-            for metric in METRICS
-            for found in [gain(one.scored, baseline, metric)]
-        }
+        name: {metric: gain(one.scored, baseline, metric) for metric in METRICS}
         for name, one in measured.items()
         if name != against
     }

@@ -27,7 +27,7 @@ from models.ctr.network import CtrNetwork
 from models.ctr.training_rows import TrainingRows, missing_share, read_rows
 from models.ctr.trees import Trees, grow_trees
 from models.evaluation.bootstrap import Estimate
-from models.evaluation.click_metrics import ClickMetrics, Interval, Metric, click_metrics, log_loss, paired_bootstrap
+from models.evaluation.click_metrics import ClickMetrics, Metric, click_metrics, log_loss, paired_bootstrap
 from models.training.checkpoints import Identity
 from models.training.loop import Run
 from moonlake.arrays import Bools
@@ -165,7 +165,7 @@ def evaluate(scored: pa.Table, segment: Bools | None = None) -> ClickMetrics:
     return click_metrics(scored["clicked"].to_numpy(), scored["score"].to_numpy(), users, segment=segment)
 
 
-def gain(scored: pa.Table, baseline: pa.Table, metric: Metric = "auc") -> Interval:
+def gain(scored: pa.Table, baseline: pa.Table, metric: Metric = "auc") -> Estimate:
     """The gain of one model over another in a metric, with its bootstrap interval over users.
 
     Args: scored, baseline: what `score` returned for the two models, on the same rows.

@@ -34,6 +34,15 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
+    def __format__(self, spec: str) -> str:
+        """The figure and its interval in brackets, each number in the format asked for.
+
+        >>> f"{Estimate(0.25, 0.2, 0.3):+.2f}"
+        '+0.25 [+0.20, +0.30]'
+        """
+        value, low, high = (format(one, spec) for one in self)
+        return f"{value} [{low}, {high}]"
+
     def as_json(self) -> list[float | None]:
         """Value, low and high; what is undefined is None, since JSON has no NaN."""
         return [None if np.isnan(one) else one for one in self]
@@ -41,12 +50,17 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A figure at a cutoff, and its 95% bootstrap interval over queries."""
+    """An estimate at a cutoff over queries, flat, as the JSON of `evaluate encoder` has it."""
 
     cutoff: int
     value: float
     low: float
     high: float
+
+    @property
+    def estimate(self) -> Estimate:
+        """The figure without its cutoff."""
+        return Estimate(self.value, self.low, self.high)
 
 
 def rates(cutoffs: Sequence[int], drawn: Float64s) -> list[Rate]:

@@ -52,15 +52,6 @@ class ClickMetrics:
         return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A difference with its bootstrap interval: `low <= difference <= high` in most draws."""
-
-    difference: float
-    low: float
-    high: float
-
-
 class UserAucs(NamedTuple):
     """AUC [U] and impressions [U] of each user, users in sorted order; NaN for a user with one class only."""
 
@@ -179,7 +170,7 @@ def paired_bootstrap(
     samples: int = DRAWS,
     level: float = 0.95,
     seed: int = 0,
-) -> Interval:
+) -> Estimate:
     """The gain of `scores` over `baseline` in a metric, with a percentile interval over resampled users.
 
     A draw in which the metric is undefined is left out.
@@ -189,7 +180,7 @@ def paired_bootstrap(
     differences = found[:, 0] - found[:, 1]
     defined = differences[1:][~np.isnan(differences[1:])]
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2]) if len(defined) else (math.nan, math.nan)
-    return Interval(float(differences[0]), float(low), float(high))
+    return Estimate(float(differences[0]), float(low), float(high))
 
 
 def gain_over_runs(

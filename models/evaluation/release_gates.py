@@ -98,15 +98,15 @@ def recall_gate(lake: Lake, space: Space, live: Space | None, use: str, limits: 
     if live is None:
         low = estimates(ratios(hits * weights, weights, trials.query_rows))[0]
         least = limits.min_recall_over_chance * min(1.0, CUTOFF / len(trials.pool))
-        detail = f"low end of hit@{CUTOFF} {_interval(low)} on {len(hits):,} purchases, pool of {len(trials.pool):,}"
+        detail = f"low end of hit@{CUTOFF} {low:.4f} on {len(hits):,} purchases, pool of {len(trials.pool):,}"
         if least >= 1:
             return RecallMove(not_applicable(name, f"a pool of {len(trials.pool)} products is too small to say"))
         return RecallMove(Gate(name, low.low, detail, least))
     before = _places(lake, live, trials)[:, None] <= CUTOFF
     share = estimates(ratios(hits * weights, before * weights, trials.query_rows))[0]
     moved = ratios((hits.astype(np.float64) - before) * weights, weights, trials.query_rows)
-    detail = f"high end of hit@{CUTOFF} over that of {live.name}, {_interval(share)}; it changes by "
-    detail += f"{_interval(estimates(moved)[0], '+')} on {len(hits):,} purchases from {trials.start:%Y-%m-%d}"
+    detail = f"high end of hit@{CUTOFF} over that of {live.name}, {share:.4f}; it changes by "
+    detail += f"{estimates(moved)[0]:+.4f} on {len(hits):,} purchases from {trials.start:%Y-%m-%d}"
     if np.isnan(share.high):
         return RecallMove(not_applicable(name, f"the live space finds nothing; {detail}"), moved[:, 0])
     least = limits.min_recall_ratio_for_ctr if use == CTR_RANKING else limits.min_recall_ratio
@@ -146,14 +146,14 @@ def _exchange_gate(gain: Mapping[str, Any], recall: RecallMove) -> Gate:
     rate = quotient(gained * STEP, recall.moved)
     if rate is None:
         return not_applicable(name, "recall moved less than two standard errors: there is nothing to divide by")
-    return Gate(name, rate.value, f"AUC {_interval(rate, '+', 5)} for each +{STEP:g} of hit@{CUTOFF}; no limit")
+    return Gate(name, rate.value, f"AUC {rate:+.5f} for each +{STEP:g} of hit@{CUTOFF}; no limit")
 
 
 def _ctr_gate(name: str, gain: Mapping[str, Any], end: str, least: float) -> Gate:
     value, low, high = gain["auc"]
     if value is None or low is None or high is None:
         return Gate(name, None, f"AUC over {gain['against']} is undefined on the rows that it was measured on", least)
-    detail = f"{end} end of AUC {_interval(Estimate(value, low, high), '+')} over {gain['against']}"
+    detail = f"{end} end of AUC {Estimate(value, low, high):+.4f} over {gain['against']}"
     detail += f" on {gain['impressions']:,} impressions"
     return Gate(name, low if end == "low" else high, detail, least)
 
@@ -190,8 +190,3 @@ def _cosines(first: Float32s, second: Float32s) -> Float32s:
     """float32 [n]: cosine of rows; 0 where one is all zeros."""
     sizes = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     return np.asarray(np.divide((first * second).sum(1), sizes, out=np.zeros_like(sizes), where=sizes > 0), np.float32)
-
-
-def _interval(one: Estimate, sign: str = "", digits: int = 4) -> str:
-    value, low, high = (f"{number:{sign}.{digits}f}" for number in one)
-    return f"{value} [{low}, {high}]"

@@ -48,9 +48,9 @@ def test_every_ranking_has_a_line_with_its_interval_and_json_holds_them_all(judg
     found = JudgedEvaluation("mine", figures).as_json()
     lines = list(judged_lines(JudgedEvaluation("mine", figures)))
     assert lines[0] == "mine: 5 judged queries, 10 judgments, pool of 5; 0 left out"
-    assert "    bm25               1.0000  (95% interval 1.0000 to 1.0000)" in lines
+    assert "    bm25               1.0000 [1.0000, 1.0000]" in lines
     worst = 1 / np.log2(3)  # every product has one vector: the wrong one counts as first
-    assert f"    encoder            {worst:.4f}  (95% interval {worst:.4f} to {worst:.4f})" in lines
+    assert f"    encoder            {worst:.4f} [{worst:.4f}, {worst:.4f}]" in lines
     assert any(line.startswith(f"    encoder - bm25     {worst - 1:+.4f}") for line in lines)
     assert json.loads(json.dumps(found))["judgments"] == 10
     assert {one["subject"] for one in found["figures"]} == {"bm25", "bm25 on full text", "encoder", "blend"}

@@ -91,14 +91,14 @@ def test_models_are_trained_measured_and_recorded(shop: Settings) -> None:
     train("content", "--space", "encoder")
     output = invoke("evaluate", "content", "--on", "clicks", "--against", "ids")
     assert [line.split(":")[0] for line in output.splitlines() if ": AUC" in line] == ["ids", "content"]
-    assert "content over ids, intervals over users:" in output
+    assert "content over ids, in brackets 95% intervals over users:" in output
     recorded = {row["name"]: row for row in Lake(shop).read("model_versions").to_pylist()}
     assert recorded["ids"]["space_id"] is None
     assert recorded["content"]["space_id"] == releases.find(Lake(shop), "encoder").space_id
     gain = json.loads(recorded["content"]["metrics"])["gain"]
     assert (gain["against"], gain["model_id"], gain["space_id"]) == ("ids", recorded["ids"]["model_id"], None)
     value, low, high = gain["auc"]
-    assert f"{value:+.4f}  (95% interval {low:.4f} to {high:.4f})" in output
+    assert f"{value:+.4f} [{low:+.4f}, {high:+.4f}]" in output
     assert "gain" not in json.loads(recorded["ids"]["metrics"])
 
 
@@ -141,7 +141,7 @@ def test_a_model_is_trained_by_its_name(shop: Settings) -> None:
     train("trees", "--model", "trees", small=FEW_TREES)
     train("similarities", "--model", "trees", "--space", "encoder", small=FEW_TREES)
     output = invoke("evaluate", "trees", "similarities", "--on", "clicks", "--against", "ids")
-    assert "similarities over ids, intervals over users:" in output
+    assert "similarities over ids, in brackets 95% intervals over users:" in output
     recorded = {row["name"]: row for row in Lake(shop).read("model_versions").to_pylist()}
     assert recorded["trees"]["space_id"] is None
     assert recorded["similarities"]["space_id"] == releases.find(Lake(shop), "encoder").space_id

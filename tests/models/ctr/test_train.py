@@ -41,7 +41,7 @@ def test_content_beats_ids_when_content_decides_and_shuffled_vectors_do_not(worl
     assert found["content"] > found["ids"] + 0.15
     assert found["shuffled"] < found["ids"] + 0.03
     assert gain(scores["content"], scores["ids"]).low > 0.1
-    assert gain(scores["shuffled"], scores["ids"], "gauc").difference < 0.03
+    assert gain(scores["shuffled"], scores["ids"], "gauc").value < 0.03
     with pytest.raises(InputError, match="same impressions"):
         gain(scores["content"], scores["ids"].slice(1))
 

@@ -125,7 +125,7 @@ def test_similarities_gain_when_content_decides_and_shuffled_vectors_gain_nothin
         other = train_ctr(world.training_set, snapshot, CONFIG, window=world.window)
         scores[name] = score(other, world.training_set, snapshot, start=world.window[1])
     assert gain(scores["true"], scores["none"]).low > 0.1
-    assert abs(gain(scores["shuffled"], scores["none"]).difference) < 0.03
+    assert abs(gain(scores["shuffled"], scores["none"]).value) < 0.03
     assert evaluate(scores["true"]).calibration == pytest.approx(1, abs=0.1)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy.stats import t as student  # type: ignore[import-untyped]
@@ -7,6 +9,8 @@ from scipy.stats import t as student  # type: ignore[import-untyped]
 from models.evaluation.bootstrap import (
     DRAWS,
     DRAWS_AT_ONCE,
+    Estimate,
+    Rate,
     estimates,
     gap_closed,
     over_runs,
@@ -128,3 +132,10 @@ def test_the_share_of_a_gap_is_zero_at_the_floor_and_one_at_the_ceiling() -> Non
     hits = [(places <= 10).mean() for places in (model, floor, ceiling)]
     assert half.value == pytest.approx((hits[0] - hits[1]) / (hits[2] - hits[1]))
     assert half.low < 0.5 < half.high
+
+
+def test_a_figure_is_written_with_its_interval_in_one_form() -> None:
+    assert f"{Estimate(0.25, 0.2, 0.3):+.2f}" == "+0.25 [+0.20, +0.30]"
+    assert f"{Estimate(0.25, math.nan, math.nan):.3f}" == "0.250 [nan, nan]"
+    assert f"{Rate(10, 0.5, 0.4, 0.6).estimate:.1f}" == "0.5 [0.4, 0.6]"
+    assert Estimate(0.25, math.nan, 0.3).as_json() == [0.25, None, 0.3]

@@ -126,7 +126,7 @@ def test_draws_agree_with_a_slow_twin(impressions: tuple[np.ndarray, ...], metri
     np.testing.assert_allclose(drawn, slow, atol=1e-9)
     found = paired_bootstrap(clicked, models[0], models[1], users, metric=metric, samples=50, seed=7)
     differences = np.subtract(*np.array(slow).T)
-    assert (found.difference, found.low, found.high) == pytest.approx(
+    assert (found.value, found.low, found.high) == pytest.approx(
         (differences[0], *np.quantile(differences[1:], [0.025, 0.975])), abs=1e-9
     )
 
@@ -150,14 +150,14 @@ def test_the_gain_of_several_runs_is_their_mean_and_its_interval_knows_runs_and_
     base = [0.3 * clicked + rng.normal(size=2400) for _ in range(3)]
     found = gain_over_runs(clicked, runs, base, users)
     single = [paired_bootstrap(clicked, run, other, users) for run, other in zip(runs, base, strict=True)]
-    assert found.value == pytest.approx(np.mean([one.difference for one in single]))
+    assert found.value == pytest.approx(np.mean([one.value for one in single]))
     drawn = drawn_metrics(clicked, [*runs, *base], users)["auc"]
     assert drawn.shape == (1 + DRAWS, 6)
     assert found == over_runs(drawn[:, :3] - drawn[:, 3:])
     users_alone = np.quantile((drawn[1:, :3] - drawn[1:, 3:]).mean(1), [0.025, 0.975])
     assert found.high - found.low > 1.2 * np.diff(users_alone)[0]  # the runs differ by more than chance of users
     one = gain_over_runs(clicked, runs[:1], base[:1], users)
-    assert one == pytest.approx((single[0].difference, single[0].low, single[0].high))
+    assert one == pytest.approx((single[0].value, single[0].low, single[0].high))
     with pytest.raises(ValueError, match="cannot be paired"):
         gain_over_runs(clicked, runs, base[:2], users)
 
@@ -192,7 +192,7 @@ def test_equal_scores_share_a_bin_and_nothing_has_no_calibration_error() -> None
 def test_bootstrap_of_a_model_with_itself_is_zero(impressions: tuple[np.ndarray, ...]) -> None:
     clicked, scores, users = impressions
     interval = paired_bootstrap(clicked, scores, scores, users, samples=20)
-    assert (interval.difference, interval.low, interval.high) == (0.0, 0.0, 0.0)
+    assert (interval.value, interval.low, interval.high) == (0.0, 0.0, 0.0)
 
 
 def test_arrays_that_are_not_parallel_or_hold_nan_are_refused() -> None:
