@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.options import Json, Output, give
+from cli.progress import progress_on
 from moonlake.errors import InputError
 from moonlake.settings import Settings
 from moonlake.timestamps import parse_moment
@@ -54,6 +55,7 @@ def exchange_rate(
         models=models or ["*"],
         target=target,
         allow_seen=allow_seen,
+        progress=progress_on(),
     )
     give(found.as_json(), _lines(found), as_json=as_json, output=output)
     if plot is not None:

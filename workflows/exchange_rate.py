@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from moonlake.arrays import Float32s, Int64s
 from moonlake.errors import InputError
 from moonlake.lake.lake import Lake
+from moonlake.progress import UNWATCHED, Progress, Step
 from moonlake.settings import Settings
 from workflows.evaluate_encoder import TRIALS_OF, Task, simulated_sources
 from workflows.recorded_models import Subject, identity, read_subjects
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from moonlake.embeddings.contents import Content
     from moonlake.embeddings.spaces import Space
     from moonlake.training_sets.training_set import TrainingSet
-
-log = logging.getLogger(__name__)
 
 
 class Target(StrEnum):
@@ -102,6 +100,7 @@ def measure_exchange_rate(
     models: Sequence[str] = ("*",),
     target: Target = Target.AUC,
     allow_seen: bool = False,
+    progress: Progress = UNWATCHED,
 ) -> ExchangeReport:
     """The exchange rate of intermediate metrics, over spaces with the CTR model held fixed.
 
@@ -127,7 +126,8 @@ def measure_exchange_rate(
     seen = [one.space.name for one in subjects if _saw(one.space, window[0], allow_seen)]
     trials = _trials(lake, window, tasks or list(TRIALS_OF))
     candidates = _candidates(lake, subjects, trials)
-    clicks = _clicks(settings, lake, subjects, rows)
+    with progress.step("Scoring impressions", sum(len(one.runs) for one in subjects)) as step:
+        clicks = _clicks(settings, lake, subjects, rows, step)
     return ExchangeReport(
         exchange_rates([one.space.name for one in subjects], candidates, clicks, target=target.value),
         subjects,
@@ -194,7 +194,7 @@ def _held(contents: Sequence[Content], vectors: Float32s) -> Represent:
     return represent
 
 
-def _clicks(settings: Settings, lake: Lake, subjects: Sequence[Subject], rows: TrainingSet) -> Clicks:
+def _clicks(settings: Settings, lake: Lake, subjects: Sequence[Subject], rows: TrainingSet, step: Step) -> Clicks:
     """The impressions after the models' training, scored by every model."""
     import numpy as np
 
@@ -202,15 +202,16 @@ def _clicks(settings: Settings, lake: Lake, subjects: Sequence[Subject], rows: T
     from models.evaluation.exchange_rate import Clicks
     from moonlake.embeddings.snapshots import write_snapshot
 
-    scores, scored = [], None
+    scores, scored, done = [], None, 0
     for one in subjects:
         space_id = one.space.space_id
         snapshot = write_snapshot(lake, space_id, settings.snapshots / space_id)
         of_space = []
         for name, model in one.runs.items():
-            log.info("scoring with %s", name)
             scored = score(model, rows, snapshot, start=model.lineage.window[1])
             of_space.append(scored["score"].to_numpy())
+            done += 1
+            step.update(done, note=name)
         scores.append(np.stack(of_space))
     if scored is None or not len(scored):
         raise InputError(f"training set {rows.folder} has no row after the training window of the CTR models")

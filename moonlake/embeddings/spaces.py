@@ -134,9 +134,10 @@ def register(
     """The space, entered in the lake; one that stands there already is returned, with the name as one of its names.
 
     Raises:
-        InputError: the name belongs to another space, or is no plain name.
+        InputError: the name belongs to another space, is no plain name, or is "live".
     """
-    require_name("space", name)
+    if require_name("space", name) == LIVE:
+        raise InputError(f"the name {LIVE} stands for the space that CTR ranking runs on: choose another")
     known = {space.space_id: space for space in spaces(lake)}
     for space in known.values():
         if name in space.names and space.space_id != definition.space_id:

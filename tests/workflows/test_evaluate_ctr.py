@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +20,7 @@ from workflows.train_ctr import ControlKind, Model, TrainedCtr, chosen_model, co
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 T2, END = START + timedelta(days=3), START + timedelta(days=4)
+PAGE = Path(__file__).parents[2] / "docs/workflows.md"
 SMALL = {"hidden": [8], "max_epochs": 1, "behavior_length": 2, "dense_features": [], "id_features": ["product_id"]}
 
 
@@ -66,3 +70,15 @@ def test_a_model_that_does_not_fit_what_it_would_read_is_refused(shop: Settings)
         train_ctr(shop, "clicks", "x", config_of(Model.ID, SMALL), vectors_of(shop, "true"), end=T2)
     with pytest.raises(InputError, match=r"model name '\.\./x'"):
         train_ctr(shop, "clicks", "../x", config_of(Model.ID, SMALL), end=T2)
+
+
+def test_the_example_of_the_page_runs(
+    shop: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MOONLAKE_HOME", str(shop.home))
+    [code] = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    small = "dense_features=(), id_features=('product_id',), max_epochs=1, model="
+    names: dict[str, Any] = {}
+    exec(compile(code.replace('"next"', '"true"').replace("model=", small), PAGE.name, "exec"), names)
+    assert names["recall"].hit_rates[0].value == 1
+    assert len(capsys.readouterr().out.splitlines()) == 2

@@ -98,6 +98,12 @@ def test_registering_twice_commits_once_and_a_taken_name_is_refused(lake: Lake, 
         enter(lake, written_at, OTHER, "first")
 
 
+def test_no_space_is_called_live(lake: Lake, written_at: datetime) -> None:
+    with pytest.raises(InputError, match="the name live stands for the space that CTR ranking runs on"):
+        enter(lake, written_at, name="live")
+    assert not lake.exists("embedding_spaces")
+
+
 def test_the_same_weights_under_another_name_are_one_space_with_both_names(
     lake: Lake, written_at: datetime, release_waived: Release
 ) -> None:
