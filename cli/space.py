@@ -78,7 +78,7 @@ def _table(known: Sequence[Space], used: Mapping[str, list[str]]) -> Iterator[st
     for one in known:
         until = f"{one.trained_until:%Y-%m-%d %H:%M}" if one.trained_until else "on nothing"
         runs = ", ".join(used.get(one.space_id, []))
-        row = (one.name, one.space_id[:12], one.status, one.dimension, f"{one.coverage:.2%}", until, runs)
+        row = (", ".join(one.names), one.space_id[:12], one.status, one.dimension, f"{one.coverage:.2%}", until, runs)
         yield LINE.format(*row).rstrip()
 
 

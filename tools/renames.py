@@ -279,7 +279,6 @@ NAMES: dict[str, str] = {
     "cli.demo.Demo": "workflows.demo_run.DemoRun",
     "cli.demo.DEFAULT_PRESET": "workflows.demo.DEFAULT_PRESET",
     "cli.demo.SPACE": "workflows.demo_encoder.SPACE",
-    "cli.demo.SERVICE": "workflows.demo_clicks.SERVICE",
     "cli.demo.IDS_ONLY": "workflows.demo_clicks.IDS_ONLY",
     "cli.demo.WITH_CONTENT": "workflows.demo_clicks.WITH_CONTENT",
     "cli.demo.SHUFFLED": "workflows.demo_clicks.SHUFFLED",

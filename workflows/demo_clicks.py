@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from models.evaluation.click_metrics import Metric
     from serving.scorer import Scorer
 
-IDS_ONLY, WITH_CONTENT, SHUFFLED = "IDs only", "with content", "shuffled content"
+IDS_ONLY = "IDs only"
+WITH_CONTENT = "with content"
+SHUFFLED = "shuffled content"
 METRICS: tuple[Metric, ...] = ("auc", "gauc")
 SHUFFLE_SEED = 1
 CANDIDATES = 200

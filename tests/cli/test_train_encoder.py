@@ -49,6 +49,7 @@ def test_a_name_for_weights_that_are_a_space_already_works_and_is_told(
         run("train", "encoder", "next", "--before", "2026-01-01T00:00Z", "--config", str(file), "--json")
     )
     assert (again["name"], again["space_names"]) == ("next", ["demo", "next"])
+    assert run("space", "list").splitlines()[1].startswith("demo, next  ")
     shown = run("space", "show", "next")
     assert "name: demo" in shown
     assert "aliases: next" in shown
