@@ -24,10 +24,15 @@ from moonlake.embeddings.gates import OF_SPACE, Gate
 from moonlake.errors import ContractError, GateFailed, InputError
 from moonlake.hashing import stable_hash
 from moonlake.lake.lake import Lake
+from moonlake.progress import UNWATCHED
 from moonlake.schema.arrow import arrow_schema, contract
 from moonlake.schema.tables import RELEASES, TIMELESS
 from moonlake.settings import Settings
+from sources.own_files.staging import SourceInfo, new_stage, stage_path
+from workflows.demo_clicks import _release
+from workflows.demo_run import DemoRun
 from workflows.releases import check_space, find_model, promote
+from workflows.resumable_steps import Steps
 
 ROOT = Path(__file__).parents[2]
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
@@ -139,6 +144,20 @@ def by_the_workflow_without_a_model(shop: Shop) -> None:
     promote(shop.settings, "shop", use=SIMILAR)
 
 
+def release_of_a_demo(shop: Shop, *, may_waive: bool) -> dict[str, Any]:
+    """The release step of a demo on the click model that was never measured."""
+    with new_stage(shop.settings, "small") as stage:
+        stage.describe(SourceInfo("small", True, "test", (DAY, DAY), DAY, DAY, "", "small"))
+    steps = Steps(shop.settings.demo / "steps.json", lambda _: None)
+    folder = stage_path(shop.settings, "small")
+    run = DemoRun(shop.settings, folder, steps, lambda _: None, UNWATCHED, may_waive=may_waive)
+    return _release(run, shop.space.space_id, stable_hash("unmeasured"), "/s")
+
+
+def by_the_demo_on_its_own_preset(shop: Shop) -> None:
+    release_of_a_demo(shop, may_waive=False)
+
+
 def row_of_a_release(shop: Shop) -> pa.Table:
     row = {"use": SIMILAR, "space_id": shop.space.space_id, "event_timestamp": DAY}
     return pa.Table.from_pylist([row], arrow_schema(RELEASES, RELEASES.facts))
@@ -166,6 +185,7 @@ REFUSED = {
     that_was_waived_before_embeddings_changed: "looked at version 0 of the table embeddings",
     by_the_workflow: "\n  ctr_gain: not measured",
     by_the_workflow_without_a_model: "\n  finite: 1",
+    by_the_demo_on_its_own_preset: "\n  ctr_gain: not measured",
     by_an_append: "table releases is written by moonlake.embeddings.releases alone",
     by_an_append_of_another_writer: "table releases is written by moonlake.embeddings.releases alone",
 }
@@ -224,6 +244,15 @@ def test_a_waived_check_releases_and_its_reason_is_kept_beside_what_failed(shop:
     assert {row["check_id"] for row in rows.values()} == {releases.current_release(shop.lake, RANKING).check_id}
     assert (rows["ctr_gain"]["passed"], rows[WAIVED]["passed"]) == (False, None)
     assert rows[WAIVED]["detail"] == "a trial of ten steps"
+
+
+def test_a_demo_elsewhere_waives_by_the_names_of_what_failed_and_gives_the_gates_out(shop: Shop) -> None:
+    given = release_of_a_demo(shop, may_waive=True)
+    assert given["check_id"] == releases.current_release(shop.lake, RANKING).check_id
+    assert given["waived"] == "a demo on small, which need not pass: ctr_gain"
+    assert [gate["name"] for gate in given["gates"] if gate["passed"] is False] == ["ctr_gain"]
+    waived = [row["detail"] for row in shop.lake.read("gate_results").to_pylist() if row["gate"] == WAIVED]
+    assert waived == [given["waived"]]
 
 
 def test_a_roll_back_is_the_one_way_without_a_check_and_keeps_the_earlier_one(shop: Shop) -> None:
