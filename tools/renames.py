@@ -228,6 +228,7 @@ NAMES: dict[str, str] = {
     "moonlake.point_in_time.IntArray": "moonlake.arrays.Int64s",
     "moonlake.point_in_time.BoolArray": "moonlake.arrays.Bools",
     "moonlake.training_set_files.hash_of_file": "moonlake.hashing.hash_of_file",
+    "serving.scorer.USE": "moonlake.schema.tables.CTR_RANKING",
     "moonlake.contents.stable_hash": "moonlake.hashing.stable_hash",
     "moonlake.space_gates.Check": "moonlake.embeddings.checks.Check",
     "moonlake.space_gates.record": "moonlake.embeddings.checks.record",

@@ -10,6 +10,7 @@ from models.artifacts import config_from
 from models.ctr.calibrators import Calibration
 from models.ctr.trees import TreesConfig
 from moonlake.errors import InputError, PointInTimeError
+from moonlake.schema.tables import IMPRESSIONS
 
 ModelName = Literal["id", "din", "cube", "trees"]
 MODELS: tuple[ModelName, ...] = get_args(ModelName)
@@ -27,16 +28,8 @@ STREAMS = (
     "search_interest",
 )
 """What a network can do without, by `CtrConfig.left_out`, to learn what it is worth. Only cube has all of them."""
-NEVER_FEATURES = {
-    "position": "the place in the answer is not known before ranking",
-    "propensity": "it follows from the place in the answer",
-    "clicked": "it is the label",
-    "label_time": "it follows the impression",
-    "created_at": "it is about the write",
-    "event_timestamp": "it is the time of the impression itself",
-    "impression_id": "it names one impression",
-    "request_id": "it names one answer",
-}
+NEVER_FEATURES = {column.name: column.never_feature for column in IMPRESSIONS if column.never_feature}
+"""Columns of an impression that no click model may read, and why."""
 READ_BY_TREES = {
     "id_features",
     "dense_features",

@@ -38,6 +38,9 @@ class Column:
     `minimum` and `maximum` bound a number, `max_length` the characters of a string, the bytes of a binary or the
     elements of a list, `values` lists what a string may be, `pattern` is a regular expression for the whole string.
     Bounds speak of present values: whether a value may be absent is `nullable` alone.
+
+    `never_feature` says why no model may ever read the column of a label row as a feature. Where `in_training_rows` is
+    false, a training row does not even have it: nothing is learnt or checked by it.
     """
 
     name: str
@@ -52,6 +55,12 @@ class Column:
     min_length: int | None = None
     values: tuple[str, ...] = ()
     pattern: str | None = None
+    never_feature: str | None = None
+    in_training_rows: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.in_training_rows and self.never_feature is None:
+            raise ValueError(f"column {self.name}: training rows do not have it, so say why it is never a feature")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Ids are strings: catalogues disagree about what an id is, and a typed string nev
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from moonlake.schema.contract import Column, RowRule, Table
@@ -67,9 +68,21 @@ def _json(name: str, meaning: str) -> Column:
     return Column(name, "string", meaning, max_length=16_000_000)
 
 
-EVENT_TIMESTAMP = Column("event_timestamp", "timestamp", "when the fact became true")
-CREATED_AT = Column("created_at", "timestamp", "when this row was written")
-SOURCE = _id("source", "where the row came from: a simulator preset, a public data set, a user's folder")
+EVENT_TIMESTAMP = Column(
+    "event_timestamp", "timestamp", "when the fact became true", never_feature="it is the time of the row itself"
+)
+CREATED_AT = Column(
+    "created_at",
+    "timestamp",
+    "when this row was written",
+    never_feature="it is about the write",
+    in_training_rows=False,
+)
+SOURCE = replace(
+    _id("source", "where the row came from: a simulator preset, a public data set, a user's folder"),
+    never_feature="it is about where the row came from",
+    in_training_rows=False,
+)
 CONTENT_ID = _hash("content_id", "hash of exactly what the encoder reads of this product or query")
 SPACE_ID = _hash("space_id", "embedding space that the vector or score belongs to")
 
@@ -248,15 +261,32 @@ IMPRESSIONS = Table(
     writing="append",
     cluster_by=("event_timestamp",),
     columns=(
-        _id("impression_id", "one product shown in one answer"),
-        _id("request_id", "one answer to one query"),
+        replace(_id("impression_id", "one product shown in one answer"), never_feature="it names one impression"),
+        replace(_id("request_id", "one answer to one query"), never_feature="it names one answer"),
         _id("user_id", "who saw it"),
         _id("query_id", "what was searched", nullable=True),
         _id("product_id", "what was shown"),
-        Column("position", "int32", "place in the answer, from 1; never a feature", minimum=1),
-        _share("propensity", "probability that the logging policy showed it there", nullable=True),
-        Column("clicked", "bool", "the label; never a feature"),
-        Column("label_time", "timestamp", "when the label was settled: the end of its attribution window"),
+        Column(
+            "position",
+            "int32",
+            "place in the answer, from 1",
+            minimum=1,
+            never_feature="the place in the answer is not known before ranking",
+            in_training_rows=False,
+        ),
+        replace(
+            _share("propensity", "probability that the logging policy showed it there", nullable=True),
+            never_feature="it follows from the place in the answer",
+            in_training_rows=False,
+        ),
+        Column("clicked", "bool", "the label", never_feature="it is the label"),
+        Column(
+            "label_time",
+            "timestamp",
+            "when the label was settled: the end of its attribution window",
+            never_feature="it follows the impression",
+            in_training_rows=False,
+        ),
         _hash("content_id", "content of the product as of the impression; null if unknown then", nullable=True),
         _hash("query_content_id", "content of the query", nullable=True),
         SOURCE,

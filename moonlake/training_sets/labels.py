@@ -32,7 +32,7 @@ LABEL_COLUMNS = (
 )
 """What a training row takes from its impression. `position` and whatever follows the impression never enter."""
 
-NEVER_ENTER = ("position", "propensity", "label_time", "created_at", "source")
+NEVER_ENTER = tuple(column.name for column in IMPRESSIONS if not column.in_training_rows)
 """Columns that no training row has: they follow from what was served, or come later, or speak of the write."""
 
 _TIMESTAMP = pa.timestamp("us", tz="UTC")

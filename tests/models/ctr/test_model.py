@@ -19,6 +19,7 @@ from models.ctr.train import train_ctr
 from models.ctr.trees import TreesConfig
 from moonlake.errors import InputError, NotFound, PointInTimeError, SpaceMismatch
 from moonlake.hashing import stable_hash
+from moonlake.training_sets.labels import NEVER_ENTER
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,8 @@ def test_what_follows_the_impression_is_refused_as_a_feature(name: str) -> None:
 
 def test_position_and_label_are_among_what_is_never_a_feature() -> None:
     assert {"position", "clicked", "propensity", "label_time"} <= set(NEVER_FEATURES)
+    assert set(NEVER_ENTER) <= set(NEVER_FEATURES)
+    assert not set(NEVER_FEATURES) & {*CtrConfig().id_features, *CtrConfig().dense_features}
 
 
 def test_unknown_keys_and_impossible_values_are_errors() -> None:

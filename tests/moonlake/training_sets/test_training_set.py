@@ -11,8 +11,9 @@ import pyarrow as pa
 import pytest
 
 from moonlake.errors import InputError, NotFound
+from moonlake.schema.tables import IMPRESSIONS
 from moonlake.training_sets.files import write_training_set
-from moonlake.training_sets.labels import LABEL_COLUMNS
+from moonlake.training_sets.labels import LABEL_COLUMNS, NEVER_ENTER
 from moonlake.training_sets.manifest import Manifest, describe
 from moonlake.training_sets.spec import TrainingSetSpec
 from moonlake.training_sets.training_set import TrainingSet, manifest_of
@@ -141,6 +142,7 @@ def test_a_specification_that_cannot_be_met_is_refused(fields: dict[str, Any], m
 
 def test_no_label_column_knows_its_future() -> None:
     assert not {"position", "label_time", "propensity"} & set(LABEL_COLUMNS)
+    assert sorted([*LABEL_COLUMNS, *NEVER_ENTER]) == sorted(IMPRESSIONS.names)
 
 
 def test_lengths_are_stated_for_all_and_by_view() -> None:
