@@ -12,11 +12,13 @@ from moonlake.errors import InputError
 def values_by_name(words: Sequence[str], option: str, *, names: Collection[str] | None = None) -> dict[str, str]:
     """The value of each name, in the order of the words; what follows the first "=" is the value.
 
+    Of a name that stands there twice the last value holds, as of any option.
+
     Args:
         option: what the words are of, for the errors, such as "--set".
         names: those that there are; None where any name will do.
 
-    Raises: InputError: a word without a name or a value, a name that there is not, or one that stands there twice.
+    Raises: InputError: a word without a name or a value, or a name that there is not.
 
     >>> values_by_name(["user_id=u1", "query_id=a=b"], "join keys")
     {'user_id': 'u1', 'query_id': 'a=b'}
@@ -28,8 +30,6 @@ def values_by_name(words: Sequence[str], option: str, *, names: Collection[str] 
             raise InputError(f"{option} {word!r}: expected NAME=VALUE{_of(names)}")
         if names is not None and name not in names:
             raise InputError(f"{option} {word!r}: there is no {name!r}; expected NAME=VALUE{_of(names)}")
-        if name in found:
-            raise InputError(f"{option} {word!r}: {name} is there twice, as {found[name]!r} before")
         found[name] = value
     return found
 
@@ -68,8 +68,6 @@ def numbers_by_name(words: Sequence[str]) -> dict[str, int]:
         name, _, number = word.rpartition("=")
         if not number.isdecimal():
             raise InputError(f"{word!r}: expected NAME=NUMBER, such as products=3")
-        if name in found:
-            raise InputError(f"{word!r}: {name or 'the number without a name'} is there twice, as {found[name]} before")
         found[name] = int(number)
     return found
 

@@ -47,6 +47,8 @@ def parse_mix(words: str) -> dict[str, float]:
             raise InputError(f"--mix: expected {name}=number, found {weight!r}") from None
         if not 0 <= named[name] < float("inf"):
             raise InputError(f"--mix: {name}={weight} is no weight: expected a number from 0 on")
+    if len(named) < len(parts):
+        raise InputError(f"--mix: a type is named twice in {words!r}")
     spoken_of = {name.partition("_query_to_")[0] for name in named}
     return {
         name: named.get(name, 0.0) if name.partition("_query_to_")[0] in spoken_of else DEFAULT_MIX[name]
