@@ -37,6 +37,7 @@ ROOMS = (
     "workflows",
 )
 FOR_DEVELOPERS = ("benchmarks", "tests", "tools")
+EXTRAS_OF_DEVELOPERS = ("dev", "docs")
 
 COMES_ALONG = {"google": "protobuf, with Feast", "py4j": "with pyspark", "pydantic": "with pydantic-settings"}
 """Imported, and brought by another package that cannot do without."""
@@ -48,6 +49,9 @@ NEVER_IMPORTED = {
     "apache-airflow": "its code is that of apache-airflow-core, which it pins",
     "apache-airflow-providers-standard": "its operators lie in airflow's own namespace",
     "ibis-framework": "Feast's DuckDB store, which benchmarks measure against",
+    "mkdocs-material": "a plug-in that mkdocs.yml names",
+    "mkdocstrings": "a plug-in that mkdocs.yml names",
+    "mkdocstrings-python": "a plug-in that mkdocs.yml names",
     "mypy": "a program",
     "pandas-stubs": "types",
     "ruff": "a program",
@@ -92,7 +96,7 @@ def test_all_that_is_imported_is_asked_for() -> None:
     without_developers = set[str]().union(*(requirements(extra) for extra in EXTRAS), requirements())
     missing_ones = {name for name in imports(*ROOMS) if not bringing(name) & without_developers} - COMES_ALONG.keys()
     assert not missing_ones
-    asked_for = without_developers | requirements("dev")
+    asked_for = without_developers | set[str]().union(*map(requirements, EXTRAS_OF_DEVELOPERS))
     for_developers = imports(*ROOMS, *FOR_DEVELOPERS) - COMES_ALONG.keys() - PEERS
     own = {"shop_features", "look_at_dags", "renames"}  # programs beside those that import them
     assert not {name for name in for_developers - own if not bringing(name) & asked_for}
@@ -106,7 +110,7 @@ def test_nothing_is_asked_for_that_is_not_imported() -> None:
 
 
 def test_an_extra_brings_what_the_message_says_it_does() -> None:
-    assert {*EXTRAS, "dev", "all"} == PROJECT["optional-dependencies"].keys()
+    assert {*EXTRAS, *EXTRAS_OF_DEVELOPERS, "all"} == PROJECT["optional-dependencies"].keys()
     for extra, packages in EXTRAS.items():
         for package in packages:
             assert bringing(package) & requirements(extra), (extra, package)

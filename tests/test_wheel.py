@@ -183,6 +183,18 @@ def test_the_example_of_the_plug_in_runs(with_feast: Installed, tmp_path: Path) 
     assert printed == PRINTED.splitlines()
 
 
+def test_an_editable_install_makes_every_room_importable(dist: Path, tmp_path: Path) -> None:
+    checkout, python = dist.with_name("checkout"), str(tmp_path / "env" / "bin" / "python")
+    uv("venv", "--quiet", "--python", sys.executable, tmp_path / "env")
+    uv("pip", "install", "--quiet", "--no-deps", "--editable", checkout, "--python", python)
+    rooms = "benchmarks, cli, dags, models, moonlake, serving, sources, spark_jobs, studies, workflows"
+    program = f"import {rooms}; print(cli.__file__, moonlake.__file__)"
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [python, "-c", program]
+    done = subprocess.run(command, cwd="/", env=clean, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == [f"{checkout}/cli/__init__.py", f"{checkout}/moonlake/__init__.py"], done.stderr
+
+
 def test_the_library_is_typed_for_those_who_use_it(alone: Installed, tmp_path: Path) -> None:
     (tmp_path / "consumer.py").write_text(CONSUMER)
     found = [
