@@ -28,7 +28,7 @@ class Attention(StrEnum):
 
 
 class PairSource(StrEnum):
-    """Where the pairs of stages 1 and 2 come from."""
+    """The origin of the pairs of stages 1 and 2."""
 
     BEHAVIOR = "behavior"
     CATALOGUE = "catalogue"

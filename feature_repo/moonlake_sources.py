@@ -1,4 +1,4 @@
-"""Where features come from: tables of the lake by name. Field mappings make feature names unique in a service."""
+"""Sources of features: tables of the lake by name. Field mappings make feature names unique in a service."""
 
 from moonlake.feast_delta.sources import BehaviorSequenceSource, DeltaSource
 

@@ -86,12 +86,12 @@ class Settings(BaseSettings):
 
     @property
     def staging(self) -> Path:
-        """Where sources lay down files in the own-files form before ingestion."""
+        """The folder where sources lay down files in the own-files form before ingestion."""
         return self.home / "staging"
 
     @property
     def incoming(self) -> Path:
-        """Where writers drop files of products that are to be taken in at once."""
+        """The folder where writers drop files of products that are to be taken in at once."""
         return self.home / "incoming"
 
     @property

@@ -33,7 +33,7 @@ class Ranked:
 
 
 class FeatureReader(Protocol):
-    """Where the features of a request come from; `serving.online_features.OnlineFeatures` reads Feast."""
+    """The source of a request's features; `serving.online_features.OnlineFeatures` reads Feast."""
 
     def read(self, user_id: str, product_ids: Sequence[str]) -> pa.Table:
         """user_id, product_id and the features of the model, one row for each product, in their order."""

@@ -11,7 +11,7 @@ from moonlake.settings import Settings
 
 
 class SourceName(StrEnum):
-    """Where rows can come from."""
+    """Sources that rows can come from."""
 
     MARKETPLACE = "marketplace"
     MYNTRA = "myntra"

@@ -99,7 +99,7 @@ def plan(settings: Settings, subject: Subject, ids: Sequence[str]) -> Erasure:
 
 
 def check(settings: Settings, subject: Subject, ids: Sequence[str]) -> Erasure:
-    """Where products or users are still named, by their own ids."""
+    """The files that still name products or users, by their own ids."""
     names = names_of(subject, ids)
     return Erasure({}, (), (*search_home(settings, names), *_search_elsewhere(settings, names)))
 

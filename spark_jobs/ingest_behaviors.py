@@ -19,7 +19,7 @@ from sources.own_files.staging import SourceInfo
 
 
 def content_spans(products: DataFrame) -> DataFrame:
-    """Which content each product had when: product_id, content_id, [since, until); `until` is null for the last.
+    """The content of each product over time: product_id, content_id, [since, until); `until` is null for the last.
 
     Args:
         products: rows of `products`; of a restated state the one written last counts.

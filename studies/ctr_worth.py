@@ -107,7 +107,7 @@ class Plan:
         return found.random(seed) if subject.vectors == "random" else found
 
     def path(self, subject: Subject, seed: int, suffix: str) -> Path:
-        """Where something of a fit lies."""
+        """A path of a fit's files."""
         what = (asdict(self.config(subject, seed)), subject.vectors, self.data[subject.vectors], self.window)
         return self.work / "fits" / (stable_hash(repr(what))[:20] + suffix)
 

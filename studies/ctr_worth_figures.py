@@ -35,7 +35,7 @@ class Scored(NamedTuple):
 
     @property
     def seeds(self) -> list[int]:
-        """Of each run."""
+        """The seed of each run."""
         return [run["seed"] for run in self.saved]
 
     def of(self, seeds: Sequence[int]) -> Float64s:

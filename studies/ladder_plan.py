@@ -107,7 +107,7 @@ class Plan:
         return found
 
     def path(self, node: Node, suffix: str) -> Path:
-        """Where something of a node lies."""
+        """A path of a node's files."""
         configs = [asdict(self.config(node, phase)) for phase in node.phases]
         encoder = asdict(replace(self.encoder, architecture=node.architecture))
         what = (encoder, configs, node.seed, self.data, *([NEW_STD] if node.parent else []))

@@ -81,7 +81,7 @@ class Content(NamedTuple):
 
 
 def last_places(offsets: Int64s, chosen: Int64s, length: int, empty: int) -> Int64s:
-    """Where the last `length` elements of each chosen list lie, int64 [B, L]; the latest is at L - 1.
+    """Places of the last `length` elements of each chosen list, int64 [B, L]; the latest is at L - 1.
 
     Args:
         offsets: int64 [n + 1]; list i is [offsets[i], offsets[i + 1]).   chosen: int64 [B].

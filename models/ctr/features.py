@@ -263,7 +263,7 @@ class FeatureEncoder:
 
 
 def is_search(contexts: NDArray[Any]) -> Bools:
-    """Which CONTEXTS, of any shape, are of searches."""
+    """A mask of the CONTEXTS, of any shape, that are of searches."""
     return contexts % SAME_PRODUCT // GAP_BUCKETS == 1 + ACTIONS.index("search")
 
 
@@ -299,7 +299,7 @@ def _counts(columns: Iterable[pa.ChunkedArray]) -> pa.StructArray:
 
 
 def _seen_rows(columns: Iterable[pa.ChunkedArray], rows: int, min_count: int) -> Bools:
-    """Which of the rows, bool [rows], hold ids that were seen at least `min_count` times in all."""
+    """A mask, bool [rows], of the rows whose ids were seen at least `min_count` times in all."""
     counts = _counts(columns)
     row_of = hashed_rows(counts.field("values"), rows)
     return np.bincount(row_of, counts.field("counts").to_numpy(), minlength=rows) >= min_count

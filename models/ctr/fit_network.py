@@ -91,7 +91,7 @@ def descend(
 
 
 class _State:
-    """Where a run stands, but for the weights of the network; `state_dict` is all of it.
+    """The state of a run, but for the weights of the network; `state_dict` is all of it.
 
     Attributes:
         batches: done in the epoch that is under way; 0 between epochs.

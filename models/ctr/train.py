@@ -44,7 +44,7 @@ IN_SAMPLE = "rows before the end of the training window were scored"
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """Where a training run stands after a batch; `total` counts the samples of all epochs that may come.
+    """The progress of a training run after a batch; `total` counts the samples of all epochs that may come.
 
     With trees a batch is a round, and an epoch too: it looks at every sample. Its loss is that of the validation part.
     """
@@ -60,7 +60,7 @@ class BatchReport:
 
 
 class Told(NamedTuple):
-    """Who is told of a training run, and where it is kept; nothing of it changes what comes out.
+    """The watcher of a training run and the folder that keeps it; neither changes what comes out.
 
     Attributes: identity: what the run is a function of.
     """

@@ -47,7 +47,7 @@ class AttributeTrials:
 
 @dataclass(frozen=True, slots=True)
 class AttributePrecision:
-    """Of the first k, the share with the query's value; `chance` is the share that a random order would have."""
+    """The share of the first k with the query's value; `chance` is the share that a random order would have."""
 
     attribute: str
     precisions: list[Rate]

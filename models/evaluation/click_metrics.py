@@ -270,7 +270,7 @@ def _first_of_each(groups: NDArray[Any]) -> Bools:
 
 
 def _starts(*changes: Bools) -> Int64s:
-    """Where a new group begins: at 0, and behind every place where something changed."""
+    """Places where a new group begins: at 0, and behind every place where something changed."""
     return np.concatenate([[0], np.flatnonzero(np.logical_or.reduce(changes)) + 1])
 
 

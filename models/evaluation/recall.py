@@ -165,7 +165,7 @@ def recall_of(trials: Trials, places: Int64s, *, cutoffs: Sequence[int] = CUTOFF
 
 
 def _right_of_queries(trials: Trials, places: Int64s, cutoffs: Sequence[int]) -> tuple[Float64s, Int64s]:
-    """Of each query, how many distinct products bought after it stand among the first k [Q, K], and in all [Q]."""
+    """For each query the distinct products bought after it: among the first k [Q, K], and in all [Q]."""
     pairs = np.stack([trials.query_rows, trials.positives], axis=1)
     _, first = np.unique(pairs, axis=0, return_index=True)
     query = trials.query_rows[first]

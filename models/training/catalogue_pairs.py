@@ -21,7 +21,7 @@ PASSAGE_ATTRIBUTES = ("bullet_points", "description")
 
 @dataclass(frozen=True, slots=True)
 class CataloguePairsConfig:
-    """Which texts stand for queries, and how many of each a product gives.
+    """Configuration of texts that stand for queries, and of how many a product gives.
 
     Attributes:
         passages: bullet points, or lines of the description.

@@ -34,7 +34,7 @@ class HasState(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """Where a checkpoint left a run.
+    """The point at which a checkpoint left a run.
 
     Attributes:
         step: steps that are done.

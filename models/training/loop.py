@@ -96,7 +96,7 @@ class RunConfig:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Where a run is kept and who watches it: none of this changes what comes out.
+    """The folder of a run and its watcher: neither changes what comes out.
 
     Attributes:
         folder: of checkpoints and TensorBoard event files; None keeps nothing.
@@ -218,7 +218,7 @@ def step_seed(seed: int, step: int) -> int:
 
 
 class Batches:
-    """Which samples a step reads: pass after pass over all of them, each in a new order; whole batches only."""
+    """The samples that a step reads: pass after pass over all of them, each in a new order; whole batches only."""
 
     def __init__(self, samples: int, size: int, seed: int) -> None:
         self.samples, self.size, self.seed = samples, min(size, samples), seed

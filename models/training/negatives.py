@@ -1,4 +1,4 @@
-"""Whom a pair is pushed away from: masks of who may repel whom, rows of other processes, rows of earlier batches."""
+"""Negatives of a pair: masks of who may repel whom, rows of other processes, rows of earlier batches."""
 
 from __future__ import annotations
 

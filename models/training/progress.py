@@ -19,7 +19,7 @@ STEPS_BETWEEN_EVENTS = 10
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """Where a training run stands after a step."""
+    """The progress of a training run after a step."""
 
     step: int
     loss: float

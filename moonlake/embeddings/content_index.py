@@ -1,4 +1,4 @@
-"""Where the vector of a content lies: 128-bit content ids as sorted halves, looked up by binary search."""
+"""An index of where a content's vector lies: 128-bit content ids as sorted halves, looked up by binary search."""
 
 from __future__ import annotations
 

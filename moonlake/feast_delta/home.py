@@ -1,4 +1,4 @@
-"""Where a feature repository keeps its registry and online store: under the home that MOONLAKE_HOME names.
+"""Registry and online store of a feature repository, under the home that MOONLAKE_HOME names.
 
 `feature_store.yaml` states paths relative to `<home>/feast`, because Feast knows no defaults for variables in it. So
 `feast -c feature_repo apply`, our jobs and our API meet in one registry.

@@ -1,4 +1,4 @@
-"""Which values of two columns differ, row by row: nulls, NaN and nested lists included."""
+"""A comparison of two columns, row by row: nulls, NaN and nested lists included."""
 
 from __future__ import annotations
 

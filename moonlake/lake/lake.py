@@ -73,7 +73,7 @@ class Lake:
         self.root = settings.lake
 
     def path(self, name: str) -> str:
-        """Where the table lies. Raises NotFound for a name that no contract has."""
+        """The path of the table. Raises NotFound for a name that no contract has."""
         return f"{self.root}/{contract(name).name}"
 
     def exists(self, name: str) -> bool:

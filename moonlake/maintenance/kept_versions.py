@@ -1,4 +1,4 @@
-"""Which versions of the lake's tables are kept and why, the vacuum that keeps them, and the end of a table's history.
+"""Versions of the lake's tables that are kept, and why; the vacuum that keeps them; the end of a table's history.
 
 Delta's own vacuum keeps the latest version and those of the last days. Ours keeps besides every version that a training
 set or a released snapshot names, and what the change feed needs from a version on. delta-rs can keep versions too, but

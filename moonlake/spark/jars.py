@@ -30,7 +30,7 @@ def coordinates() -> str:
 
 
 def cached_jar() -> Path:
-    """Where Spark's resolver keeps Delta's main jar; it lays it down last, after all that Delta needs."""
+    """The place where Spark's resolver keeps Delta's main jar, which it lays down last, after all that Delta needs."""
     group, artifact, release = coordinates().split(":")
     home = Path(pwd.getpwuid(os.getuid()).pw_dir)  # Java's user.home, which does not follow $HOME
     return home / ".ivy2.5.2" / "jars" / f"{group}_{artifact}-{release}.jar"

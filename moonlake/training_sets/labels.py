@@ -146,7 +146,7 @@ class LabelTable:
 
 
 def _written_last(rows: pa.Table, key: tuple[str, ...], created: str | None, subject: str) -> pa.Table:
-    """Of rows with one key the one with the greatest (time of writing, position)."""
+    """The latest row of each key: the one with the greatest (time of writing, position)."""
     keys = rows.select(list(key))
     if nulls := {name: column.null_count for name, column in zip(key, keys.columns, strict=True) if column.null_count}:
         raise InputError(f"label table {subject}: key columns with nulls in the window: {nulls}")

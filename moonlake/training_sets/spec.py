@@ -143,7 +143,7 @@ class TrainingSetSpec:
 
     @property
     def settled(self) -> datetime:
-        """When the labels have to be settled."""
+        """The moment by which labels have to be settled."""
         return self.settled_by or self.end
 
     @property

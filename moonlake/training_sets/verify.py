@@ -128,7 +128,7 @@ def reproducible(settings: Settings, versions: Mapping[str, int]) -> str:
 
 
 def _erased_at(path: str) -> str | None:
-    """When rows were erased from a table, if they were."""
+    """The moment at which rows were erased from a table; None if none were."""
     try:
         return DeltaTable(path).metadata().configuration.get(ERASED)
     except DeltaError:

@@ -145,7 +145,7 @@ def _stage_batch(
 def _broken(
     log: PublishedLog, file: LogFile, cells: pa.Table, times: pa.ChunkedArray, facts: ProductFacts
 ) -> dict[str, pa.ChunkedArray]:
-    """Which records break each rule, bool [N]."""
+    """For each rule a mask of the records that break it, bool [N]."""
     start, end = (pa.scalar(moment, TIMESTAMP).cast(pa.int64()) for moment in (file.start, file.end))
     return {
         "user_id_missing": pc.equal(cells["user_id"], ""),

@@ -26,7 +26,7 @@ class SeenProducts:
         return len(self.ids)
 
     def take(self, ids: Int64s, times_us: Int64s, states: UInt64s) -> tuple[Bools, Int64s]:
-        """Which rows say something else of their product than the row before it said, and since when it is known.
+        """The rows that say something else of their product than the row before, and since when it is known.
 
         Args:    ids, times_us, states: [N], in the order of the file; `states` are codes of what a row says.
         Returns: bool [N], and int64 [N]: the earliest time that the product was seen, in this row or before.

@@ -46,7 +46,7 @@ class Actions:
 
 
 def listing_times(window: Window, late_share: float, count: int, rng: np.random.Generator) -> Int64s:
-    """When products are first on sale, int64 [count] microseconds: some inside the window, the others long before."""
+    """First moments on sale, int64 [count] microseconds: some inside the window, the others long before."""
     start, end = window.span_us
     late = rng.random(count) < late_share
     offset = np.where(late, rng.random(count), -6.0 * rng.random(count))

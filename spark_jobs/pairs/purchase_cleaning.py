@@ -1,4 +1,4 @@
-"""Which purchases train stage 2: clearly said, each query once, hard for the previous space, in balance."""
+"""Purchases that train stage 2: clearly said, each query once, hard for the previous space, in balance."""
 
 from __future__ import annotations
 

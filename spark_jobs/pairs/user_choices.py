@@ -1,4 +1,4 @@
-"""Which choices of users become pairs, and what of the product each pair shows."""
+"""Choices of users that become pairs, and the part of the product that each pair shows."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_what_is_named_stays_and_changes_are_still_served(
         return served.why, served.keys
 
     def files() -> tuple[int, int]:
-        """Of the latest version, and in the table's folder."""
+        """Files of the latest version, and files in the table's folder."""
         return len(lake.open("user_stats").file_uris()), len(list(Path(lake.path("user_stats")).glob("*.parquet")))
 
     monkeypatch.setenv("MOONLAKE_HOME", str(settings.home))

@@ -110,7 +110,7 @@ class DeltaRetrievalJob(RetrievalJob):
 
 
 def path_of(storage: SavedDatasetStorage, *, allow_overwrite: bool) -> str:
-    """Where a saved dataset is to be written.
+    """The path that a saved dataset is to be written to.
 
     Raises:
         InputError: another kind of storage than a Delta table.

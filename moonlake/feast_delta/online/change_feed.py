@@ -1,4 +1,4 @@
-"""Which keys of a view to look at again: those whose rows changed since a Delta version, or lie in an event window.
+"""Keys of a view to look at again: those whose rows changed since a Delta version, or lie in an event window.
 
 Only keys and times are read here. What is true of a key is asked of the point-in-time join afterwards, so it does no
 harm to name a key too many.
@@ -86,7 +86,7 @@ def distinct(join: ViewJoin, mentions: Iterable[pa.Table]) -> pa.Table:
 
 
 def _latest(join: ViewJoin, mentions: Iterable[pa.Table]) -> pa.Table:
-    """Of each key the mention with the greatest WITHDRAWN."""
+    """The latest change of each key: the mention with the greatest WITHDRAWN."""
     together = pa.concat_tables(mentions).combine_chunks()
     keys = together.select([column for _, column in join.keys])
     _, codes = encode_keys(keys, keys)

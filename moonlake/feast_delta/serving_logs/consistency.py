@@ -1,4 +1,4 @@
-"""Did the online store serve what a training row would hold? Logged requests, replayed offline.
+"""Consistency of online and offline: logged requests, replayed offline and compared with what was served.
 
 Two comparisons are fair, and they answer two questions:
 

@@ -32,7 +32,7 @@ ROWS_PER_COMMIT = 1_000
 
 
 def log_of_service(settings: Settings, store: FeatureStore, service: str) -> DeltaLoggingDestination:
-    """Where requests of a service are logged: its own logging destination, or the home's request log."""
+    """The path of a service's request log: its own logging destination, or the home's request log."""
     stated = store.get_feature_service(service).logging_config
     if stated is not None and isinstance(stated.destination, DeltaLoggingDestination):
         return stated.destination

@@ -54,7 +54,7 @@ def content(batch: Batch) -> Content:
 
 
 def cosine(batch: Batch, b: int, row: int) -> float | None:
-    """Of the target of an impression and a row of the vectors; None where either is not there."""
+    """The cosine of an impression's target and a row of the vectors; None where either is not there."""
     if batch.target_rows[b] < 0 or row < 0:
         return None
     first, second = (batch.vectors[one].astype(np.float64) for one in (batch.target_rows[b], row))

@@ -92,7 +92,7 @@ def test_a_segment_is_measured_alone(impressions: tuple[np.ndarray, ...]) -> Non
 
 
 def taken(users: np.ndarray, samples: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Of each draw the rows of the users that are taken, and who they are: a user taken twice is two users."""
+    """For each draw the rows of the users that are taken, and who they are: a user taken twice is two users."""
     names = np.unique(users)
     rng = np.random.default_rng(seed)
     found = []

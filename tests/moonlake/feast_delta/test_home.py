@@ -1,4 +1,4 @@
-"""Where Feast's state lies: the same place for the command, which changes folder, and for the API, which does not."""
+"""The place of Feast's state: the same for the command, which changes folder, and for the API, which does not."""
 
 from __future__ import annotations
 

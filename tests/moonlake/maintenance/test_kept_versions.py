@@ -30,7 +30,7 @@ def path(settings: Settings, lake: Lake, write_rows: Write) -> str:
 
 
 def readable(path: str) -> dict[int, bool]:
-    """Which versions have all their files."""
+    """The versions that have all their files."""
     versions = range(DeltaTable(path).version() + 1)
     return {each: all(Path(uri).exists() for uri in DeltaTable(path, version=each).file_uris()) for each in versions}
 
