@@ -4,7 +4,7 @@
 
 BIN := .venv/bin
 PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest
-# Two workers, one of which holds the Spark session; on more cores a third gains little.
+# A worker takes a core and, with a Spark session and a model loaded, 6 GB of memory.
 TIERS := -n 2 --durations=25
 CODE := $(wildcard benchmarks cli dags feature_repo models moonlake serving sources spark_jobs studies tests tools workflows)
 

@@ -1,4 +1,4 @@
-"""Fixtures that every package's tests share: one Spark session for the run, a fresh home for each test.
+"""Fixtures that every package's tests share: one Spark session for a worker, a fresh home for each test.
 
 And the tiers: which test may start a JVM, and which tests run in one worker when there are several (`make test`).
 """
@@ -39,8 +39,6 @@ hypothesis_settings.register_profile("long", max_examples=25 * hypothesis_settin
 NEEDS = {"spark": "spark", "redis_address": "redis", "redis_online": "redis"}
 """Fixture -> the marker of every test that asks for it."""
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS")
-SESSION = "spark"
-"""The group of all tests that share the Spark session: it is started in one worker only."""
 OLD_HOME = "home_of_0_1_0"
 """The group of all tests of the home that moonlake 0.1.0 made, which lies at one path."""
 GROUPS = pytest.StashKey[Path]()
@@ -70,15 +68,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for fixture in NEEDS.keys() & getattr(item, "fixturenames", ()):
             item.add_marker(NEEDS[fixture])
     if hasattr(config, "workerinput"):
-        slow = {_group(item) for item in items if item.get_closest_marker("slow")}
-        items.sort(key=lambda item: (_group(item) != SESSION, not _starts_a_jvm(item), _group(item) not in slow))
+        jvm, slow = ({_group(item) for item in items if item.get_closest_marker(name)} for name in ("spark", "slow"))
+        items.sort(key=lambda item: (_group(item) not in jvm, _group(item) not in slow))
 
 
 def _group(item: pytest.Item) -> str:
-    """The tests that run in one worker: those of the Spark session, of the home of 0.1.0, else those of one file."""
-    marker = item.get_closest_marker("spark")
-    if marker and marker.kwargs.get("session", True):
-        return SESSION
+    """The tests that run in one worker, one after the other: those of one file, or of the home of 0.1.0.
+
+    Not all that need a JVM: they take twice as long as all others. So each worker has a Spark session of its own.
+    """
     return OLD_HOME if OLD_HOME in getattr(item, "fixturenames", ()) else item.location[0]
 
 
@@ -130,7 +128,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
-    """The one Spark session of the run."""
+    """The one Spark session of a worker."""
     from moonlake.spark.session import session
 
     home = tmp_path_factory.mktemp("spark")

@@ -55,6 +55,7 @@ def test_a_notebook_imports_what_users_have_and_holds_no_outputs(name: str) -> N
     assert cells(name, "markdown")[0].startswith("# ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_runs_on_a_tiny_home(
     name: str, home_of_0_1_0: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

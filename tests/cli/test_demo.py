@@ -18,7 +18,7 @@ from moonlake.training_sets.training_set import TrainingSet
 from sources.simulator.presets import preset_named
 from workflows.demo import run_demo
 
-pytestmark = [pytest.mark.spark(session=False), pytest.mark.slow]
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
 WINDOW = preset_named("tiny").window
 

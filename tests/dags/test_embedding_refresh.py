@@ -23,7 +23,7 @@ from moonlake.settings import Settings
 from sources.simulator.marketplace import stage_arrivals
 from workflows.airflow import airflow_environment
 
-pytestmark = [pytest.mark.airflow, pytest.mark.spark(session=False), pytest.mark.slow]
+pytestmark = [pytest.mark.airflow, pytest.mark.spark, pytest.mark.slow]
 
 TINY = EncoderConfig(
     tiny=TinyConfig(tower="resnet10t", tower_weights="random", vocabulary=300, hidden=32, layers=1, heads=2),

@@ -35,7 +35,7 @@ from moonlake.settings import Settings
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 

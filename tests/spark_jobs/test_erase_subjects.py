@@ -36,7 +36,7 @@ from sources.own_files.staging import SourceInfo, new_stage, stage_path
 from spark_jobs import erase_subjects, pack_behavior_sequences
 from spark_jobs.erase_subjects import Erasure
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
 Write = Callable[[Settings, str, Sequence[Mapping[str, Any]]], None]
 DAY = datetime(2026, 1, 5, tzinfo=UTC)

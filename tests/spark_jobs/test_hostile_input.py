@@ -27,7 +27,7 @@ from sources.own_files.staging import SourceInfo
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 ARABIC = "\u0643\u0631\u0633\u064a \u062e\u0634\u0628\u064a 90\u200f"

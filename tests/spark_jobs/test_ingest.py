@@ -28,7 +28,7 @@ from spark_jobs import (
     pack_behavior_sequences,
 )
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
 DAY = datetime(2026, 2, 1, tzinfo=UTC)
 DAYS = [DAY + timedelta(days=day) for day in range(20)]

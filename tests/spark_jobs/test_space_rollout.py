@@ -32,7 +32,7 @@ from sources.own_files.staging import SourceInfo, new_stage, stage_path
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
 Write = Callable[[Settings, str, Sequence[Mapping[str, Any]]], None]
 Release = Callable[..., releases.Release]
