@@ -26,6 +26,7 @@ SUFFIXES = {".py", ".md", ".yaml", ".yml", ".toml", ".sh", ".cfg", ".ipynb", ""}
 OTHER_NAMES = {
     "tools/renames.py",
     "tests/tools/test_renames.py",
+    "tests/tools/test_same_functions.py",
     "CHANGELOG.md",
     "requirements.lock",
     "tests/feast_universal/run.py",
