@@ -86,10 +86,12 @@ def imports(*folders: str) -> frozenset[str]:
     )
 
 
-@cache
+BROUGHT_BY = cache(packages_distributions)
+
+
 def bringing(package: str) -> frozenset[str]:
     """The distributions that bring a package of that name."""
-    return frozenset(map(canonicalize_name, packages_distributions().get(package, [])))
+    return frozenset(map(canonicalize_name, BROUGHT_BY().get(package, [])))
 
 
 def test_all_that_is_imported_is_asked_for() -> None:
