@@ -172,6 +172,7 @@ def test_the_archive_for_a_cluster_is_all_that_jobs_import(tmp_path: Path) -> No
     assert archive == tmp_path / f"moonlake-{moonlake.__version__}.zip"
     with zipfile.ZipFile(archive) as opened:
         names = opened.namelist()
+        assert all(file.compress_size < file.file_size for file in opened.infolist() if file.file_size > 1000)
     assert names == sorted(names)
     assert {name.partition("/")[0] for name in names} == {
         "cli", "models", "moonlake", "serving", "sources", "spark_jobs", "workflows",

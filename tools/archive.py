@@ -24,7 +24,8 @@ def write_archive(checkout: Path, folder: Path) -> Path:
     path = folder / f"moonlake-{__version__}.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for source in sorted(source for room in ROOMS for source in (checkout / room).rglob("*.py")):
-            archive.writestr(zipfile.ZipInfo(source.relative_to(checkout).as_posix()), source.read_bytes())
+            name = zipfile.ZipInfo(source.relative_to(checkout).as_posix())
+            archive.writestr(name, source.read_bytes(), zipfile.ZIP_DEFLATED)
     return path
 
 
