@@ -20,7 +20,7 @@ ROOMS = (
     "benchmarks", "tools",
 )  # fmt: skip
 
-MODULE = re.compile(rf"(?<![\w./-])(?:{'|'.join(ROOMS)})(?:\.(?!py\b)[A-Za-z_]\w+)+(?![\w/])")
+MODULE = re.compile(rf"(?<![\w./-])(?:{'|'.join(ROOMS)})(?:\.(?!(?:py|md)\b)[A-Za-z_]\w+)+(?![\w/])")
 FILE = re.compile(rf"(?<![\w./-])(?:{'|'.join(ROOMS)}|docs|tests)/[\w./-]*\.(?:py|md|sh|yaml|sql|ipynb|toml)\b")
 SUFFIXES = {".py", ".md", ".yaml", ".yml", ".toml", ".sh", ".cfg", ".ipynb", ""}
 OTHER_NAMES = {

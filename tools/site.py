@@ -14,6 +14,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[1]
 CODE = re.compile(r"(```.*?```|``[^`]+``|`[^`\n]+`|\[[^\]]*\]\([^)]*\))", re.DOTALL)
 PAGE = re.compile(r"(?<![\w/(])docs/([\w/-]+\.md)")
+NOTEBOOK = re.compile(r"(\]\([\w/-]+)\.ipynb\)")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 
 
@@ -36,6 +37,7 @@ def on_page_markdown(markdown: str, page: Page, files: Files, **_: Any) -> str:
             return found[0]
         return f"[{found[1]}]({os.path.relpath(found[1], here or '.')})"
 
+    markdown = NOTEBOOK.sub(r"\1.md)", markdown)
     parts = CODE.split(markdown)  # every second part is code or a link
     parts[::2] = [PAGE.sub(linked, part) for part in parts[::2]]
     return "".join(parts)
