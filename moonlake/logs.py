@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Literal, TextIO
@@ -54,23 +55,44 @@ def context(**fields: Any) -> Iterator[None]:
         _CONTEXT.reset(token)
 
 
+@dataclass
+class JobRun:
+    """One run of a job.
+
+    Attributes:
+        versions: Delta version of each table that the run wrote, known when it has reported.
+    """
+
+    job: str
+    run: str
+    versions: dict[str, int] = field(default_factory=dict)
+
+    def report(self, **parts: Any) -> str:
+        """The one report of the run as a line of JSON: job, run, and the parts.
+
+        Args: parts: a list of write reports, `tables`, tells the versions too.
+        """
+        self.versions |= {one.table: one.version for one in parts.get("tables", ())}
+        return as_json({"job": self.job, "run": self.run, **parts})
+
+
 @contextmanager
-def running(job: str, level: Level) -> Iterator[str]:
-    """A block that is one run of a job, with the run's id: its lines name both, and its start and end are logged.
+def running(job: str, level: Level) -> Iterator[JobRun]:
+    """A block that is one run of a job: its lines name both, and its start and end are logged.
 
     Args: level: logs are configured with it where nobody has configured them; the command line does.
     """
     if not any(isinstance(one, _ToStderr) for one in logging.getLogger().handlers):
         configure(level)
-    run, started = uuid4().hex[:12], time.monotonic()
-    with context(job=job, run=run):
+    run, started = JobRun(job, uuid4().hex[:12]), time.monotonic()
+    with context(job=job, run=run.run):
         logger.info("%s begins", job)
         try:
             yield run
         except Exception as error:
             logger.error("%s failed after %.1f s: %s", job, time.monotonic() - started, error)
             raise
-        logger.info("%s ended after %.1f s", job, time.monotonic() - started)
+        logger.info("%s ended after %.1f s", job, time.monotonic() - started, extra={"versions": run.versions})
 
 
 def configure(level: Level) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from moonlake import logs
+from moonlake.lake.lake import WriteReport
 from moonlake.settings import Settings
 
 
@@ -102,9 +103,21 @@ def test_a_run_is_named_in_all_its_lines_and_so_is_its_failure(monkeypatch: pyte
         raise ValueError("no rows")
     lines = [json.loads(line) for line in said.getvalue().splitlines()]
     assert [(line["level"], line["job"], line["run"]) for line in lines] == [
-        ("info", "compute_stats", run), ("info", "compute_stats", run), ("error", "compute_stats", run)
+        ("info", "compute_stats", run.run), ("info", "compute_stats", run.run), ("error", "compute_stats", run.run)
     ]  # fmt: skip
     assert lines[-1]["message"].endswith("s: no rows")
+
+
+def test_the_end_of_a_run_tells_the_versions_that_its_report_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = lines_of(monkeypatch, "info")
+    with logs.running("ingest", "info") as run:
+        text = run.report(tables=[WriteReport("products", 2, 1, 0, 0, 1, 7), WriteReport("queries", 0, 0, 0, 0, 0, 3)])
+    report, end = json.loads(text), json.loads(said.getvalue().splitlines()[-1])
+    assert (report["job"], report["run"], end["run"]) == ("ingest", run.run, run.run)
+    assert [(one["table"], one["written"], one["version"]) for one in report["tables"]] == [
+        ("products", 1, 7), ("queries", 0, 3)
+    ]  # fmt: skip
+    assert end["versions"] == {"products": 7, "queries": 3}
 
 
 def test_a_run_configures_logs_where_nobody_has(monkeypatch: pytest.MonkeyPatch) -> None:
