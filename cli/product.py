@@ -65,11 +65,12 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="Take in what there is, and end.")] = False,
 ) -> None:
     """Take records in as they come, until stopped; after a kill the same command goes on."""
+    from moonlake.spark.lake import SparkLake
     from spark_jobs import stream_products
 
     settings = Settings.from_environment()
     with stream_products.stream_session(settings) as spark:
-        stream_products.run(spark, settings, clock=lambda: datetime.now(UTC), once=once, say=typer.echo)
+        stream_products.run(SparkLake(spark, settings), clock=lambda: datetime.now(UTC), once=once, say=typer.echo)
 
 
 @product_app.command()

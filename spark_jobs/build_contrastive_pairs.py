@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
 from models.encoder.config import read_encoder_artifact
@@ -22,10 +22,11 @@ from models.training.entities import Phrase
 from models.training.hard_negatives import MiningConfig
 from moonlake.embeddings import releases, spaces
 from moonlake.errors import InputError
-from moonlake.lake.lake import Lake, WriteReport
+from moonlake.lake.lake import WriteReport
 from moonlake.settings import Settings
 from moonlake.spark import writes
-from moonlake.spark.session import read_table, session
+from moonlake.spark.lake import SparkLake
+from moonlake.spark.session import session
 from moonlake.timestamps import parse_moment
 from spark_jobs.pairs import hard_negatives, purchase_cleaning, user_choices
 from spark_jobs.pairs.product_units import units
@@ -89,7 +90,7 @@ class PairsReport:
 
 
 @dataclass(frozen=True, slots=True)
-class _Lake:
+class _Tables:
     """The tables as of the end of the window, of which everything is made."""
 
     behaviors: DataFrame
@@ -101,8 +102,7 @@ class _Lake:
 
 
 def run(
-    spark: SparkSession,
-    settings: Settings,
+    lake: SparkLake,
     start: datetime,
     end: datetime,
     *,
@@ -119,22 +119,21 @@ def run(
     """
     if (stage == 2) != (cleaning is not None):
         raise InputError(f"stage {stage}: --space and what belongs to it are for stage 2, and stage 2 needs --space")
-    lake = _read(spark, settings, start, end)
+    tables = _read(lake, start, end)
     row_counts = RowCounts()
-    merged = row_counts.keep(units(lake.products, lake.images))
+    merged = row_counts.keep(units(tables.products, tables.images))
     every = row_counts.step(
-        "choices of the window", user_choices.choices(lake.behaviors, lake.queries, lake.products, merged, mix)
+        "choices of the window", user_choices.choices(tables.behaviors, tables.queries, tables.products, merged, mix)
     )
     considered = every if stage == 1 else row_counts.step("purchases", every.where("action = 'purchase'"))
     dropped = _counts(considered.where("dropped IS NOT NULL"), "dropped")
     chosen = row_counts.step("choices that give a pair", considered.where("dropped IS NULL").drop("dropped"))
     if cleaning is not None:
-        chosen = _clean(settings, lake, merged, every, chosen, cleaning, row_counts)
+        chosen = _clean(lake, tables, merged, every, chosen, cleaning, row_counts)
     negatives = f.sum(f.size("hard_negative_content_ids"))
     pairs = as_pairs(chosen, stage)
     write = writes.replace_window(
-        spark,
-        settings,
+        lake,
         "contrastive_pairs",
         pairs,
         start=start,
@@ -147,22 +146,22 @@ def run(
     return PairsReport(write, stage, row_counts.as_dicts(), dropped, _counts(chosen, "pair_type"), mined or 0)
 
 
-def _read(spark: SparkSession, settings: Settings, start: datetime, end: datetime) -> _Lake:
+def _read(lake: SparkLake, start: datetime, end: datetime) -> _Tables:
     known = f.col("event_timestamp") < f.lit(end)
     within = known & (f.col("event_timestamp") >= f.lit(start))
-    return _Lake(
-        behaviors=read_table(spark, settings, "behaviors").where(within),
-        impressions=read_table(spark, settings, "impressions").where(within),
-        queries=read_table(spark, settings, "queries"),
-        products=read_table(spark, settings, "products").where(known),
-        images=read_table(spark, settings, "product_images"),
-        embeddings=read_table(spark, settings, "embeddings"),
+    return _Tables(
+        behaviors=lake.frame("behaviors").where(within),
+        impressions=lake.frame("impressions").where(within),
+        queries=lake.frame("queries"),
+        products=lake.frame("products").where(known),
+        images=lake.frame("product_images"),
+        embeddings=lake.frame("embeddings"),
     )
 
 
 def _clean(
-    settings: Settings,
-    lake: _Lake,
+    lake: SparkLake,
+    tables: _Tables,
     merged: DataFrame,
     every: DataFrame,
     bought: DataFrame,
@@ -170,22 +169,22 @@ def _clean(
     row_counts: RowCounts,
 ) -> DataFrame:
     """The purchases that stage 2 trains on, with their hard negatives."""
-    phrases = [Phrase(*row) for row in purchase_cleaning.vocabulary(lake.products).collect()]
+    phrases = [Phrase(*row) for row in purchase_cleaning.vocabulary(tables.products).collect()]
     texts = bought.where("modality = 'text'").select("query_text").dropDuplicates()
     counts = purchase_cleaning.entity_counts(texts, phrases)
     said = row_counts.step(
         f"text queries of {config.entities} entities", purchase_cleaning.with_entities(bought, counts, config.entities)
     )
     once = row_counts.step("each query once a product unit", purchase_cleaning.each_query_once(said))
-    candidates = row_counts.keep(hard_negatives.pool(lake.products, merged))
+    candidates = row_counts.keep(hard_negatives.pool(tables.products, merged))
     wanted = once.select(f.explode(f.array("anchor_content_id", "positive_content_id")).alias("content_id"))
     wanted = wanted.unionByName(candidates.select("content_id")).dropDuplicates()
-    vectors = row_counts.keep(_vectors(settings, lake, row_counts.keep(wanted), config.space, row_counts))
+    vectors = row_counts.keep(_vectors(lake, tables, row_counts.keep(wanted), config.space, row_counts))
     near = row_counts.step("both sides have a vector", purchase_cleaning.with_similarity(once, vectors))
     hardest = row_counts.step(
         f"the {config.keep} least similar of a unit", purchase_cleaning.least_similar(near, config.keep)
     )
-    weights = purchase_cleaning.category_weights(hardest, lake.impressions, merged, config.balance)
+    weights = purchase_cleaning.category_weights(hardest, tables.impressions, merged, config.balance)
     even = row_counts.step("categories in balance with exposure", purchase_cleaning.rebalanced(hardest, weights))
     with_vectors = candidates.join(vectors, on="content_id", how="inner")
     chosen = hard_negatives.chosen_after(every)
@@ -193,10 +192,10 @@ def _clean(
     return row_counts.step("hard negatives mined", mined.drop("anchor_vector", "positive_vector"))
 
 
-def _vectors(settings: Settings, lake: _Lake, wanted: DataFrame, name: str, row_counts: RowCounts) -> DataFrame:
+def _vectors(lake: SparkLake, tables: _Tables, wanted: DataFrame, name: str, row_counts: RowCounts) -> DataFrame:
     """content_id, vector of the contents in a space: from the lake, or embedded now where the lake has none."""
-    space = releases.find(Lake(settings), name)
-    of_space = lake.embeddings.where(f.col("space_id") == space.space_id).select("content_id", "vector")
+    space = releases.find(lake.lake, name)
+    of_space = tables.embeddings.where(f.col("space_id") == space.space_id).select("content_id", "vector")
     stored = wanted.join(of_space, on="content_id", how="inner")
     missing = row_counts.keep(wanted.join(of_space.select("content_id"), on="content_id", how="left_anti"))
     count = missing.count()
@@ -204,9 +203,11 @@ def _vectors(settings: Settings, lake: _Lake, wanted: DataFrame, name: str, row_
         return stored
     made_by = read_encoder_artifact(space.artifact).space
     spaces.require_same(space.space_id, made_by.space_id, what=f"encoder artifact {space.artifact}")
-    workers = max(1, min(settings.workers, count // CONTENTS_PER_PARTITION))
-    threads = max(1, settings.workers // workers)
-    pictured = hard_negatives.with_pictures(missing, lake.products, lake.queries, lake.images).repartition(workers)
+    workers = max(1, min(lake.settings.workers, count // CONTENTS_PER_PARTITION))
+    threads = max(1, lake.settings.workers // workers)
+    pictured = hard_negatives.with_pictures(missing, tables.products, tables.queries, tables.images).repartition(
+        workers
+    )
     return stored.unionByName(hard_negatives.embedded(pictured, space.artifact, threads))
 
 
@@ -239,8 +240,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     mix = parse_mix(options.mix)
     with session(settings, "build_contrastive_pairs") as spark:
         report = run(
-            spark,
-            settings,
+            SparkLake(spark, settings),
             options.start,
             options.end,
             stage=options.stage,

@@ -11,19 +11,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
 from models.ctr import cube
 from moonlake.embeddings import releases, spaces
 from moonlake.embeddings.snapshots import Snapshot, write_snapshot
-from moonlake.lake.lake import Lake, WriteReport
+from moonlake.lake.lake import WriteReport
 from moonlake.point_in_time import as_of_slices, encode_keys, microseconds
 from moonlake.schema.arrow import arrow_schema
 from moonlake.schema.tables import CUBE_FEATURES, IMPRESSIONS
 from moonlake.settings import Settings
 from moonlake.spark import writes
-from moonlake.spark.session import current_rows, read_table, session, spark_schema
+from moonlake.spark.lake import SparkLake
+from moonlake.spark.session import current_rows, session, spark_schema
 from moonlake.timestamps import parse_moment
 
 LENGTH = 50
@@ -114,8 +115,7 @@ def _of_shard(folder: str, space_id: str, length: int) -> Callable[[pa.Table, pa
 
 
 def run(
-    spark: SparkSession,
-    settings: Settings,
+    lake: SparkLake,
     space: str,
     *,
     start: datetime,
@@ -127,21 +127,19 @@ def run(
 
     The window is replaced for this space; the rows of other spaces stay as they are.
     """
-    lake = Lake(settings)
-    space_id = releases.find(lake, space).space_id
-    folder = (settings.snapshots / f"cube-{space_id}").absolute()
-    write_snapshot(lake, space_id, folder)
+    space_id = releases.find(lake.lake, space).space_id
+    folder = (lake.settings.snapshots / f"cube-{space_id}").absolute()
+    write_snapshot(lake.lake, space_id, folder)
     within = (f.col("event_timestamp") >= f.lit(start)) & (f.col("event_timestamp") < f.lit(end))
-    impressions = current_rows(read_table(spark, settings, "impressions").where(within), IMPRESSIONS)
+    impressions = current_rows(lake.frame("impressions").where(within), IMPRESSIONS)
     last_month = f"{end.astimezone(UTC):%Y-%m}"
-    sequences = read_table(spark, settings, "behavior_sequences").where(f.col("month") <= last_month)
-    shards = settings.spark_shuffle_partitions + impressions.count() // IMPRESSIONS_PER_SHARD
+    sequences = lake.frame("behavior_sequences").where(f.col("month") <= last_month)
+    shards = lake.settings.spark_shuffle_partitions + impressions.count() // IMPRESSIONS_PER_SHARD
     features = transform(impressions, sequences, folder, space_id, length=length, shards=shards).persist()
-    others = read_table(spark, settings, "cube_features").where(within & (f.col("space_id") != space_id))
+    others = lake.frame("cube_features").where(within & (f.col("space_id") != space_id))
     try:
         return writes.replace_window(
-            spark,
-            settings,
+            lake,
             "cube_features",
             features.unionByName(others.select(*CUBE_FEATURES.facts)),
             start=start,
@@ -164,8 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = Settings.from_environment()
     with session(settings, "build_cube_features") as spark:
         report = run(
-            spark,
-            settings,
+            SparkLake(spark, settings),
             asked.space,
             start=asked.start,
             end=asked.end,

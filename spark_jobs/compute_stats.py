@@ -6,14 +6,15 @@ import argparse
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
 from moonlake.lake.lake import WriteReport
 from moonlake.schema.tables import BEHAVIORS, IMPRESSIONS, PRODUCT_STATS, USER_STATS
 from moonlake.settings import Settings
 from moonlake.spark import writes
-from moonlake.spark.session import current_rows, read_table, session
+from moonlake.spark.lake import SparkLake
+from moonlake.spark.session import current_rows, session
 from moonlake.timestamps import parse_moment
 
 WINDOW_DAYS = 7
@@ -56,14 +57,14 @@ def transform(impressions: DataFrame, behaviors: DataFrame, entity: str, end: da
     )
 
 
-def run(spark: SparkSession, settings: Settings, end: datetime, *, written_at: datetime) -> list[WriteReport]:
+def run(lake: SparkLake, end: datetime, *, written_at: datetime) -> list[WriteReport]:
     """Compute the statistics of products and users for every midnight up to `end`."""
-    impressions = current_rows(read_table(spark, settings, "impressions"), IMPRESSIONS)
-    behaviors = current_rows(read_table(spark, settings, "behaviors"), BEHAVIORS)
+    impressions = current_rows(lake.frame("impressions"), IMPRESSIONS)
+    behaviors = current_rows(lake.frame("behaviors"), BEHAVIORS)
     reports = []
     for table, entity in ((PRODUCT_STATS, "product_id"), (USER_STATS, "user_id")):
         stats = transform(impressions, behaviors, entity, end)
-        reports.append(writes.append(spark, settings, table.name, stats, source="compute_stats", written_at=written_at))
+        reports.append(writes.append(lake, table.name, stats, source="compute_stats", written_at=written_at))
     return reports
 
 
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     end = parser.parse_args(argv).end or now
     settings = Settings.from_environment()
     with session(settings, "compute_stats") as spark:
-        for report in run(spark, settings, end, written_at=now):
+        for report in run(SparkLake(spark, settings), end, written_at=now):
             print(report.as_json())
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 from pyspark.sql import types as t
 
@@ -31,12 +31,13 @@ from moonlake.embeddings.contents import CONTENT_UNREADABLE as UNREADABLE
 from moonlake.embeddings.contents import prompt_text
 from moonlake.embeddings.releases import find
 from moonlake.embeddings.spaces import LIVE, Space, require_same, set_status
-from moonlake.lake.lake import Lake, WriteReport
+from moonlake.lake.lake import WriteReport
 from moonlake.progress import UNWATCHED, LoggedProgress, Progress, Step
 from moonlake.schema.tables import EMBEDDINGS, TIMELESS
 from moonlake.settings import Settings
 from moonlake.spark import writes
-from moonlake.spark.session import read_table, session, spark_schema
+from moonlake.spark.lake import SparkLake
+from moonlake.spark.session import session, spark_schema
 
 PARTITIONS_PER_WORKER = 4
 """So that a worker with fewer chunks takes over from one with more."""
@@ -159,8 +160,7 @@ def transform(
 
 
 def run(
-    spark: SparkSession,
-    settings: Settings,
+    lake: SparkLake,
     space: str,
     *,
     written_at: datetime,
@@ -180,63 +180,63 @@ def run(
         SpaceMismatch: the artifact of the space makes vectors of another one.
     """
     began = time.monotonic()
-    found = find(Lake(settings), space)
+    found = find(lake.lake, space)
     if found.status == "retired" and found.coverage < 1.0:
-        found = set_status(Lake(settings), found.space_id, "building", written_at=written_at)
-    backfill = Backfill(settings.backfills, found.space_id)
-    everything = contents(read_table(spark, settings, "products"), read_table(spark, settings, "queries"))
+        found = set_status(lake.lake, found.space_id, "building", written_at=written_at)
+    backfill = Backfill(lake.settings.backfills, found.space_id)
+    everything = contents(lake.frame("products"), lake.frame("queries"))
     reports: list[WriteReport] = []
     last = -1
     while True:  # more than once where contents came in behind a plan
-        wanted = _missing_now(spark, settings, everything, found).persist()
+        wanted = _missing_now(lake, everything, found).persist()
         try:
             count = wanted.count()
             if count in (0, last):  # all is embedded, or what is left breaks rules
                 break
-            plan = _embed(spark, settings, found, wanted, backfill, count, progress)
+            plan = _embed(lake, found, wanted, backfill, count, progress)
         finally:
             wanted.unpersist()
         last = count
         with backfill.exclusive():
             if backfill.current() == plan:  # or another run has written it
                 now = written_at + timedelta(seconds=time.monotonic() - began)
-                reports.append(_write(spark, settings, found, backfill.kept(plan), now))
+                reports.append(_write(lake, found, backfill.kept(plan), now))
                 backfill.finish()
     if found.status == "building" and (total := everything.count()):
         status = "building" if count else "candidate"
         now = written_at + timedelta(seconds=time.monotonic() - began)
-        found = set_status(Lake(settings), found.space_id, status, coverage=1 - count / total, written_at=now)
+        found = set_status(lake.lake, found.space_id, status, coverage=1 - count / total, written_at=now)
     return EmbeddingReport(found, tuple(reports))
 
 
-def survey(spark: SparkSession, settings: Settings, space: str) -> Survey:
+def survey(lake: SparkLake, space: str) -> Survey:
     """The work that `run` would do now, counted; nothing is written.
 
     Raises: NotFound, SpaceMismatch: as `run`.
     """
-    found = find(Lake(settings), space)
-    products, queries = read_table(spark, settings, "products"), read_table(spark, settings, "queries")
+    found = find(lake.lake, space)
+    products, queries = lake.frame("products"), lake.frame("queries")
     everything = contents(products, queries).persist()
     try:
-        wanted = _missing_now(spark, settings, everything, found)
+        wanted = _missing_now(lake, everything, found)
         count, missing_count = everything.count(), wanted.count()
-        embedded = read_table(spark, settings, "embeddings").where(f.col("space_id") == found.space_id)
+        embedded = lake.frame("embeddings").where(f.col("space_id") == found.space_id)
         with_vector = everything.join(embedded.select("content_id"), on="content_id", how="left_semi").count()
-        rate = _rate(spark, settings, found, wanted) if missing_count else None
+        rate = _rate(lake, found, wanted) if missing_count else None
     finally:
         everything.unpersist()
     rows = products.count() + queries.count()
-    kept = min(Backfill(settings.backfills, found.space_id).rows(), missing_count)
+    kept = min(Backfill(lake.settings.backfills, found.space_id).rows(), missing_count)
     return Survey(found, rows, count, count - with_vector - missing_count, missing_count - kept, kept, rate)
 
 
-def _rate(spark: SparkSession, settings: Settings, space: Space, wanted: DataFrame) -> float:
+def _rate(lake: SparkLake, space: Space, wanted: DataFrame) -> float:
     """Contents a second of the second half of a few, on all threads of this process."""
     from models.inference import shared_embedder
 
     _require_artifact_of(space)
-    some = with_images(wanted.limit(SAMPLE), read_table(spark, settings, "product_images")).toArrow()
-    embedder = shared_embedder(space.artifact, settings.workers)
+    some = with_images(wanted.limit(SAMPLE), lake.frame("product_images")).toArrow()
+    embedder = shared_embedder(space.artifact, lake.settings.workers)
     half = len(some) // 2
     began = 0.0
     for part in (some[:half], some[half:]):  # the first calls of a model are slower
@@ -251,14 +251,13 @@ def _require_artifact_of(space: Space) -> None:
     require_same(space.space_id, made_by.space_id, what=f"encoder artifact {space.artifact}")
 
 
-def _missing_now(spark: SparkSession, settings: Settings, everything: DataFrame, space: Space) -> DataFrame:
-    embeddings, rejects = (read_table(spark, settings, name) for name in ("embeddings", "rejects"))
+def _missing_now(lake: SparkLake, everything: DataFrame, space: Space) -> DataFrame:
+    embeddings, rejects = (lake.frame(name) for name in ("embeddings", "rejects"))
     return missing(everything, embeddings, rejects, space.space_id)
 
 
 def _embed(
-    spark: SparkSession,
-    settings: Settings,
+    lake: SparkLake,
     space: Space,
     wanted: DataFrame,
     backfill: Backfill,
@@ -268,27 +267,25 @@ def _embed(
     """Embed all chunks of a plan that nobody has embedded yet; the plan."""
     _require_artifact_of(space)
     plan = backfill.plan(count)
-    workers = min(spark.sparkContext.defaultParallelism, plan.chunks)
-    threads = max(1, settings.workers // workers) if settings.spark_master.startswith("local") else 1
-    done = spark.createDataFrame(pa.table({"chunk": pa.array(backfill.done(plan), pa.int64())}))
+    workers = min(lake.session.sparkContext.defaultParallelism, plan.chunks)
+    threads = max(1, lake.settings.workers // workers) if lake.settings.spark_master.startswith("local") else 1
+    done = lake.session.createDataFrame(pa.table({"chunk": pa.array(backfill.done(plan), pa.int64())}))
     left = wanted.withColumn("chunk", f.expr(plan.chunk_sql)).join(f.broadcast(done), on="chunk", how="left_anti")
-    shown = with_images(left.drop("chunk"), read_table(spark, settings, "product_images"))
+    shown = with_images(left.drop("chunk"), lake.frame("product_images"))
     with progress.step(f"Embedding {plan.contents:,} contents", plan.contents) as step, _told(backfill, plan, step):
         transform(shown, backfill, plan, space.artifact, workers=workers, threads=threads).agg(f.sum("rows")).collect()
     return plan
 
 
-def _write(
-    spark: SparkSession, settings: Settings, space: Space, files: Sequence[Path], written_at: datetime
-) -> WriteReport:
+def _write(lake: SparkLake, space: Space, files: Sequence[Path], written_at: datetime) -> WriteReport:
     """Bring the chunks that were kept into the lake, in one commit."""
-    made = spark.read.schema(EMBEDDED).parquet(*map(str, files)).withColumn("space_id", f.lit(space.space_id))
+    made = lake.session.read.schema(EMBEDDED).parquet(*map(str, files)).withColumn("space_id", f.lit(space.space_id))
     good = made.where("vector IS NOT NULL").withColumn("event_timestamp", f.lit(TIMELESS))
     refused = made.where("vector IS NULL").select("content_id", "space_id", f.lit(UNREADABLE).alias("_rule"))
     books: dict[str, Any] = {"source": "embed_contents", "written_at": written_at}
     only = {"space_id": space.space_id}
-    report = writes.merge(spark, settings, "embeddings", good.select(*EMBEDDINGS.facts), only=only, **books)
-    return writes.with_refused(spark, settings, report, refused, **books)
+    report = writes.merge(lake, "embeddings", good.select(*EMBEDDINGS.facts), only=only, **books)
+    return writes.with_refused(lake, report, refused, **books)
 
 
 def _embed_with(backfill: Backfill, plan: Plan, artifact: str, threads: int) -> Callable[[ArrowBatches], ArrowBatches]:
@@ -357,7 +354,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     settings = Settings.from_environment()
     with session(settings, "embed_contents") as spark:
-        print(run(spark, settings, options.space, written_at=datetime.now(UTC), progress=LoggedProgress()).as_json())
+        print(
+            run(
+                SparkLake(spark, settings), options.space, written_at=datetime.now(UTC), progress=LoggedProgress()
+            ).as_json()
+        )
 
 
 if __name__ == "__main__":

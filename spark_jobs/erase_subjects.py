@@ -54,7 +54,8 @@ from moonlake.schema.arrow import arrow_schema
 from moonlake.schema.contract import Table
 from moonlake.schema.tables import ERASURES, PRODUCT_EVENTS, TABLES
 from moonlake.settings import Settings
-from moonlake.spark.session import read_table, session
+from moonlake.spark.lake import SparkLake
+from moonlake.spark.session import session
 from sources.own_files.erasing import erase_chunks, erase_staged, erase_truth
 from sources.own_files.staging import SOURCE_FILE
 
@@ -105,25 +106,25 @@ def check(settings: Settings, subject: Subject, ids: Sequence[str]) -> Erasure:
 
 
 def run(
-    spark: SparkSession,
-    settings: Settings,
+    lake: SparkLake,
     subject: Subject,
     ids: Sequence[str],
     *,
     written_at: datetime,
 ) -> Erasure:
     """Erase products or users, and search everything for them afterwards. Nobody may write to the lake meanwhile."""
+    settings = lake.settings
     names = _names(settings, subject, ids)
     plan_file = _plan_file(settings, subject, ids)
     _keep(plan_file, names)
-    lake, removed = Lake(settings), Counter[str]()
+    removed = Counter[str]()
     search = Search(names)
     touched = _stores_that_name(settings, search)
     for table in TABLES.values():
         if f"lake/{table.name}" in touched:
-            removed[f"lake/{table.name}"] += _rows_that_go(lake, table, names)
-            _erase_rows(spark, settings, table, names)
-            _mark(spark, lake.path(table.name), written_at)
+            removed[f"lake/{table.name}"] += _rows_that_go(lake.lake, table, names)
+            _erase_rows(lake, table, names)
+            _mark(lake.session, lake.lake.path(table.name), written_at)
     training_sets = _erase_training_sets(settings, search)
     removed["training_sets"] += len(training_sets)
     removed["snapshots"] += _write_snapshots_again(settings, search)
@@ -136,14 +137,14 @@ def run(
         removed["request logs"] += _erase_log(log, search)
     for table in TABLES.values():
         if f"lake/{table.name}" in touched:
-            drop_history(lake.path(table.name))
+            drop_history(lake.lake.path(table.name))
     # The stream of new products cannot go on from a version that is gone; from the start it finds what it took in.
     if f"lake/{PRODUCT_EVENTS.name}" in touched:
         shutil.rmtree(settings.streams / PRODUCT_EVENTS.name, ignore_errors=True)
     plan_file.unlink()
     found = (*search_home(settings, names), *_search_elsewhere(settings, names))
     erasure = Erasure({store: count for store, count in removed.items() if count}, training_sets, found)
-    _record(lake, subject, ids, erasure, written_at)
+    _record(lake.lake, subject, ids, erasure, written_at)
     return erasure
 
 
@@ -185,21 +186,20 @@ def _records_that_name(lake: Lake, table: Table, names: Names) -> list[str]:
     return [str(each) for each in rows[key].filter(pa.array(found)).to_pylist()]
 
 
-def _erase_rows(spark: SparkSession, settings: Settings, table: Table, names: Names) -> None:
+def _erase_rows(lake: SparkLake, table: Table, names: Names) -> None:
     """Take the rows away, and the entries out of the lists of the rows that stay. The table's log names no id then."""
-    lake = Lake(settings)
-    if table.name in RECORDS and (keys := _records_that_name(lake, table, names)):
-        _delete(spark, lake, table, table.key[0], keys)
+    if table.name in RECORDS and (keys := _records_that_name(lake.lake, table, names)):
+        _delete(lake, table, table.key[0], keys)
     for column in single_ids(table, names):
         ids = names[kind_of(column.name) or ""]
-        if _holds(lake, table, column.name, ids):
-            _delete(spark, lake, table, column.name, sorted(ids))
+        if _holds(lake.lake, table, column.name, ids):
+            _delete(lake, table, column.name, sorted(ids))
     lists = {column.name: names[kind_of(column.name) or ""] for column in listed_ids(table, names)}
-    if any(_holds(lake, table, name, ids) for name, ids in lists.items()):
-        changed = without_entries(read_table(spark, settings, table.name), table, lists)
+    if any(_holds(lake.lake, table, name, ids) for name, ids in lists.items()):
+        changed = without_entries(lake.frame(table.name), table, lists)
         same = dict.fromkeys([*table.identity, "created_at"])
         merging = (
-            DeltaTable.forPath(spark, lake.path(table.name))
+            DeltaTable.forPath(lake.session, lake.lake.path(table.name))
             .alias("there")
             .merge(changed.alias("new"), " AND ".join(f"there.`{name}` = new.`{name}`" for name in same))
         )
@@ -213,9 +213,9 @@ def _holds(lake: Lake, table: Table, column: str, ids: frozenset[str]) -> bool:
     return bool(pc.any(rows_naming(lake.read(table.name, [column])[column], ids)).as_py())
 
 
-def _delete(spark: SparkSession, lake: Lake, table: Table, column: str, values: Sequence[str]) -> None:
-    gone = spark.createDataFrame([(value,) for value in values], "value string")
-    target = DeltaTable.forPath(spark, lake.path(table.name)).alias("there")
+def _delete(lake: SparkLake, table: Table, column: str, values: Sequence[str]) -> None:
+    gone = lake.session.createDataFrame([(value,) for value in values], "value string")
+    target = DeltaTable.forPath(lake.session, lake.lake.path(table.name)).alias("there")
     target.merge(gone.alias("gone"), f"there.`{column}` = gone.value").whenMatchedDelete().execute()
 
 
@@ -342,7 +342,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(argv)
     settings = Settings.from_environment()
     with session(settings, "erase_subjects") as spark:
-        erasure = run(spark, settings, asked.subject, asked.ids, written_at=datetime.now(UTC))
+        erasure = run(SparkLake(spark, settings), asked.subject, asked.ids, written_at=datetime.now(UTC))
         print(json.dumps({"removed": erasure.removed, "left": len(erasure.left), "models": len(erasure.models)}))
         if erasure.left:
             raise SystemExit(1)

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as f
 
-from moonlake.lake.lake import Lake, WriteReport
+from moonlake.lake.lake import WriteReport
 from moonlake.schema.tables import PRODUCTS, TABLES
 from moonlake.settings import Settings
 from moonlake.spark import writes
-from moonlake.spark.session import current_rows, read_table, session
+from moonlake.spark.lake import SparkLake
+from moonlake.spark.session import current_rows, session
 from sources.own_files.staging import SourceInfo
 
 
@@ -51,29 +52,29 @@ def transform(events: DataFrame, spans: DataFrame, queries: DataFrame, source: s
     return with_product.join(of_query, on="query_id", how="left").withColumn("source", f.lit(source))
 
 
-def run(spark: SparkSession, settings: Settings, folder: Path, *, written_at: datetime) -> list[WriteReport]:
+def run(lake: SparkLake, folder: Path, *, written_at: datetime) -> list[WriteReport]:
     """Ingest the behaviour of a staged source, after its catalogue; what was ingested before is left alone.
 
     Returns: one report a table; for each, rows in = written + rejected + duplicates + unchanged.
     """
     info = SourceInfo.read(folder)
     source = info.name
-    spans = content_spans(read_table(spark, settings, "products"))
-    queries = read_table(spark, settings, "queries")
+    spans = content_spans(lake.frame("products"))
+    queries = lake.frame("queries")
     reports = []
     for kind in ("users", "impressions", "behaviors", "judgments"):
         if not info.has(kind):
-            reports.append(Lake(settings).nothing_for(kind))
+            reports.append(lake.lake.nothing_for(kind))
             continue
-        rows = spark.read.parquet(str(folder / kind))
+        rows = lake.session.read.parquet(str(folder / kind))
         if kind == "users":
             rows = rows.withColumn("source", f.lit(source))
         else:
             rows = transform(rows, spans, queries, source).select(*TABLES[kind].facts)
-        report = writes.append(spark, settings, kind, rows, source=source, written_at=written_at)
-        refused = spark.read.parquet(str(folder / "refused")).where(f.col("kind") == kind)
+        report = writes.append(lake, kind, rows, source=source, written_at=written_at)
+        refused = lake.session.read.parquet(str(folder / "refused")).where(f.col("kind") == kind)
         unread = refused.select("value", f.col("rule").alias("_rule"))
-        reports.append(writes.with_refused(spark, settings, report, unread, source=source, written_at=written_at))
+        reports.append(writes.with_refused(lake, report, unread, source=source, written_at=written_at))
     return reports
 
 
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = parser.parse_args(argv).folder
     settings = Settings.from_environment()
     with session(settings, "ingest_behaviors") as spark:
-        for report in run(spark, settings, folder, written_at=datetime.now(UTC)):
+        for report in run(SparkLake(spark, settings), folder, written_at=datetime.now(UTC)):
             print(report.as_json())
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 from pyspark.sql import types as t
 from pyspark.sql.pandas.types import to_arrow_schema
@@ -17,10 +17,11 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from moonlake.embeddings.contents import content_of, prompt_text
 from moonlake.embeddings.images import inspect
 from moonlake.errors import ImageRefused
-from moonlake.lake.lake import Lake, WriteReport
+from moonlake.lake.lake import WriteReport
 from moonlake.schema.tables import PRODUCT_IMAGES, PRODUCTS, QUERIES
 from moonlake.settings import Settings
 from moonlake.spark import writes
+from moonlake.spark.lake import SparkLake
 from moonlake.spark.session import session
 from sources.own_files.staging import SourceInfo
 
@@ -123,7 +124,7 @@ def one_image_a_name(looked_at: DataFrame) -> DataFrame:
     return looked_at.where("_rule IS NULL").groupBy("name").agg(f.min("image_id").alias("image_id"))
 
 
-def run(spark: SparkSession, settings: Settings, folder: Path, *, written_at: datetime) -> list[WriteReport]:
+def run(lake: SparkLake, folder: Path, *, written_at: datetime) -> list[WriteReport]:
     """Ingest the catalogue and the queries of a staged source; what was ingested before is left alone.
 
     Returns: one report a table; for each, rows in = written + rejected + duplicates + unchanged.
@@ -131,12 +132,11 @@ def run(spark: SparkSession, settings: Settings, folder: Path, *, written_at: da
     """
     info = SourceInfo.read(folder)
     source = info.name
-    lake = Lake(settings)
     if not any(info.has(kind) for kind in TABLE_OF):
-        return [lake.nothing_for(table) for table in TABLE_OF.values()]
+        return [lake.lake.nothing_for(table) for table in TABLE_OF.values()]
 
     def staged(kind: str) -> DataFrame:
-        return spark.read.parquet(str(folder / kind))
+        return lake.session.read.parquet(str(folder / kind))
 
     def unread(kind: str) -> DataFrame:
         return staged("refused").where(f.col("kind") == kind).select("value", f.col("rule").alias("_rule"))
@@ -144,10 +144,10 @@ def run(spark: SparkSession, settings: Settings, folder: Path, *, written_at: da
     def write(write_rows: Write, kind: str, rows: DataFrame, *refused: DataFrame) -> WriteReport:
         table = TABLE_OF[kind]
         if not info.has(kind):
-            return lake.nothing_for(table)
-        report = write_rows(spark, settings, table, rows, source=source, written_at=written_at)
+            return lake.lake.nothing_for(table)
+        report = write_rows(lake, table, rows, source=source, written_at=written_at)
         for records in (*refused, unread(kind)):
-            report = writes.with_refused(spark, settings, report, records, source=source, written_at=written_at)
+            report = writes.with_refused(lake, report, records, source=source, written_at=written_at)
         return report
 
     looked_at = look_at_images(staged("images")).persist()
@@ -167,7 +167,7 @@ def run(spark: SparkSession, settings: Settings, folder: Path, *, written_at: da
     ]
     for kind, references in (("products", lost), ("queries", lost_of_queries)):
         if info.has(kind):  # the row itself is loaded without that image
-            writes.keep_rejects(spark, settings, "product_images", references, source=source, written_at=written_at)
+            writes.keep_rejects(lake, "product_images", references, source=source, written_at=written_at)
     looked_at.unpersist()
     return reports
 
@@ -179,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = parser.parse_args(argv).folder
     settings = Settings.from_environment()
     with session(settings, "ingest_catalogue") as spark:
-        for report in run(spark, settings, folder, written_at=datetime.now(UTC)):
+        for report in run(SparkLake(spark, settings), folder, written_at=datetime.now(UTC)):
             print(report.as_json())
 
 

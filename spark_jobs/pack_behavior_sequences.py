@@ -6,14 +6,15 @@ import argparse
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
 from moonlake.lake.lake import WriteReport
 from moonlake.schema.tables import BEHAVIOR_SEQUENCES, BEHAVIORS
 from moonlake.settings import Settings
 from moonlake.spark import writes
-from moonlake.spark.session import current_rows, read_table, session
+from moonlake.spark.lake import SparkLake
+from moonlake.spark.session import current_rows, session
 
 
 def transform(behaviors: DataFrame) -> DataFrame:
@@ -49,11 +50,11 @@ def transform(behaviors: DataFrame) -> DataFrame:
     ).select(*BEHAVIOR_SEQUENCES.facts)
 
 
-def run(spark: SparkSession, settings: Settings, *, written_at: datetime) -> WriteReport:
+def run(lake: SparkLake, *, written_at: datetime) -> WriteReport:
     """Pack the whole log; users and months that did not change are not written again."""
-    packed = transform(read_table(spark, settings, "behaviors"))
+    packed = transform(lake.frame("behaviors"))
     source = "pack_behavior_sequences"
-    return writes.merge(spark, settings, "behavior_sequences", packed, source=source, written_at=written_at)
+    return writes.merge(lake, "behavior_sequences", packed, source=source, written_at=written_at)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
     settings = Settings.from_environment()
     with session(settings, "pack_behavior_sequences") as spark:
-        print(run(spark, settings, written_at=datetime.now(UTC)).as_json())
+        print(run(SparkLake(spark, settings), written_at=datetime.now(UTC)).as_json())
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from moonlake.lake.lake import Lake
 from moonlake.lake.product_events import ProductEvent, submit
 from moonlake.schema.tables import PRODUCT_EVENTS
 from moonlake.settings import Settings
+from moonlake.spark.lake import SparkLake
 from moonlake.spark.session import session
 from moonlake.spark.writes import create_table
 from spark_jobs.intake.metrics import Metrics
@@ -60,9 +61,7 @@ def stream_session(settings: Settings) -> Iterator[SparkSession]:
             yield spark
 
 
-def run(
-    spark: SparkSession, settings: Settings, *, clock: Clock, once: bool = False, say: Say = lambda _: None
-) -> None:
+def run(lake: SparkLake, *, clock: Clock, once: bool = False, say: Say = lambda _: None) -> None:
     """Take records in until the process is stopped, or once all that there are.
 
     Args:
@@ -76,30 +75,30 @@ def run(
     from moonlake.feast_delta.store import feature_store
     from spark_jobs.intake.batch import Intake
 
-    folder = settings.streams
+    folder = lake.settings.streams
     with exclusive(folder / "products.lock", wait=False) as only:
         if not only and once:
             say("another stream is at work, and takes in what there is")
             return
         if not only:
-            raise ContractError(f"another stream takes in the product events of {settings.home}: stop it first")
-        create_table(spark, settings, PRODUCT_EVENTS)
-        settings.incoming.mkdir(parents=True, exist_ok=True)
-        materialize.run(settings, clock(), VIEWS)
-        serve = partial(serve_changes, feature_store(settings), VIEWS)
-        intake = Intake(spark, settings, serve, clock, Metrics(settings.metrics / "products.prom"))
+            raise ContractError(f"another stream takes in the product events of {lake.settings.home}: stop it first")
+        create_table(lake, PRODUCT_EVENTS)
+        lake.settings.incoming.mkdir(parents=True, exist_ok=True)
+        materialize.run(lake.settings, clock(), VIEWS)
+        serve = partial(serve_changes, feature_store(lake.settings), VIEWS)
+        intake = Intake(lake, serve, clock, Metrics(lake.settings.metrics / "products.prom"))
         if not once:
             intake.warm_up()
-        start_files = _start(_dropped(spark, settings), folder / "incoming", once, _hand_in(settings, clock))
+        start_files = _start(_dropped(lake), folder / "incoming", once, _hand_in(lake.settings, clock))
         start_records = _start(
-            _records(spark, settings), folder / "product_events", once, lambda rows: intake.take(rows.toArrow())
+            _records(lake), folder / "product_events", once, lambda rows: intake.take(rows.toArrow())
         )
         if once:  # what the files hold is submitted before the records are looked at
             for start in (start_files, start_records):
                 start().awaitTermination()
             return
         queries = [start_files(), start_records()]
-        say(f"listening to product_events, and to files in {settings.incoming}")
+        say(f"listening to product_events, and to files in {lake.settings.incoming}")
         with _told_to_stop() as stop:
             while all(query.isActive for query in queries) and not stop.wait(LOOK_SECONDS):
                 pass
@@ -120,17 +119,17 @@ def _start(
     return writer.foreachBatch(lambda batch, _: take(batch)).start
 
 
-def _records(spark: SparkSession, settings: Settings) -> DataFrame:
-    reader = spark.readStream.format("delta").option("maxBytesPerTrigger", BYTES_PER_BATCH)
+def _records(lake: SparkLake) -> DataFrame:
+    reader = lake.session.readStream.format("delta").option("maxBytesPerTrigger", BYTES_PER_BATCH)
     # Erasure rewrites files of the table: what stays in them was taken in before.
-    return reader.option("skipChangeCommits", "true").load(Lake(settings).path(PRODUCT_EVENTS.name))
+    return reader.option("skipChangeCommits", "true").load(lake.lake.path(PRODUCT_EVENTS.name))
 
 
-def _dropped(spark: SparkSession, settings: Settings) -> DataFrame:
+def _dropped(lake: SparkLake) -> DataFrame:
     """Lines of the files in the folder, with the name of each file and when it was last changed."""
-    reader = spark.readStream.format("text").option("pathGlobFilter", "*.jsonl")
+    reader = lake.session.readStream.format("text").option("pathGlobFilter", "*.jsonl")
     reader = reader.option("cleanSource", "delete")  # what a file held stands in product_events
-    lines = reader.option("maxFilesPerTrigger", FILES_PER_BATCH).load(str(settings.incoming))
+    lines = reader.option("maxFilesPerTrigger", FILES_PER_BATCH).load(str(lake.settings.incoming))
     return lines.selectExpr("value", "_metadata.file_name AS file", "_metadata.file_modification_time AS changed_at")
 
 
@@ -185,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     settings = Settings.from_environment()
     with stream_session(settings) as spark:
-        run(spark, settings, clock=lambda: datetime.now(UTC), once=arguments.once, say=print)
+        run(SparkLake(spark, settings), clock=lambda: datetime.now(UTC), once=arguments.once, say=print)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ MODELS_NEVER_IMPORT = {"pyspark", "delta", "airflow", "feast"}
 
 HEAVY = ("torch", "pyspark", "feast")
 NEEDS_SPARK_OR_FEAST = (
+    "moonlake.spark.lake",
     "moonlake.spark.small_writes",
     "moonlake.spark.session",
     "moonlake.spark.writes",

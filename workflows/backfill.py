@@ -51,22 +51,24 @@ class BackfillStatus:
 
 def plan(settings: Settings, space: str) -> Survey:
     """The work that a backfill would have to do, measured on some of it. Nothing is written."""
+    from moonlake.spark.lake import SparkLake
     from moonlake.spark.session import session
     from spark_jobs.embed_contents import survey
 
     space_id = releases.find(Lake(settings), space).space_id  # before Spark starts
     with session(settings, "backfill_plan") as spark:
-        return survey(spark, settings, space_id)
+        return survey(SparkLake(spark, settings), space_id)
 
 
 def run(settings: Settings, space: str, *, written_at: datetime, progress: Progress = UNWATCHED) -> EmbeddingReport:
     """The report of embedding what is missing; a run after a kill, or beside another one, shares the work."""
+    from moonlake.spark.lake import SparkLake
     from moonlake.spark.session import session
     from spark_jobs import embed_contents
 
     space_id = releases.find(Lake(settings), space).space_id  # before Spark starts
     with session(settings, "backfill") as spark:
-        return embed_contents.run(spark, settings, space_id, written_at=written_at, progress=progress)
+        return embed_contents.run(SparkLake(spark, settings), space_id, written_at=written_at, progress=progress)
 
 
 def status(settings: Settings, space: str, *, now: datetime) -> BackfillStatus:

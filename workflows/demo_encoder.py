@@ -17,8 +17,8 @@ def ingest(run: DemoRun) -> Found:
     def work() -> Found:
         from spark_jobs import ingest_behaviors, ingest_catalogue
 
-        reports = ingest_catalogue.run(run.spark(), run.settings, run.folder, written_at=run.now)
-        reports += ingest_behaviors.run(run.spark(), run.settings, run.folder, written_at=run.now)
+        reports = ingest_catalogue.run(run.spark_lake(), run.folder, written_at=run.now)
+        reports += ingest_behaviors.run(run.spark_lake(), run.folder, written_at=run.now)
         return {"reports": [report.as_dict() for report in reports]}
 
     return run.steps.run("ingest", "Ingest catalogue and behaviour", run.info.fingerprint, work)
@@ -32,10 +32,10 @@ def behavior(run: DemoRun) -> Found:
         from spark_jobs import build_contrastive_pairs, compute_stats, pack_behavior_sequences
 
         reports = [
-            pack_behavior_sequences.run(run.spark(), run.settings, written_at=run.now),
-            *compute_stats.run(run.spark(), run.settings, end, written_at=run.now),
+            pack_behavior_sequences.run(run.spark_lake(), written_at=run.now),
+            *compute_stats.run(run.spark_lake(), end, written_at=run.now),
         ]
-        pairs = build_contrastive_pairs.run(run.spark(), run.settings, start, t1, written_at=run.now)
+        pairs = build_contrastive_pairs.run(run.spark_lake(), start, t1, written_at=run.now)
         return {"reports": [*(report.as_dict() for report in reports), pairs.as_dict()]}
 
     inputs = [run.versions("impressions", "behaviors", "products", "queries"), run.window]
@@ -84,7 +84,7 @@ def embed(run: DemoRun, artifact: str) -> Found:
             metrics={},
             written_at=run.now,
         )
-        embed_contents.run(run.spark(), run.settings, space.space_id, written_at=run.now, progress=run.progress)
+        embed_contents.run(run.spark_lake(), space.space_id, written_at=run.now, progress=run.progress)
         return {"space_id": space.space_id, "name": name}
 
     inputs = [described.space.space_id, run.versions("products", "queries", "product_images")]

@@ -17,8 +17,7 @@ from moonlake.settings import Settings
 from workflows.resumable_steps import Steps
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
+    from moonlake.spark.lake import SparkLake
     from sources.own_files.staging import SourceInfo
 
 
@@ -40,7 +39,7 @@ class DemoRun:
     may_waive: bool = False
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
     _opened: ExitStack = field(default_factory=ExitStack)
-    _spark: SparkSession | None = None
+    _spark_lake: SparkLake | None = None
 
     @cached_property
     def lake(self) -> Lake:
@@ -61,18 +60,19 @@ class DemoRun:
             raise InputError(f"source {self.info.name} has no behaviour: the demo needs impressions to learn from")
         return self.info.window[0], self.info.t1, self.info.t2, self.info.window[1]
 
-    def spark(self) -> SparkSession:
-        """The Spark session, started when the first step needs it."""
-        if self._spark is None:
+    def spark_lake(self) -> SparkLake:
+        """The lake in a Spark session, which starts when the first step needs it."""
+        if self._spark_lake is None:
+            from moonlake.spark.lake import SparkLake
             from moonlake.spark.session import session
 
-            self._spark = self._opened.enter_context(session(self.settings, "demo"))
-        return self._spark
+            self._spark_lake = SparkLake(self._opened.enter_context(session(self.settings, "demo")), self.settings)
+        return self._spark_lake
 
     def stop_spark(self) -> None:
         """End the Spark session, if one was started."""
         self._opened.close()
-        self._spark = None
+        self._spark_lake = None
 
     def versions(self, *tables: str) -> dict[str, int]:
         """The latest version of each table: what a step that reads them depends on."""

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from moonlake.maintenance.erasure import subject_of
 from moonlake.settings import Settings
+from moonlake.spark.lake import SparkLake
 from moonlake.spark.session import session
 from spark_jobs import erase_subjects
 from spark_jobs.erase_subjects import Erasure
@@ -19,7 +20,7 @@ def erase(settings: Settings, subject: str, ids: Sequence[str], *, written_at: d
     """
     kind = subject_of(subject)
     with session(settings, "erase_subjects") as spark:
-        return erase_subjects.run(spark, settings, kind, ids, written_at=written_at)
+        return erase_subjects.run(SparkLake(spark, settings), kind, ids, written_at=written_at)
 
 
 def plan(settings: Settings, subject: str, ids: Sequence[str]) -> Erasure:

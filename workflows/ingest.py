@@ -43,15 +43,16 @@ def ingest(
     reports: list[WriteReport] = []
     with ExitStack() as opened:
         with progress.step("Starting Spark"):
+            from moonlake.spark.lake import SparkLake
             from moonlake.spark.session import session
             from sources.own_files.staging import SourceInfo
             from spark_jobs import ingest_behaviors, ingest_catalogue, pack_behavior_sequences
 
-            spark = opened.enter_context(session(settings, "ingest"))
+            lake = SparkLake(opened.enter_context(session(settings, "ingest")), settings)
         for title, job in (("catalogue", ingest_catalogue), ("behaviour", ingest_behaviors)):
             with progress.step(f"Ingesting the {title}"):
-                reports += job.run(spark, settings, folder, written_at=written_at)
+                reports += job.run(lake, folder, written_at=written_at)
         if source in BEHAVIOR_LOGS:
             with progress.step("Packing the sequences"):
-                reports.append(pack_behavior_sequences.run(spark, settings, written_at=written_at))
+                reports.append(pack_behavior_sequences.run(lake, written_at=written_at))
     return Ingested(folder, SourceInfo.read(folder), tuple(reports))

@@ -19,8 +19,6 @@ from pyspark.sql import functions as f
 from pyspark.sql import types as t
 
 from moonlake.errors import MissingDependency
-from moonlake.lake.lake import Lake
-from moonlake.schema.arrow import contract
 from moonlake.schema.contract import ColumnType, Table
 from moonlake.settings import Settings
 from moonlake.spark.java import find_java
@@ -138,17 +136,6 @@ def _configuration(settings: Settings) -> dict[str, str]:
         "spark.databricks.delta.properties.defaults.enableChangeDataFeed": "true",
         "spark.databricks.delta.properties.defaults.enableDeletionVectors": "false",
     }
-
-
-def read_table(spark: SparkSession, settings: Settings, name: str, version: int | None = None) -> DataFrame:
-    """The rows of a table, at a version if asked; an empty frame of the contract's schema if it was never written."""
-    lake = Lake(settings)
-    if version is None and not lake.exists(name):
-        return spark.createDataFrame([], spark_schema(contract(name)))
-    reader = spark.read.format("delta")
-    if version is not None:
-        reader = reader.option("versionAsOf", version)
-    return reader.load(lake.path(name))
 
 
 def current_rows(frame: DataFrame, table: Table) -> DataFrame:

@@ -24,7 +24,7 @@ from moonlake.lake.lake import Lake
 from moonlake.schema.arrow import ARROW_TYPES, contract
 from moonlake.schema.contract import Table
 from moonlake.schema.row_rules import broken_rules, first_broken_rule_sql
-from moonlake.settings import Settings
+from moonlake.spark.lake import SparkLake
 from moonlake.spark.session import spark_schema
 from moonlake.spark.writes import create_table, lock_of
 
@@ -45,9 +45,7 @@ def judge(spark: SparkSession, name: str, rows: pa.Table) -> list[str | None]:
     return [row["rule"] for row in judged.collect()]
 
 
-def append_few(
-    spark: SparkSession, settings: Settings, name: str, rows: pa.Table, *, written_at: datetime
-) -> list[bool]:
+def append_few(lake: SparkLake, name: str, rows: pa.Table, *, written_at: datetime) -> list[bool]:
     """Write what is new in one commit; which rows that were.
 
     Of an "insert" table a key that is there is left alone. Of an "append" table a fact is restated when it is another
@@ -63,8 +61,8 @@ def append_few(
     if not len(rows):
         return []
     rows = rows.select(table.facts)
-    with exclusive(lock_of(settings, table)):
-        known = _present(Lake(settings), table, rows)
+    with exclusive(lock_of(lake.settings, table)):
+        known = _present(lake.lake, table, rows)
         stamps: list[datetime | None] = []
         for row in rows.to_pylist():
             identity = tuple(row[one] for one in table.identity)
@@ -78,10 +76,10 @@ def append_few(
         created = pa.array(stamps, ARROW_TYPES["timestamp"])
         fresh = rows.append_column("created_at", created).filter(created.is_valid())
         if len(fresh):
-            create_table(spark, settings, table)
-            frame = _frame(spark, table, fresh.select(table.names)).coalesce(1)
-            frame.write.format("delta").mode("append").save(Lake(settings).path(name))
-            delta = DeltaTable(Lake(settings).path(name))
+            create_table(lake, table)
+            frame = _frame(lake.session, table, fresh.select(table.names)).coalesce(1)
+            frame.write.format("delta").mode("append").save(lake.lake.path(name))
+            delta = DeltaTable(lake.lake.path(name))
             if delta.version() % COMMITS_PER_CHECKPOINT == 0:
                 delta.create_checkpoint()
     return [at is not None for at in stamps]

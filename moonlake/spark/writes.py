@@ -21,20 +21,21 @@ from delta.exceptions import (
 )
 from delta.tables import DeltaTable
 from pyspark import StorageLevel
-from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as f
 from pyspark.sql import types as t
 
 from moonlake.errors import BatchRejected, ContractError, SchemaMismatch
 from moonlake.files import exclusive
-from moonlake.lake.lake import Lake, WriteReport
+from moonlake.lake.lake import WriteReport
 from moonlake.lake.rejects import reject_batches
 from moonlake.schema.arrow import contract
 from moonlake.schema.contract import Table
 from moonlake.schema.row_rules import CONFLICTING_KEY, first_broken_rule_sql
 from moonlake.schema.tables import REJECTS
 from moonlake.settings import Settings
-from moonlake.spark.session import read_table, spark_schema
+from moonlake.spark.lake import SparkLake
+from moonlake.spark.session import spark_schema
 
 MERGE_TRIES = 5
 """A merge that another writer's commit crossed is tried again so often in all."""
@@ -48,9 +49,7 @@ CROSSED = (ConcurrentAppendException, ConcurrentDeleteReadException, ConcurrentD
 _NEW, _REJECTED, _DUPLICATE, _UNCHANGED = "new", "rejected", "duplicate", "unchanged"
 
 
-def append(
-    spark: SparkSession, settings: Settings, name: str, frame: DataFrame, *, source: str, written_at: datetime
-) -> WriteReport:
+def append(lake: SparkLake, name: str, frame: DataFrame, *, source: str, written_at: datetime) -> WriteReport:
     """Append the facts that the table does not hold yet; a restated fact stands beside the first one.
 
     Args:
@@ -62,12 +61,11 @@ def append(
         BatchRejected: too large a share of the rows breaks rules.
     """
     table = _writing(name, "append")
-    return _write(spark, settings, table, frame, source, written_at, _append, read_table(spark, settings, name))
+    return _write(lake, table, frame, source, written_at, _append, lake.frame(name))
 
 
 def merge(
-    spark: SparkSession,
-    settings: Settings,
+    lake: SparkLake,
     name: str,
     frame: DataFrame,
     *,
@@ -84,16 +82,15 @@ def merge(
     Other arguments and errors as for `append`.
     """
     table = _writing(name, "merge", "insert")
-    present = read_table(spark, settings, name)
+    present = lake.frame(name)
     part = _values_sql(table, only or {})
     for condition in part:
         present = present.where(condition)
-    return _write(spark, settings, table, frame, source, written_at, _merging(part), present)
+    return _write(lake, table, frame, source, written_at, _merging(part), present)
 
 
 def replace_window(
-    spark: SparkSession,
-    settings: Settings,
+    lake: SparkLake,
     name: str,
     frame: DataFrame,
     *,
@@ -117,11 +114,11 @@ def replace_window(
     if outside := frame.where(~f.coalesce(within, f.lit(False))).count():
         part = f" of {dict(only)}" if only else ""
         raise ContractError(f"table {name}: {outside} rows lie outside the window [{start}, {end}){part}")
-    present = read_table(spark, settings, name).where(within)
-    return _write(spark, settings, table, frame, source, written_at, _replacing(span), present, replaces=True)
+    present = lake.frame(name).where(within)
+    return _write(lake, table, frame, source, written_at, _replacing(span), present, replaces=True)
 
 
-_Commit = Callable[[SparkSession, Settings, Table, DataFrame], int | None]
+_Commit = Callable[[SparkLake, Table, DataFrame], int | None]
 """Writes rows, and says how many it wrote where another writer may have been first with some."""
 
 
@@ -134,8 +131,7 @@ def _writing(name: str, *kinds: str) -> Table:
 
 
 def _write(
-    spark: SparkSession,
-    settings: Settings,
+    lake: SparkLake,
     table: Table,
     frame: DataFrame,
     source: str,
@@ -146,7 +142,6 @@ def _write(
     replaces: bool = False,
 ) -> WriteReport:
     """Args: present: rows of the table that may be meant.   replaces: whether they go where the frame has them not."""
-    lake = Lake(settings)
     rows = _with_fate(table, _fit(table, frame), present).persist(StorageLevel.MEMORY_AND_DISK)
     try:
         counts = {row["_fate"]: row["count"] for row in rows.groupBy("_fate").count().collect()}
@@ -155,14 +150,14 @@ def _write(
         by_rule: dict[str, int] = {}
         if counts.get(_REJECTED, 0):
             refused = rows.where(f.col("_fate") == _REJECTED)
-            keep_rejects(spark, settings, table.name, refused, source=source, written_at=written_at)
+            keep_rejects(lake, table.name, refused, source=source, written_at=written_at)
             by_rule = rows_by_rule(refused)
         kept = counts.get(_UNCHANGED, 0)
         if counts.get(_NEW, 0) or (replaces and kept != present.count()):
             stamp = f.coalesce(f.col("_created_at"), f.lit(written_at)) if replaces else f.lit(written_at)
             chosen = rows.where(f.col("_fate").isin(_NEW, *([_UNCHANGED] if replaces else [])))
             fresh = chosen.withColumn("created_at", stamp).select(*table.names)
-            if (done := commit(spark, settings, table, fresh)) is not None:
+            if (done := commit(lake, table, fresh)) is not None:
                 kept += counts[_NEW] - done
                 counts[_NEW] = done
         return WriteReport(
@@ -172,7 +167,7 @@ def _write(
             rejected=counts.get(_REJECTED, 0),
             duplicates=counts.get(_DUPLICATE, 0),
             unchanged=kept,
-            version=lake.version(table.name),
+            version=lake.lake.version(table.name),
             by_rule=by_rule,
         )
     finally:
@@ -273,23 +268,20 @@ def check_batch(table: Table, rows: DataFrame, rejected: int, total: int) -> Non
     )
 
 
-def keep_rejects(
-    spark: SparkSession, settings: Settings, name: str, refused: DataFrame, *, source: str, written_at: datetime
-) -> None:
+def keep_rejects(lake: SparkLake, name: str, refused: DataFrame, *, source: str, written_at: datetime) -> None:
     """Write refused records to `rejects`, each once however often it is submitted.
 
     Arguments as for `as_rejects` and `append`.
     """
-    known = read_table(spark, settings, REJECTS.name).select("reject_id")
+    known = lake.frame(REJECTS.name).select("reject_id")
     rejects = as_rejects(name, refused, source).dropDuplicates(["reject_id"])
     fresh = rejects.join(known, on="reject_id", how="left_anti").withColumn("created_at", f.lit(written_at))
     if not fresh.isEmpty():
-        _append(spark, settings, REJECTS, fresh.select(*REJECTS.names))
+        _append(lake, REJECTS, fresh.select(*REJECTS.names))
 
 
 def with_refused(
-    spark: SparkSession,
-    settings: Settings,
+    lake: SparkLake,
     report: WriteReport,
     refused: DataFrame,
     *,
@@ -302,7 +294,7 @@ def with_refused(
     """
     rules = Counter(rows_by_rule(refused))
     if rules:
-        keep_rejects(spark, settings, report.table, refused, source=source, written_at=written_at)
+        keep_rejects(lake, report.table, refused, source=source, written_at=written_at)
     count, by_rule = rules.total(), dict(rules + Counter(report.by_rule))
     return replace(report, rows_in=report.rows_in + count, rejected=report.rejected + count, by_rule=by_rule)
 
@@ -324,13 +316,13 @@ def as_rejects(name: str, refused: DataFrame, source: str) -> DataFrame:
     return refused.select(*chosen).mapInArrow(work, spark_schema(REJECTS, REJECTS.facts))
 
 
-def create_table(spark: SparkSession, settings: Settings, table: Table) -> None:
+def create_table(lake: SparkLake, table: Table) -> None:
     """Create an empty table by its contract, clustered, with its change data feed on; one that is there stays."""
-    if Lake(settings).exists(table.name):
+    if lake.lake.exists(table.name):
         return
     builder = (
-        DeltaTable.createIfNotExists(spark)
-        .location(Lake(settings).path(table.name))
+        DeltaTable.createIfNotExists(lake.session)
+        .location(lake.lake.path(table.name))
         .addColumns(spark_schema(table))
         .comment(table.grain)
         .property("delta.enableChangeDataFeed", "true")
@@ -351,25 +343,25 @@ def lock_of(settings: Settings, table: Table) -> Path:
     return settings.locks / f"{table.name}.lock"
 
 
-def _append(spark: SparkSession, settings: Settings, table: Table, fresh: DataFrame) -> None:
-    create_table(spark, settings, table)
-    fresh.write.format("delta").mode("append").save(Lake(settings).path(table.name))
+def _append(lake: SparkLake, table: Table, fresh: DataFrame) -> None:
+    create_table(lake, table)
+    fresh.write.format("delta").mode("append").save(lake.lake.path(table.name))
 
 
 def _merging(part: Sequence[str]) -> _Commit:
     """Args: part: conditions that every row of the table meets that may be meant."""
 
-    def commit(spark: SparkSession, settings: Settings, table: Table, fresh: DataFrame) -> int:
-        create_table(spark, settings, table)
+    def commit(lake: SparkLake, table: Table, fresh: DataFrame) -> int:
+        create_table(lake, table)
         same_key = [f"there.`{name}` = new.`{name}`" for name in table.key]
         of_part = [f"there.{condition}" for condition in part]
         for again in reversed(range(MERGE_TRIES)):
-            target = DeltaTable.forPath(spark, Lake(settings).path(table.name)).alias("there")
+            target = DeltaTable.forPath(lake.session, lake.lake.path(table.name)).alias("there")
             merging = target.merge(fresh.alias("new"), " AND ".join([*same_key, *of_part])).whenNotMatchedInsertAll()
             if table.writing != "insert":
                 merging = merging.whenMatchedUpdateAll()
             try:
-                with exclusive(lock_of(settings, table)):
+                with exclusive(lock_of(lake.settings, table)):
                     return int(merging.execute().collect()[0]["num_affected_rows"])
             except CROSSED:
                 if not again:
@@ -380,10 +372,10 @@ def _merging(part: Sequence[str]) -> _Commit:
 
 
 def _replacing(span: str) -> _Commit:
-    def commit(spark: SparkSession, settings: Settings, table: Table, fresh: DataFrame) -> None:
-        create_table(spark, settings, table)
+    def commit(lake: SparkLake, table: Table, fresh: DataFrame) -> None:
+        create_table(lake, table)
         writer = fresh.write.format("delta").mode("overwrite").option("replaceWhere", span)
-        writer.save(Lake(settings).path(table.name))
+        writer.save(lake.lake.path(table.name))
 
     return commit
 

@@ -11,18 +11,16 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import SparkSession
 
 from models.inference import shared_embedder
 from moonlake.embeddings import releases
 from moonlake.embeddings.contents import CONTENT_UNREADABLE, Content, read_images
 from moonlake.embeddings.spaces import Space
-from moonlake.lake.lake import Lake
 from moonlake.lake.product_events import ProductEvent, record_of
 from moonlake.schema.arrow import arrow_schema
 from moonlake.schema.row_rules import broken_rules
 from moonlake.schema.tables import EMBEDDINGS, PRODUCT_ARRIVALS, PRODUCT_EVENTS, PRODUCT_IMAGES, PRODUCTS, TIMELESS
-from moonlake.settings import Settings
+from moonlake.spark.lake import SparkLake
 from moonlake.spark.small_writes import append_few, judge
 from spark_jobs.intake.metrics import Metrics
 from spark_jobs.intake.records import Batch, IntakeRecord, Known, Record, Refused, process_records
@@ -36,15 +34,15 @@ class Intake:
 
     def __init__(
         self,
-        spark: SparkSession,
-        settings: Settings,
+        lake: SparkLake,
         serve: Callable[[datetime], object],
         clock: Callable[[], datetime],
         metrics: Metrics,
     ) -> None:
         """Args: serve: brings the online store up to a moment."""
-        self.spark, self.settings, self.serve, self.clock, self.metrics = spark, settings, serve, clock, metrics
-        self.lake = Lake(settings)
+        self.spark_lake, self.settings = lake, lake.settings
+        self.serve, self.clock, self.metrics = serve, clock, metrics
+        self.lake = lake.lake
 
     def warm_up(self) -> None:
         """Have done what the first products would wait for: encoders loaded, and Spark warm."""
@@ -56,8 +54,8 @@ class Intake:
             for name in range(WARM_UP_WRITES):
                 event = ProductEvent(str(name), str(name), "upsert", '{"title": "warm"}', SOURCE, now)
                 rows = process_records([Record.read(event, now)], Known()).states()
-                judge(self.spark, PRODUCTS.name, rows)
-                append_few(self.spark, scratch, PRODUCTS.name, rows, written_at=now)
+                judge(self.spark_lake.session, PRODUCTS.name, rows)
+                append_few(SparkLake(self.spark_lake.session, scratch), PRODUCTS.name, rows, written_at=now)
 
     def take(self, rows: pa.Table) -> None:
         """Rows of `product_events` into the lake and online, in the order in which they were submitted."""
@@ -82,7 +80,7 @@ class Intake:
         self._settle(batch)
 
     def _append(self, name: str, rows: pa.Table, written_at: datetime) -> list[bool]:
-        return append_few(self.spark, self.settings, name, rows, written_at=written_at)
+        return append_few(self.spark_lake, name, rows, written_at=written_at)
 
     def _known(self, records: Iterable[Record]) -> Known:
         records = list(records)
@@ -107,7 +105,7 @@ class Intake:
     def _judge_states(self, batch: Batch) -> None:
         """Refuse the states that break a rule of the table."""
         standing = [taken for taken in batch.records if taken.state is not None]
-        for taken, rule in zip(standing, judge(self.spark, PRODUCTS.name, batch.states()), strict=True):
+        for taken, rule in zip(standing, judge(self.spark_lake.session, PRODUCTS.name, batch.states()), strict=True):
             if rule is not None:
                 taken.refuse(rule)
                 batch.refused.append((PRODUCTS.name, rule, record_of(taken.record.event)))
@@ -138,7 +136,7 @@ class Intake:
                 else:
                     refused.append((CONTENT_UNREADABLE, identity))
         made_rows = pa.Table.from_pylist(vectors, arrow_schema(EMBEDDINGS, EMBEDDINGS.facts))
-        rules = judge(self.spark, EMBEDDINGS.name, made_rows)
+        rules = judge(self.spark_lake.session, EMBEDDINGS.name, made_rows)
         for rule, row in zip(rules, vectors, strict=True):
             if rule is not None:
                 refused.append((rule, {name: row[name] for name in EMBEDDINGS.key}))

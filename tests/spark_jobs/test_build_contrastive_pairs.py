@@ -23,6 +23,7 @@ from moonlake.hashing import stable_hash
 from moonlake.lake.lake import Lake
 from moonlake.schema.tables import PAIR_TYPES, TABLES
 from moonlake.settings import Settings
+from moonlake.spark.lake import SparkLake
 from moonlake.spark.session import spark_schema
 from spark_jobs import build_contrastive_pairs
 from spark_jobs.build_contrastive_pairs import CleaningConfig
@@ -431,11 +432,15 @@ def test_stages_stand_side_by_side_and_a_second_run_writes_nothing(
     spark: SparkSession, shop: Settings, written_at: datetime
 ) -> None:
     lake = Lake(shop)
-    first = build_contrastive_pairs.run(spark, shop, START, END, written_at=written_at)
+    first = build_contrastive_pairs.run(SparkLake(spark, shop), START, END, written_at=written_at)
     cleaning = CleaningConfig("previous", keep=3, mining=MiningConfig(count=4, query_margin=0.0, positive_cap=0.99))
-    second = build_contrastive_pairs.run(spark, shop, START, END, stage=2, cleaning=cleaning, written_at=written_at)
+    second = build_contrastive_pairs.run(
+        SparkLake(spark, shop), START, END, stage=2, cleaning=cleaning, written_at=written_at
+    )
     version = lake.version("contrastive_pairs")
-    again = build_contrastive_pairs.run(spark, shop, START, END, stage=2, cleaning=cleaning, written_at=written_at)
+    again = build_contrastive_pairs.run(
+        SparkLake(spark, shop), START, END, stage=2, cleaning=cleaning, written_at=written_at
+    )
     assert (again.write.written, again.write.unchanged) == (0, second.write.written)
     assert lake.version("contrastive_pairs") == version
 
@@ -464,12 +469,13 @@ def test_stages_stand_side_by_side_and_a_second_run_writes_nothing(
 
 
 def test_options_of_a_stage_that_is_not_run_are_refused(settings: Settings) -> None:
-    none: Any = None  # it is refused before a session is looked at
+    no_session: Any = None  # it is refused before a session is looked at
+    lake = SparkLake(no_session, settings)
     with pytest.raises(InputError, match="stage 2 needs --space"):
-        build_contrastive_pairs.run(none, settings, START, END, stage=2, written_at=START)
+        build_contrastive_pairs.run(lake, START, END, stage=2, written_at=START)
     cleaning = CleaningConfig("live")
     with pytest.raises(InputError, match="for stage 2"):
-        build_contrastive_pairs.run(none, settings, START, END, cleaning=cleaning, written_at=START)
+        build_contrastive_pairs.run(lake, START, END, cleaning=cleaning, written_at=START)
     window = ["--start", START.isoformat(), "--end", END.isoformat()]
     with pytest.raises(InputError, match="without --space"):
         build_contrastive_pairs.main([*window, "--stage", "2", "--keep", "3"])

@@ -20,6 +20,7 @@ from moonlake.lake.lake import Lake
 from moonlake.schema.arrow import arrow_schema
 from moonlake.schema.tables import BEHAVIOR_SEQUENCES, EMBEDDINGS, IMPRESSIONS, TABLES, TIMELESS
 from moonlake.settings import Settings
+from moonlake.spark.lake import SparkLake
 from spark_jobs.build_cube_features import OF_IMPRESSION, OF_SEQUENCE, run, similarity_rows
 
 DAY0 = datetime(2026, 1, 30, tzinfo=UTC)  # the window crosses a month
@@ -197,7 +198,7 @@ def test_windows_are_idempotent_and_spaces_stand_side_by_side(
     ids = {name: releases.find(filled, name).space_id for name in ("first", "second")}
 
     def build(space: str, start: datetime, end: datetime) -> Any:
-        return run(spark, settings, space, start=start, end=end, length=LENGTH, written_at=written_at)
+        return run(SparkLake(spark, settings), space, start=start, end=end, length=LENGTH, written_at=written_at)
 
     assert build("first", DAY0, end).written == 60
     half = build("second", DAY0, middle)

@@ -31,6 +31,7 @@ from moonlake.lake.lake import Lake
 from moonlake.schema.arrow import arrow_schema
 from moonlake.schema.tables import TABLES, TIMELESS
 from moonlake.settings import Settings
+from moonlake.spark.lake import SparkLake
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -120,7 +121,7 @@ def test_what_is_missing_is_embedded_as_the_embedder_does_and_the_space_becomes_
     from models.inference import Embedder
     from spark_jobs import embed_contents
 
-    report = embed_contents.run(spark, settings, "first", written_at=written_at)
+    report = embed_contents.run(SparkLake(spark, settings), "first", written_at=written_at)
     assert (report.written, report.rejected) == (4, 1)
     assert (report.space.status, report.space.coverage) == ("candidate", 1.0)
     rows = {row["content_id"]: row for row in stocked.read("embeddings").to_pylist()}
@@ -142,7 +143,7 @@ def test_a_content_of_which_nothing_can_be_read_is_refused_by_name(
 ) -> None:
     from spark_jobs import embed_contents
 
-    embed_contents.run(spark, settings, "first", written_at=written_at)
+    embed_contents.run(SparkLake(spark, settings), "first", written_at=written_at)
     (refused,) = stocked.read("rejects").to_pylist()
     assert (refused["table"], refused["rule"]) == ("embeddings", CONTENT_UNREADABLE)
     assert PRODUCTS[2]["content_id"] in refused["value"]
@@ -153,12 +154,12 @@ def test_a_second_run_loads_no_model_and_commits_nothing(
 ) -> None:
     from spark_jobs import embed_contents
 
-    space = embed_contents.run(spark, settings, "first", written_at=written_at).space
+    space = embed_contents.run(SparkLake(spark, settings), "first", written_at=written_at).space
     tables = ("embeddings", "rejects", "embedding_spaces")
     versions = [stocked.version(name) for name in tables]
     moved = shutil.move(space.artifact, tmp_path / "away")  # a run that opened the model would fail
     try:
-        report = embed_contents.run(spark, settings, "first", written_at=written_at)
+        report = embed_contents.run(SparkLake(spark, settings), "first", written_at=written_at)
     finally:
         shutil.move(moved, space.artifact)
     assert report.writes == ()
@@ -170,10 +171,10 @@ def test_a_new_product_alone_is_embedded_afterwards(
 ) -> None:
     from spark_jobs import embed_contents
 
-    embed_contents.run(spark, settings, "first", written_at=written_at)
+    embed_contents.run(SparkLake(spark, settings), "first", written_at=written_at)
     before = stocked.read("embeddings")
     write(stocked, "products", [product("new", "green lamp", [])])
-    report = embed_contents.run(spark, settings, "first", written_at=written_at)
+    report = embed_contents.run(SparkLake(spark, settings), "first", written_at=written_at)
     assert [(one.rows_in, one.written) for one in report.writes] == [(1, 1)]
     after = stocked.read("embeddings")
     kept = after.filter(pc.is_in(after["content_id"], before["content_id"])).sort_by("content_id")
@@ -192,7 +193,7 @@ def test_an_artifact_of_another_space_is_refused_before_anything_is_written(
         stocked, other, name="other", artifact=str(artifact), trained_until=None, metrics={}, written_at=written_at
     )
     with pytest.raises(SpaceMismatch, match=other.space_id):
-        embed_contents.run(spark, settings, "other", written_at=written_at)
+        embed_contents.run(SparkLake(spark, settings), "other", written_at=written_at)
     assert not stocked.exists("embeddings")
 
 
@@ -219,7 +220,7 @@ def test_a_run_that_was_killed_goes_on_with_the_chunks_that_it_had_and_ends_as_a
     write(stocked, "queries", MANY)
     unbroken = settings.model_copy(update={"home": tmp_path / "unbroken"})
     shutil.copytree(settings.home, unbroken.home)
-    space_id = embed_contents.run(spark, unbroken, "first", written_at=written_at).space.space_id
+    space_id = embed_contents.run(SparkLake(spark, unbroken), "first", written_at=written_at).space.space_id
 
     backfill = Backfill(settings.backfills, space_id)
     command = [sys.executable, "-m", "spark_jobs.embed_contents", "--space", "first"]
@@ -254,7 +255,7 @@ def test_a_run_that_was_killed_goes_on_with_the_chunks_that_it_had_and_ends_as_a
 
     monkeypatch.setattr(Backfill, "finish", finishing)
     monkeypatch.setattr(embed_contents, "with_images", joining)
-    report = embed_contents.run(spark, settings, "first", written_at=written_at)
+    report = embed_contents.run(SparkLake(spark, settings), "first", written_at=written_at)
     assert {name: after[name] for name in before} == before  # nothing was embedded twice
     assert joined == [len(MANY) + 5 - kept]  # nor were the images of what was kept read again
     assert report.written == len(MANY) + 4
@@ -275,9 +276,9 @@ def test_contents_that_come_in_behind_a_plan_are_embedded_by_the_next(
     unit = np.eye(16)[0].astype(np.float32)
     vector = pa.array([unit], pa.list_(pa.float32()))
     backfill.keep(plan, 0, pa.table({"content_id": [kept], "vector": vector}))
-    found = embed_contents.survey(spark, settings, "first")
+    found = embed_contents.survey(SparkLake(spark, settings), "first")
     assert (found.kept, found.missing, found.vector_bytes) == (1, 4, 5 * 16 * 4)
-    report = embed_contents.run(spark, settings, "first", written_at=written_at)
+    report = embed_contents.run(SparkLake(spark, settings), "first", written_at=written_at)
     assert [one.written for one in report.writes] == [1, 3]
     assert report.space.status == "candidate"
     rows = {row["content_id"]: row["vector"] for row in stocked.read("embeddings").to_pylist()}
@@ -292,7 +293,12 @@ def test_two_runs_at_once_write_every_content_once(
     write(stocked, "queries", MANY)
     with ThreadPoolExecutor(2) as pool:
         runs = [
-            pool.submit(embed_contents.run, spark, settings, "first", written_at=written_at + timedelta(seconds=number))
+            pool.submit(
+                embed_contents.run,
+                SparkLake(spark, settings),
+                "first",
+                written_at=written_at + timedelta(seconds=number),
+            )
             for number in range(2)
         ]
         reports = [run.result() for run in runs]
@@ -307,14 +313,14 @@ def test_a_survey_counts_what_a_run_would_do_and_writes_nothing(
 ) -> None:
     from spark_jobs import embed_contents
 
-    before = embed_contents.survey(spark, settings, "first")
+    before = embed_contents.survey(SparkLake(spark, settings), "first")
     assert (before.rows, before.contents, before.missing, before.kept, before.refused) == (6, 5, 5, 0, 0)
     assert before.rate is not None
     assert before.seconds == pytest.approx(5 / before.rate)
     assert before.vector_bytes == 5 * 16 * 4
     assert not stocked.exists("embeddings")
-    embed_contents.run(spark, settings, "first", written_at=written_at)
-    after = embed_contents.survey(spark, settings, "first")
+    embed_contents.run(SparkLake(spark, settings), "first", written_at=written_at)
+    after = embed_contents.survey(SparkLake(spark, settings), "first")
     assert (after.contents, after.missing, after.refused, after.rate) == (5, 0, 1, None)
 
 

@@ -27,6 +27,7 @@ from moonlake.maintenance.erasure import names_that_go
 from moonlake.schema.tables import PAIR_TYPES, TABLES, TIMELESS
 from moonlake.settings import Settings
 from moonlake.spark import writes
+from moonlake.spark.lake import SparkLake
 from moonlake.training_sets import build
 from moonlake.training_sets.spec import TrainingSetSpec
 from moonlake.training_sets.training_set import TrainingSet
@@ -58,7 +59,7 @@ class Shop:
         self.spark, self.settings, self.lake, self.write = spark, settings, Lake(settings), write
         self._catalogue(write)
         self._behaviour(write)
-        pack_behavior_sequences.run(spark, settings, written_at=DAY)
+        pack_behavior_sequences.run(SparkLake(spark, settings), written_at=DAY)
         self._embeddings(write)
         self._staged()
         self.online = apply(settings)
@@ -81,7 +82,7 @@ class Shop:
             frame = frame.withColumn(name, f.create_map().cast("map<string,string>") if value == {} else f.lit(value))
         for name in set(TABLES["products"].facts) - set(frame.columns):
             frame = frame.withColumn(name, f.lit(None))
-        writes.append(self.spark, self.settings, "products", frame, source="s", written_at=DAY)
+        writes.append(SparkLake(self.spark, self.settings), "products", frame, source="s", written_at=DAY)
         write(self.settings, "product_images", [{"image_id": each} for each in (ALONE, BOTH)])
         write(self.settings, "product_events", [{"event_id": f"e-{each}", "product_id": each} for each in PRODUCTS])
         write(
@@ -158,7 +159,7 @@ class Shop:
             writer.describe(SourceInfo("src", False, "test", None, None, None, "", "f"))
 
     def erase(self, subject: Any, *ids: str) -> Erasure:
-        return erase_subjects.run(self.spark, self.settings, subject, ids, written_at=NOW)
+        return erase_subjects.run(SparkLake(self.spark, self.settings), subject, ids, written_at=NOW)
 
     def rows(self, table: str, column: str) -> list[Any]:
         return sorted(self.lake.read(table, [column])[column].to_pylist())
@@ -265,10 +266,10 @@ def test_a_run_that_was_killed_is_finished_by_the_next(shop: Shop, monkeypatch: 
     gone = USERS[0]
     erase_rows = erase_subjects._erase_rows
 
-    def killed(spark: SparkSession, settings: Settings, table: Any, names: Any) -> None:
+    def killed(lake: SparkLake, table: Any, names: Any) -> None:
         if table.name == "behavior_sequences":
             raise KeyboardInterrupt
-        erase_rows(spark, settings, table, names)
+        erase_rows(lake, table, names)
 
     with monkeypatch.context() as patched:
         patched.setattr(erase_subjects, "_erase_rows", killed)

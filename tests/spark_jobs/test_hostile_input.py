@@ -21,6 +21,7 @@ from moonlake.embeddings import spaces
 from moonlake.embeddings.contents import content_of
 from moonlake.lake.lake import Lake
 from moonlake.settings import Settings
+from moonlake.spark.lake import SparkLake
 from sources.own_files.stage import stage_own_files
 from sources.own_files.staging import SourceInfo
 
@@ -150,7 +151,9 @@ def test_a_hostile_shop_is_ingested_and_embedded_but_for_what_is_refused_by_name
     from spark_jobs import embed_contents, ingest_catalogue
 
     staged = stage_own_files(folder, settings, name="hostile")
-    reports = {one.table: one for one in ingest_catalogue.run(spark, settings, staged, written_at=written_at)}
+    reports = {
+        one.table: one for one in ingest_catalogue.run(SparkLake(spark, settings), staged, written_at=written_at)
+    }
     info, lake = SourceInfo.read(staged), Lake(settings)
 
     images, products = reports["product_images"], reports["products"]
@@ -181,7 +184,7 @@ def test_a_hostile_shop_is_ingested_and_embedded_but_for_what_is_refused_by_name
     spaces.register(
         lake, definition, name="first", artifact=str(artifact), trained_until=None, metrics={}, written_at=written_at
     )
-    embedded = embed_contents.run(spark, settings, "first", written_at=written_at)
+    embedded = embed_contents.run(SparkLake(spark, settings), "first", written_at=written_at)
     assert (embedded.written, embedded.rejected, embedded.space.status) == (len(rows), 0, "candidate")
     vectors = {row["content_id"]: row["vector"] for row in lake.read("embeddings").to_pylist()}
     assert vectors.keys() == {row["content_id"] for row in rows.values()}
@@ -189,6 +192,6 @@ def test_a_hostile_shop_is_ingested_and_embedded_but_for_what_is_refused_by_name
     assert vectors[rows["in pieces"]["content_id"]] == vectors[rows["composed"]["content_id"]]
 
     versions = {name: lake.version(name) for name in ("products", "product_images", "rejects", "embeddings")}
-    again = ingest_catalogue.run(spark, settings, staged, written_at=written_at)
+    again = ingest_catalogue.run(SparkLake(spark, settings), staged, written_at=written_at)
     assert {report.table: report.written for report in again} == dict.fromkeys(reports, 0)
     assert {name: lake.version(name) for name in versions} == versions

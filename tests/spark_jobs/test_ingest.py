@@ -17,6 +17,7 @@ from moonlake.hashing import stable_hash
 from moonlake.lake.lake import Lake, WriteReport
 from moonlake.schema.tables import TABLES
 from moonlake.settings import Settings
+from moonlake.spark.lake import SparkLake
 from sources.own_files.schema import KINDS
 from sources.own_files.staging import SourceInfo, new_stage, stage_path
 from sources.simulator.marketplace import stage_marketplace
@@ -88,7 +89,7 @@ def test_dirty_input_is_loaded_or_rejected_by_a_named_rule_and_the_counts_add_up
             product("p5", "only a title", []),
         ],
     )
-    reports = ingest_catalogue.run(spark, settings, folder, written_at=written_at)
+    reports = ingest_catalogue.run(SparkLake(spark, settings), folder, written_at=written_at)
     counts = reports_by_table(reports)
     assert counts["product_images"] == (5, 2, 2, 1)
     assert counts["products"] == (7, 3, 3, 1)
@@ -126,7 +127,7 @@ def test_pictures_that_are_mostly_no_pictures_refuse_the_source_and_leave_the_la
     images = [*texts, {"name": "good.png", "image_bytes": png("blue")}]
     folder = stage(settings, "texts", images=images, products=products)
     with pytest.raises(BatchRejected, match=r"product_images: 2 of 3 rows .*image_unreadable \(2\)"):
-        ingest_catalogue.run(spark, settings, folder, written_at=written_at)
+        ingest_catalogue.run(SparkLake(spark, settings), folder, written_at=written_at)
     assert not any(Lake(settings).exists(name) for name in TABLES)
 
 
@@ -157,8 +158,8 @@ def test_events_carry_the_content_that_was_true_at_their_own_time_and_bad_judgme
             for query, judged, grade in graded
         ],
     )
-    ingest_catalogue.run(spark, settings, folder, written_at=written_at)
-    reports = ingest_behaviors.run(spark, settings, folder, written_at=written_at)
+    ingest_catalogue.run(SparkLake(spark, settings), folder, written_at=written_at)
+    reports = ingest_behaviors.run(SparkLake(spark, settings), folder, written_at=written_at)
     a, b = (content_of(title, []).content_id for title in "AB")
     rows = {row["behavior_id"]: row for row in Lake(settings).read("behaviors").to_pylist()}
     assert [rows[f"b{n}"]["content_id"] for n in range(7)] == [None, a, a, b, b, a, a]
@@ -173,7 +174,7 @@ def test_events_carry_the_content_that_was_true_at_their_own_time_and_bad_judgme
     judged = {row["query_id"]: row for row in Lake(settings).read("judgments").to_pylist()}
     assert (judged["q"]["query_content_id"], judged["unknown"]["query_content_id"]) == (picture, None)
     versions = {name: Lake(settings).version(name) for name in TABLES}
-    ingest_behaviors.run(spark, settings, folder, written_at=written_at + timedelta(days=1))
+    ingest_behaviors.run(SparkLake(spark, settings), folder, written_at=written_at + timedelta(days=1))
     assert {name: Lake(settings).version(name) for name in TABLES} == versions
 
 
@@ -181,8 +182,8 @@ def test_events_carry_the_content_that_was_true_at_their_own_time_and_bad_judgme
 def marketplace(spark: SparkSession, settings: Settings, written_at: datetime) -> Path:
     """The preset `tiny`, ingested."""
     folder = stage_marketplace("tiny", settings)
-    ingest_catalogue.run(spark, settings, folder, written_at=written_at)
-    ingest_behaviors.run(spark, settings, folder, written_at=written_at)
+    ingest_catalogue.run(SparkLake(spark, settings), folder, written_at=written_at)
+    ingest_behaviors.run(SparkLake(spark, settings), folder, written_at=written_at)
     return folder
 
 
@@ -190,9 +191,9 @@ def run_behavior_jobs(spark: SparkSession, settings: Settings, folder: Path, wri
     info = SourceInfo.read(folder)
     assert info.window is not None
     assert info.t1 is not None
-    pack_behavior_sequences.run(spark, settings, written_at=written_at)
-    compute_stats.run(spark, settings, info.window[1], written_at=written_at)
-    build_contrastive_pairs.run(spark, settings, info.window[0], info.t1, written_at=written_at)
+    pack_behavior_sequences.run(SparkLake(spark, settings), written_at=written_at)
+    compute_stats.run(SparkLake(spark, settings), info.window[1], written_at=written_at)
+    build_contrastive_pairs.run(SparkLake(spark, settings), info.window[0], info.t1, written_at=written_at)
     return info
 
 
@@ -241,7 +242,7 @@ def test_a_marketplace_becomes_sequences_statistics_and_pairs_and_a_second_run_w
     asked = Counter(modalities[row["query_id"]] for row in chosen if row["event_timestamp"] < info.t1)
     assert Counter(row["pair_type"].partition("_query_to_")[0] for row in pairs) == asked
 
-    ingest_catalogue.run(spark, settings, marketplace, written_at=written_at + timedelta(days=1))
-    ingest_behaviors.run(spark, settings, marketplace, written_at=written_at + timedelta(days=1))
+    ingest_catalogue.run(SparkLake(spark, settings), marketplace, written_at=written_at + timedelta(days=1))
+    ingest_behaviors.run(SparkLake(spark, settings), marketplace, written_at=written_at + timedelta(days=1))
     run_behavior_jobs(spark, settings, marketplace, written_at + timedelta(days=1))
     assert {name: lake.version(name) for name in TABLES} == versions

@@ -17,6 +17,7 @@ from moonlake.feast_delta.store import apply, feature_store
 from moonlake.lake.lake import Lake, WriteReport
 from moonlake.schema.tables import TABLES
 from moonlake.settings import Settings
+from moonlake.spark.lake import SparkLake
 from sources.datasets.otto import stage_otto
 from sources.datasets.rees46 import stage_rees46
 from sources.datasets.taobao import stage_taobao
@@ -36,9 +37,9 @@ SEQUENCES = [f"user_behavior_sequence_v1:behavior_{name}" for name in ("product_
 
 def ingest(spark: SparkSession, settings: Settings, folder: Path, written_at: datetime) -> dict[str, WriteReport]:
     reports = [
-        *ingest_catalogue.run(spark, settings, folder, written_at=written_at),
-        *ingest_behaviors.run(spark, settings, folder, written_at=written_at),
-        pack_behavior_sequences.run(spark, settings, written_at=written_at),
+        *ingest_catalogue.run(SparkLake(spark, settings), folder, written_at=written_at),
+        *ingest_behaviors.run(SparkLake(spark, settings), folder, written_at=written_at),
+        pack_behavior_sequences.run(SparkLake(spark, settings), written_at=written_at),
     ]
     return {report.table: report for report in reports}
 

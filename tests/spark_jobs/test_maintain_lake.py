@@ -17,6 +17,7 @@ from moonlake.feast_delta.store import apply
 from moonlake.lake.lake import Lake
 from moonlake.settings import Settings
 from moonlake.spark import writes
+from moonlake.spark.lake import SparkLake
 from moonlake.training_sets import build
 from moonlake.training_sets.spec import TrainingSetSpec
 from moonlake.training_sets.verify import reproducible
@@ -38,7 +39,9 @@ def test_what_is_named_stays_and_changes_are_still_served(
 ) -> None:
     def add(user: str, clicks: int) -> None:
         row = (user, 10, clicks, 0, clicks / 10, DAY)
-        writes.append(spark, settings, "user_stats", spark.createDataFrame([row], STATS), source="s", written_at=DAY)
+        writes.append(
+            SparkLake(spark, settings), "user_stats", spark.createDataFrame([row], STATS), source="s", written_at=DAY
+        )
 
     def materialise() -> tuple[str, int]:
         (served,) = materialize.run(settings, END, ["user_stats_v1"])

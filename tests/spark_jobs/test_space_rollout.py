@@ -26,6 +26,7 @@ from moonlake.hashing import stable_hash
 from moonlake.lake.lake import Lake
 from moonlake.schema.tables import TABLES
 from moonlake.settings import Settings
+from moonlake.spark.lake import SparkLake
 from sources.own_files.schema import KINDS
 from sources.own_files.staging import SourceInfo, new_stage, stage_path
 
@@ -155,10 +156,10 @@ def test_readers_of_a_live_release_never_see_two_spaces_mixed_while_another_is_r
     for space_id in ids:
         model = {"model_id": model_id(space_id), "space_id": space_id, "training_set_id": stable_hash("set")}
         write_rows(settings, "model_versions", [model])
-    embed_contents.run(spark, settings, ids[0], written_at=written_at)
+    embed_contents.run(SparkLake(spark, settings), ids[0], written_at=written_at)
     quiet = settings.model_copy(update={"home": tmp_path / "quiet"})  # where nobody reads and nothing is switched
     shutil.copytree(settings.home, quiet.home)
-    embed_contents.run(spark, quiet, ids[1], written_at=written_at)
+    embed_contents.run(SparkLake(spark, quiet), ids[1], written_at=written_at)
     vectors = {space_id: vectors_of(Lake(quiet), space_id, content_ids) for space_id in ids}
     assert (vectors[ids[0]] != vectors[ids[1]]).any(axis=1).all()
 
@@ -168,7 +169,7 @@ def test_readers_of_a_live_release_never_see_two_spaces_mixed_while_another_is_r
     with ThreadPoolExecutor(2) as pool:
         readers = [pool.submit(read_until, over, settings, content_ids, vectors) for _ in range(2)]
         try:
-            embed_contents.run(spark, settings, ids[1], written_at=written_at)
+            embed_contents.run(SparkLake(spark, settings), ids[1], written_at=written_at)
             to_and_fro(settings, write_rows, release_waived, ids[1], SWITCHES)
         finally:
             over.set()
@@ -205,9 +206,9 @@ def test_a_catalogue_of_which_30_percent_repeats_embeds_what_is_distinct_and_not
     register(lake, artifacts[0], "first")
 
     def run_all(at: datetime) -> int:
-        ingest_catalogue.run(spark, settings, folder, written_at=at)
-        ingest_behaviors.run(spark, settings, folder, written_at=at)
-        return embed_contents.run(spark, settings, "first", written_at=at).written
+        ingest_catalogue.run(SparkLake(spark, settings), folder, written_at=at)
+        ingest_behaviors.run(SparkLake(spark, settings), folder, written_at=at)
+        return embed_contents.run(SparkLake(spark, settings), "first", written_at=at).written
 
     assert run_all(written_at) == 70
     assert len(lake.read("products")) == 100
@@ -239,10 +240,10 @@ def test_content_that_goes_a_b_a_is_embedded_twice_and_each_label_sees_what_was_
     written = []
     for upto in (1, 2, 3):
         folder = stage(settings, "shop", products=states[:upto], impressions=seen)
-        ingest_catalogue.run(spark, settings, folder, written_at=written_at + timedelta(hours=upto))
-        written.append(embed_contents.run(spark, settings, "first", written_at=written_at).written)
+        ingest_catalogue.run(SparkLake(spark, settings), folder, written_at=written_at + timedelta(hours=upto))
+        written.append(embed_contents.run(SparkLake(spark, settings), "first", written_at=written_at).written)
     assert written == [1, 1, 0]
-    ingest_behaviors.run(spark, settings, folder, written_at=written_at)
+    ingest_behaviors.run(SparkLake(spark, settings), folder, written_at=written_at)
 
     store = apply(settings)
     store.apply(FeatureService(name="contents_v1", features=[store.get_feature_view("product_profile_v1")]))
@@ -266,9 +267,9 @@ def test_a_space_that_was_retired_half_way_is_filled_by_the_next_backfill_and_a_
     write_rows(settings, "products", products(3))
     register(lake, artifacts[0], "first")
     releases.retire(lake, "first", written_at=written_at)
-    found = embed_contents.run(spark, settings, "first", written_at=written_at + timedelta(minutes=1))
+    found = embed_contents.run(SparkLake(spark, settings), "first", written_at=written_at + timedelta(minutes=1))
     assert (found.written, found.space.status, found.space.coverage) == (3, "candidate", 1.0)
     releases.retire(lake, "first", written_at=written_at + timedelta(minutes=2))
     write_rows(settings, "products", products(4)[3:])
-    again = embed_contents.run(spark, settings, "first", written_at=written_at + timedelta(minutes=3))
+    again = embed_contents.run(SparkLake(spark, settings), "first", written_at=written_at + timedelta(minutes=3))
     assert (again.written, again.space.status) == (1, "retired")

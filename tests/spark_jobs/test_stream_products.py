@@ -23,6 +23,7 @@ from moonlake.hashing import stable_hash
 from moonlake.lake.lake import Lake
 from moonlake.lake.product_events import ProductEvent, submit
 from moonlake.settings import Settings
+from moonlake.spark.lake import SparkLake
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -111,7 +112,7 @@ def test_records_are_checked_written_embedded_and_served_and_a_second_look_chang
     (settings.incoming / "cups.jsonl").write_text("\n".join(dropped))
     (settings.incoming / "cups.tmp").write_text("still being written")
 
-    stream_products.run(spark, settings, clock=lambda: datetime.now(UTC), once=True)
+    stream_products.run(SparkLake(spark, settings), clock=lambda: datetime.now(UTC), once=True)
     products = (
         lake.read("products").sort_by([("product_id", "ascending"), ("event_timestamp", "ascending")]).to_pylist()
     )
@@ -149,7 +150,7 @@ def test_records_are_checked_written_embedded_and_served_and_a_second_look_chang
 
     before = {name: lake.version(name) for name in TABLES}
     submit(lake, EVENTS, written_at=DAY + timedelta(hours=4))  # the same records, submitted again
-    stream_products.run(spark, settings, clock=lambda: datetime.now(UTC), once=True)
+    stream_products.run(SparkLake(spark, settings), clock=lambda: datetime.now(UTC), once=True)
     assert {name: lake.version(name) for name in TABLES} == before
 
 
@@ -181,7 +182,7 @@ def test_a_batch_that_was_cut_off_and_comes_again_ends_as_an_unbroken_one(
     metrics = Metrics(tmp_path / "products.prom")
 
     def take(rows: pa.Table, serve: Any = lambda _: None, metrics_: Any = metrics) -> None:
-        Intake(spark, settings, serve, clock, metrics_).take(rows)
+        Intake(SparkLake(spark, settings), serve, clock, metrics_).take(rows)
 
     with pytest.raises(Cut):
         take(records, serve=dying)
@@ -221,7 +222,7 @@ def test_a_vector_that_breaks_a_rule_is_refused_and_its_product_taken_in_without
 
     monkeypatch.setattr(Embedder, "embed_readable", spoiled)
     submit(lake, [event("mug", payload("mug")), event("cup", payload("cup"))], written_at=DAY)
-    Intake(spark, settings, lambda _: None, clock, Metrics(tmp_path / "products.prom")).take(
+    Intake(SparkLake(spark, settings), lambda _: None, clock, Metrics(tmp_path / "products.prom")).take(
         lake.read("product_events")
     )
     outcomes = {row["event_id"]: row["outcome"] for row in lake.read("product_arrivals").to_pylist()}
@@ -238,11 +239,11 @@ def test_the_stream_goes_on_after_an_erasure(
     from spark_jobs import erase_subjects, stream_products
 
     def stream() -> None:
-        stream_products.run(spark, settings, clock=lambda: datetime.now(UTC), once=True)
+        stream_products.run(SparkLake(spark, settings), clock=lambda: datetime.now(UTC), once=True)
 
     submit(lake, EVENTS[:2], written_at=DAY)
     stream()
-    erased = erase_subjects.run(spark, settings, "product", ["twin"], written_at=DAY)
+    erased = erase_subjects.run(SparkLake(spark, settings), "product", ["twin"], written_at=DAY)
     assert not erased.left
     submit(lake, [event("cup", payload("cup"))], written_at=DAY)
     stream()
@@ -256,6 +257,6 @@ def test_one_stream_a_home(spark: SparkSession, settings: Settings) -> None:
     said: list[str] = []
     with exclusive(settings.home / "streams" / "products.lock"):
         with pytest.raises(ContractError, match="another stream takes in the product events"):
-            stream_products.run(spark, settings, clock=clock)
-        stream_products.run(spark, settings, clock=clock, once=True, say=said.append)
+            stream_products.run(SparkLake(spark, settings), clock=clock)
+        stream_products.run(SparkLake(spark, settings), clock=clock, once=True, say=said.append)
     assert said == ["another stream is at work, and takes in what there is"]

@@ -19,6 +19,7 @@ from moonlake.schema.arrow import ARROW_TYPES
 from moonlake.schema.contract import Column, ColumnType, Table
 from moonlake.schema.tables import REJECTS, TABLES
 from moonlake.settings import Settings
+from moonlake.spark.lake import SparkLake
 from moonlake.spark.session import SPARK_TYPES, spark_schema
 from moonlake.spark.writes import keep_rejects
 
@@ -182,8 +183,8 @@ def test_spark_and_arrow_give_one_record_one_row(
         [(*merchants[0].values(), "tier_above_maximum")],
         "merchant_id string, tier int, source string, event_timestamp timestamp, _rule string",
     )
-    keep_rejects(spark, settings, "merchants", refused, source="shop", written_at=written_at)
+    keep_rejects(SparkLake(spark, settings), "merchants", refused, source="shop", written_at=written_at)
     (row,) = lake.read("rejects").to_pylist()
     assert json.loads(row["value"])["merchant_id"] == "ä"
-    keep_rejects(spark, settings, "merchants", refused, source="another shop", written_at=written_at)
+    keep_rejects(SparkLake(spark, settings), "merchants", refused, source="another shop", written_at=written_at)
     assert len(lake.read("rejects")) == 2

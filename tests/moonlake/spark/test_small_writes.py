@@ -17,6 +17,7 @@ from moonlake.schema.arrow import arrow_schema
 from moonlake.schema.tables import EMBEDDINGS, PRODUCTS, TIMELESS
 from moonlake.settings import Settings
 from moonlake.spark import writes
+from moonlake.spark.lake import SparkLake
 from moonlake.spark.small_writes import append_few, judge
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def test_what_is_there_is_left_alone_and_a_restated_fact_stands_beside_the_first
     spark: SparkSession, settings: Settings, lake: Lake
 ) -> None:
     def append(*rows: dict[str, Any], at: datetime) -> list[bool]:
-        return append_few(spark, settings, "products", products(*rows), written_at=at)
+        return append_few(SparkLake(spark, settings), "products", products(*rows), written_at=at)
 
     mug, cup = {"product_id": "p", "title": "mug"}, {"product_id": "p", "title": "cup"}
     assert append(mug, mug, cup, mug, at=DAY) == [True, False, True, True]
@@ -80,35 +81,46 @@ def test_what_is_there_is_left_alone_and_a_restated_fact_stands_beside_the_first
     stamps = rows["created_at"].to_pylist()
     assert stamps == [DAY, DAY + timedelta(microseconds=1), DAY + timedelta(microseconds=2), DAY + HOUR]
     again = writes.append(
-        spark, settings, "products", spark.createDataFrame(products(cup)), source="t", written_at=DAY + 2 * HOUR
+        SparkLake(spark, settings),
+        "products",
+        spark.createDataFrame(products(cup)),
+        source="t",
+        written_at=DAY + 2 * HOUR,
     )
     assert (again.written, again.unchanged) == (0, 1)  # both doors say what is there alike
 
 
 def test_an_inserted_key_stays_as_it_was(spark: SparkSession, settings: Settings, lake: Lake) -> None:
-    assert append_few(spark, settings, "embeddings", vectors("a", "b", "a"), written_at=DAY) == [True, True, False]
-    assert append_few(spark, settings, "embeddings", vectors("a", "c", vector=0.5), written_at=DAY) == [False, True]
+    assert append_few(SparkLake(spark, settings), "embeddings", vectors("a", "b", "a"), written_at=DAY) == [
+        True,
+        True,
+        False,
+    ]
+    assert append_few(SparkLake(spark, settings), "embeddings", vectors("a", "c", vector=0.5), written_at=DAY) == [
+        False,
+        True,
+    ]
     assert sorted(row[0] for row in lake.read("embeddings")["vector"].to_pylist()) == [0.5, 1.0, 1.0]
-    assert append_few(spark, settings, "embeddings", vectors(), written_at=DAY) == []
+    assert append_few(SparkLake(spark, settings), "embeddings", vectors(), written_at=DAY) == []
 
 
 def test_a_table_that_is_merged_is_not_appended_to(spark: SparkSession, settings: Settings) -> None:
     with pytest.raises(ContractError, match="queries is written by merge"):
-        append_few(spark, settings, "queries", products({"product_id": "p", "title": "x"}), written_at=DAY)
+        append_few(SparkLake(spark, settings), "queries", products({"product_id": "p", "title": "x"}), written_at=DAY)
 
 
 def test_small_and_large_writes_at_once_write_each_key_once(
     spark: SparkSession, settings: Settings, lake: Lake
 ) -> None:
     names = [f"content {number}" for number in range(8)]
-    writes.create_table(spark, settings, EMBEDDINGS)
+    writes.create_table(SparkLake(spark, settings), EMBEDDINGS)
 
     def small(name: str) -> None:
-        append_few(spark, settings, "embeddings", vectors(name), written_at=DAY)
+        append_few(SparkLake(spark, settings), "embeddings", vectors(name), written_at=DAY)
 
     def large() -> None:
         frame = spark.createDataFrame(vectors(*names))
-        writes.merge(spark, settings, "embeddings", frame, source="t", written_at=DAY)
+        writes.merge(SparkLake(spark, settings), "embeddings", frame, source="t", written_at=DAY)
 
     with ThreadPoolExecutor(3) as pool:
         for task in [pool.submit(large), *(pool.submit(small, name) for name in names)]:
@@ -121,7 +133,7 @@ def test_one_commit_in_ten_leaves_a_checkpoint_from_which_spark_reads_all_that_i
     spark: SparkSession, settings: Settings
 ) -> None:
     for number in range(10):
-        append_few(spark, settings, "embeddings", vectors(f"content {number}"), written_at=DAY)
+        append_few(SparkLake(spark, settings), "embeddings", vectors(f"content {number}"), written_at=DAY)
     path = Path(Lake(settings).path("embeddings"))
     checkpoint = json.loads((path / "_delta_log" / "_last_checkpoint").read_text())["version"]
     assert checkpoint == 10
@@ -136,5 +148,5 @@ def test_one_commit_in_ten_leaves_a_checkpoint_from_which_spark_reads_all_that_i
     assert found["clusteringColumns"] == list(EMBEDDINGS.cluster_by)
     assert found["properties"]["delta.enableChangeDataFeed"] == "true"
     more = spark.createDataFrame(vectors("content 3", "another"))
-    report = writes.merge(spark, elsewhere, "embeddings", more, source="t", written_at=DAY)
+    report = writes.merge(SparkLake(spark, elsewhere), "embeddings", more, source="t", written_at=DAY)
     assert (report.written, report.unchanged) == (1, 1)

@@ -23,6 +23,7 @@ from moonlake.schema.tables import (
 )
 from moonlake.settings import Settings
 from moonlake.spark import small_writes, writes
+from moonlake.spark.lake import SparkLake
 from moonlake.spark.session import spark_schema
 
 pytestmark = pytest.mark.spark
@@ -45,7 +46,7 @@ def merchant(merchant_id: str | None, tier: int = 1, day: int = 0) -> dict[str, 
 
 def put(spark: SparkSession, settings: Settings, rows: list[dict[str, Any]], at: datetime) -> Any:
     merchants = frame(spark, "merchants", rows)
-    return writes.append(spark, settings, "merchants", merchants, source="test", written_at=at)
+    return writes.append(SparkLake(spark, settings), "merchants", merchants, source="test", written_at=at)
 
 
 def test_every_row_that_comes_in_is_accounted_for(
@@ -114,7 +115,7 @@ def test_a_frame_that_does_not_fit_is_refused_by_name(
 ) -> None:
     wrong = change(frame(spark, "merchants", [merchant("a")]))
     with pytest.raises(SchemaMismatch, match=message):
-        writes.append(spark, settings, "merchants", wrong, source="test", written_at=written_at)
+        writes.append(SparkLake(spark, settings), "merchants", wrong, source="test", written_at=written_at)
     assert not Lake(settings).exists("merchants")
 
 
@@ -137,7 +138,7 @@ def test_merge_updates_what_changed_and_leaves_the_rest(
 ) -> None:
     def put_sequences(rows: list[dict[str, Any]], at: datetime) -> Any:
         packed = frame(spark, BEHAVIOR_SEQUENCES.name, rows)
-        return writes.merge(spark, settings, BEHAVIOR_SEQUENCES.name, packed, source="test", written_at=at)
+        return writes.merge(SparkLake(spark, settings), BEHAVIOR_SEQUENCES.name, packed, source="test", written_at=at)
 
     put_sequences([sequence("u", "a", None), sequence("v", "c")], written_at)
     # The same products with the null elsewhere: a hash that passes over nulls would call this unchanged.
@@ -155,7 +156,7 @@ def test_insert_leaves_a_present_key_alone(spark: SparkSession, settings: Settin
     def put_image(source: str, at: datetime) -> Any:
         facts = {"image_id": "0" * 32, "image_bytes": b"x", "format": "PNG", "width": 1, "height": 1}
         rows = frame(spark, PRODUCT_IMAGES.name, [facts | {"perceptual_hash": "0" * 16, "source": source}])
-        return writes.merge(spark, settings, PRODUCT_IMAGES.name, rows, source="test", written_at=at)
+        return writes.merge(SparkLake(spark, settings), PRODUCT_IMAGES.name, rows, source="test", written_at=at)
 
     put_image("first", written_at)
     assert put_image("second", LATER).unchanged == 1
@@ -172,7 +173,7 @@ def test_writers_at_once_insert_a_key_once(spark: SparkSession, settings: Settin
         rows = frame(spark, EMBEDDINGS.name, [vector(content, 1) for content in range(first, first + 20)])
         only = {"space_id": f"{1:032x}"}
         at = written_at + timedelta(seconds=first)
-        return writes.merge(spark, settings, EMBEDDINGS.name, rows, only=only, source="test", written_at=at)
+        return writes.merge(SparkLake(spark, settings), EMBEDDINGS.name, rows, only=only, source="test", written_at=at)
 
     put_vectors(100)
     with ThreadPoolExecutor(3) as pool:
@@ -190,7 +191,7 @@ def test_a_merge_of_one_value_sees_no_rows_of_another(
         rows, only = frame(spark, EMBEDDINGS.name, [vector(7, space)]), {"space_id": f"{space:032x}"}
         for wanted in (1, 0):
             report = writes.merge(
-                spark, settings, EMBEDDINGS.name, rows, only=only, source="test", written_at=written_at
+                SparkLake(spark, settings), EMBEDDINGS.name, rows, only=only, source="test", written_at=written_at
             )
             assert (report.written, report.unchanged) == (wanted, 1 - wanted)
     assert len(Lake(settings).read(EMBEDDINGS.name)) == 2
@@ -218,7 +219,7 @@ def test_replace_window_rewrites_only_its_window_and_keeps_created_at_of_what_st
         start, end = (DAY + timedelta(days=day) for day in days)
         window = frame(spark, CUBE_FEATURES.name, rows)
         return writes.replace_window(
-            spark, settings, CUBE_FEATURES.name, window, start=start, end=end, source="test", written_at=at
+            SparkLake(spark, settings), CUBE_FEATURES.name, window, start=start, end=end, source="test", written_at=at
         )
 
     put_window([cube("a", 0), cube("b", 1), cube("c", 2)], (0, 3), written_at)
@@ -246,7 +247,14 @@ def test_replace_window_with_values_leaves_the_other_rows_of_the_window_alone(
         window = frame(spark, CUBE_FEATURES.name, rows)
         start, end, only = DAY, DAY + timedelta(days=1), {"space_id": spaces[space]}
         return writes.replace_window(
-            spark, settings, CUBE_FEATURES.name, window, start=start, end=end, only=only, source="test", written_at=at
+            SparkLake(spark, settings),
+            CUBE_FEATURES.name,
+            window,
+            start=start,
+            end=end,
+            only=only,
+            source="test",
+            written_at=at,
         )
 
     put_space("one", ["a", "b"], written_at)
@@ -263,22 +271,24 @@ def test_replace_window_with_values_leaves_the_other_rows_of_the_window_alone(
     window: dict[str, Any] = {"start": DAY, "end": DAY + timedelta(days=1), "only": {"space_id": spaces["one"]}}
     with pytest.raises(ContractError, match=r"1 rows lie outside the window .* of .'space_id'"):
         writes.replace_window(
-            spark, settings, CUBE_FEATURES.name, wrong, **window, source="test", written_at=written_at
+            SparkLake(spark, settings), CUBE_FEATURES.name, wrong, **window, source="test", written_at=written_at
         )
 
 
 def test_the_wrong_kind_of_write_is_an_error(spark: SparkSession, settings: Settings, written_at: datetime) -> None:
     merchants = frame(spark, "merchants", [merchant("a")])
     with pytest.raises(ContractError, match="merchants is written by append, not by merge"):
-        writes.merge(spark, settings, "merchants", merchants, source="test", written_at=written_at)
+        writes.merge(SparkLake(spark, settings), "merchants", merchants, source="test", written_at=written_at)
 
 
 def test_a_new_table_is_clustered_and_feeds_its_changes(
     spark: SparkSession, settings: Settings, written_at: datetime
 ) -> None:
     rows = [{"user_id": "u", "source": "test", "event_timestamp": DAY}]
-    writes.append(spark, settings, USERS.name, frame(spark, USERS.name, rows), source="test", written_at=written_at)
-    writes.create_table(spark, settings, PRODUCTS)
+    writes.append(
+        SparkLake(spark, settings), USERS.name, frame(spark, USERS.name, rows), source="test", written_at=written_at
+    )
+    writes.create_table(SparkLake(spark, settings), PRODUCTS)
     lake = Lake(settings)
     assert lake.open(PRODUCTS.name).metadata().configuration["delta.enableChangeDataFeed"] == "true"
     detail = spark.sql(f"DESCRIBE DETAIL delta.`{lake.path(PRODUCTS.name)}`").first()
@@ -311,7 +321,9 @@ def test_row_rules_name_the_first_rule_broken(spark: SparkSession, settings: Set
     }
     rows = [good | {"product_id": f"good-{number}"} for number in range(len(bad))]
     rows += [good | {"product_id": rule} | change for rule, change in bad.items()]
-    writes.append(spark, settings, "products", frame(spark, "products", rows), source="test", written_at=written_at)
+    writes.append(
+        SparkLake(spark, settings), "products", frame(spark, "products", rows), source="test", written_at=written_at
+    )
     assert sorted(Lake(settings).read("rejects")["rule"].to_pylist()) == sorted(bad)
 
 
@@ -320,8 +332,10 @@ def test_a_guarded_table_is_written_by_its_writer_alone(
 ) -> None:
     row = {"use": "similar_products", "space_id": "0" * 32, "event_timestamp": DAY}
     with pytest.raises(ContractError, match=r"releases is written by moonlake\.embeddings\.releases alone"):
-        writes.append(spark, settings, "releases", frame(spark, "releases", [row]), source="t", written_at=written_at)
+        writes.append(
+            SparkLake(spark, settings), "releases", frame(spark, "releases", [row]), source="t", written_at=written_at
+        )
     rows = pa.Table.from_pylist([row], arrow_schema(TABLES["releases"], TABLES["releases"].facts))
     with pytest.raises(ContractError, match=r"releases is written by moonlake\.embeddings\.releases alone"):
-        small_writes.append_few(spark, settings, "releases", rows, written_at=written_at)
+        small_writes.append_few(SparkLake(spark, settings), "releases", rows, written_at=written_at)
     assert not Lake(settings).exists("releases")

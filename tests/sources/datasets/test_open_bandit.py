@@ -18,6 +18,7 @@ from moonlake.errors import BatchRejected, InputError, SchemaMismatch
 from moonlake.lake.lake import Lake
 from moonlake.schema.tables import TABLES, TIMELESS
 from moonlake.settings import Settings
+from moonlake.spark.lake import SparkLake
 from sources.datasets.open_bandit import stage_open_bandit
 from sources.own_files.staging import SourceInfo
 
@@ -303,7 +304,7 @@ def test_the_real_extract_is_ingested_whole_and_again_without_a_commit(
 
     def ingest(moment: datetime) -> dict[str, tuple[int, int, int, int]]:
         jobs = (ingest_catalogue, ingest_behaviors)
-        reports = [report for job in jobs for report in job.run(spark, settings, folder, written_at=moment)]
+        reports = [report for job in jobs for report in job.run(SparkLake(spark, settings), folder, written_at=moment)]
         return {one.table: (one.written, one.rejected, one.duplicates, one.unchanged) for one in reports if one.rows_in}
 
     assert ingest(written_at) == {

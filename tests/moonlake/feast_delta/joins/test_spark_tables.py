@@ -15,6 +15,7 @@ from moonlake.lake.lake import Lake
 from moonlake.schema.tables import TABLES
 from moonlake.settings import Settings
 from moonlake.spark import writes
+from moonlake.spark.lake import SparkLake
 from moonlake.spark.session import spark_schema
 from spark_jobs import pack_behavior_sequences
 
@@ -31,7 +32,7 @@ def put(
     frame = spark.createDataFrame(
         [tuple(row.get(column) for column in table.facts) for row in rows], spark_schema(table, table.facts)
     )
-    writes.append(spark, settings, name, frame, source="test", written_at=written_at)
+    writes.append(SparkLake(spark, settings), name, frame, source="test", written_at=written_at)
 
 
 def product(price: int, day: int) -> dict[str, Any]:
@@ -65,9 +66,9 @@ def test_features_of_clustered_and_rewritten_tables(spark: SparkSession, setting
     put(spark, settings, "products", [product(250, 2)], WRITTEN + timedelta(days=1))  # restated
     spark.sql(f"OPTIMIZE delta.`{Lake(settings).path('products')}`")
     put(spark, settings, "behaviors", [action(number) for number in range(4)], WRITTEN)
-    pack_behavior_sequences.run(spark, settings, written_at=WRITTEN)
+    pack_behavior_sequences.run(SparkLake(spark, settings), written_at=WRITTEN)
     put(spark, settings, "behaviors", [action(number) for number in range(4, 6)], WRITTEN)
-    pack_behavior_sequences.run(spark, settings, written_at=WRITTEN)
+    pack_behavior_sequences.run(SparkLake(spark, settings), written_at=WRITTEN)
 
     store = apply(settings)
     days = [1, 2, 4]
