@@ -8,7 +8,6 @@ replaces the rows of its own.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from models.training.hard_negatives import MiningConfig
 from moonlake.embeddings import releases, spaces
 from moonlake.errors import InputError
 from moonlake.lake.lake import WriteReport
+from moonlake.logs import running
 from moonlake.settings import Settings
 from moonlake.spark import writes
 from moonlake.spark.lake import SparkLake
@@ -83,10 +83,6 @@ class PairsReport:
         """The fields by name, those of the write first."""
         own = ("stage", "steps", "dropped", "pair_types", "negatives")
         return {**self.write.as_dict(), **{name: getattr(self, name) for name in own}}
-
-    def as_json(self) -> str:
-        """The report as one line of JSON."""
-        return json.dumps(self.as_dict())
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +234,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = Settings.from_environment()
     cleaning = _cleaning(options)
     mix = parse_mix(options.mix)
-    with session(settings, "build_contrastive_pairs") as spark:
+    with (
+        running("build_contrastive_pairs", settings.log_level) as job,
+        session(settings, "build_contrastive_pairs") as spark,
+    ):
         report = run(
             SparkLake(spark, settings),
             options.start,
@@ -248,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             cleaning=cleaning,
             written_at=datetime.now(UTC),
         )
-        print(report.as_json())
+        print(job.report(tables=[report.write], pairs=report))
 
 
 def _cleaning(options: argparse.Namespace) -> CleaningConfig | None:

@@ -17,7 +17,8 @@ from pyspark.sql import functions as f
 from models.ctr import cube
 from moonlake.embeddings import releases, spaces
 from moonlake.embeddings.snapshots import Snapshot, write_snapshot
-from moonlake.lake.lake import WriteReport
+from moonlake.lake.lake import Lake, WriteReport
+from moonlake.logs import context, running
 from moonlake.point_in_time import as_of_slices, encode_keys, microseconds
 from moonlake.schema.arrow import arrow_schema
 from moonlake.schema.tables import CUBE_FEATURES, IMPRESSIONS
@@ -160,16 +161,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--length", type=int, default=LENGTH, help="latest actions that are looked at")
     asked = parser.parse_args(argv)
     settings = Settings.from_environment()
-    with session(settings, "build_cube_features") as spark:
+    space = releases.find(Lake(settings), asked.space).space_id
+    with (
+        running("build_cube_features", settings.log_level) as job,
+        context(space=space),
+        session(settings, "build_cube_features") as spark,
+    ):
         report = run(
             SparkLake(spark, settings),
-            asked.space,
+            space,
             start=asked.start,
             end=asked.end,
             length=asked.length,
             written_at=datetime.now(UTC),
         )
-        print(report.as_json())
+        print(job.report(space=space, tables=[report]))
 
 
 if __name__ == "__main__":

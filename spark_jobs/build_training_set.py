@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from moonlake.logs import running
 from moonlake.settings import Settings
 from moonlake.training_sets.build import run
 from moonlake.training_sets.spec import TrainingSetSpec, options
@@ -20,9 +21,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.add_argument(*option.flags, dest=option.field, required=option.required, action=action, help=option.help)
     stated = vars(parser.parse_args(argv))
     spec = TrainingSetSpec.from_options(stated.pop("name"), stated)
-    report = run(Settings.from_environment(), spec, written_at=datetime.now(UTC))
-    state = "built" if report.built else "unchanged"
-    print(f"{report.training_set.folder}: {len(report.training_set)} rows, {state}")
+    settings = Settings.from_environment()
+    with running("build_training_set", settings.log_level) as job:
+        report = run(settings, spec, written_at=datetime.now(UTC))
+        found = report.training_set
+        print(job.report(folder=found.folder, rows=len(found), built=report.built, warnings=report.warnings))
 
 
 if __name__ == "__main__":

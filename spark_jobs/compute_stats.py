@@ -10,6 +10,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
 from moonlake.lake.lake import WriteReport
+from moonlake.logs import running
 from moonlake.schema.tables import BEHAVIORS, IMPRESSIONS, PRODUCT_STATS, USER_STATS
 from moonlake.settings import Settings
 from moonlake.spark import writes
@@ -75,9 +76,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     now = datetime.now(UTC)
     end = parser.parse_args(argv).end or now
     settings = Settings.from_environment()
-    with session(settings, "compute_stats") as spark:
-        for report in run(SparkLake(spark, settings), end, written_at=now):
-            print(report.as_json())
+    with running("compute_stats", settings.log_level) as job, session(settings, "compute_stats") as spark:
+        print(job.report(tables=run(SparkLake(spark, settings), end, written_at=now)))
 
 
 if __name__ == "__main__":

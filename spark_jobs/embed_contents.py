@@ -7,7 +7,6 @@ The lake gets all vectors of a run in one commit; until then they lie in the bac
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import threading
 import time
@@ -31,7 +30,8 @@ from moonlake.embeddings.contents import CONTENT_UNREADABLE as UNREADABLE
 from moonlake.embeddings.contents import prompt_text
 from moonlake.embeddings.releases import find
 from moonlake.embeddings.spaces import LIVE, Space, require_same, set_status
-from moonlake.lake.lake import WriteReport
+from moonlake.lake.lake import Lake, WriteReport
+from moonlake.logs import context, running
 from moonlake.progress import UNWATCHED, LoggedProgress, Progress, Step
 from moonlake.schema.tables import EMBEDDINGS, TIMELESS
 from moonlake.settings import Settings
@@ -68,11 +68,6 @@ class EmbeddingReport:
     def rejected(self) -> int:
         """Contents of which nothing can be read, or whose vector breaks a rule."""
         return sum(one.rejected for one in self.writes)
-
-    def as_json(self) -> str:
-        """The report as one line of JSON."""
-        counts = {"written": self.written, "rejected": self.rejected}
-        return json.dumps({"space": str(self.space), "coverage": self.space.coverage, **counts})
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,12 +348,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--space", default=LIVE, help="name, id or beginning of an id; 'live' is the default")
     options = parser.parse_args(argv)
     settings = Settings.from_environment()
-    with session(settings, "embed_contents") as spark:
-        print(
-            run(
-                SparkLake(spark, settings), options.space, written_at=datetime.now(UTC), progress=LoggedProgress()
-            ).as_json()
-        )
+    space = find(Lake(settings), options.space).space_id
+    with (
+        running("embed_contents", settings.log_level) as job,
+        context(space=space),
+        session(settings, "embed_contents") as spark,
+    ):
+        lake, now = SparkLake(spark, settings), datetime.now(UTC)
+        report = run(lake, space, written_at=now, progress=LoggedProgress())
+        counts = {"coverage": report.space.coverage, "written": report.written, "rejected": report.rejected}
+        print(job.report(space=space, **counts, tables=report.writes))
 
 
 if __name__ == "__main__":

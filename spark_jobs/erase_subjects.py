@@ -33,6 +33,7 @@ from moonlake.files import atomic_write
 from moonlake.hashing import stable_hash
 from moonlake.lake.lake import Lake
 from moonlake.lake.vacuum import ERASED, drop_history, file_system
+from moonlake.logs import running
 from moonlake.maintenance.erasure import (
     RECORDS,
     SUBJECTS,
@@ -341,9 +342,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("ids", nargs="+")
     asked = parser.parse_args(argv)
     settings = Settings.from_environment()
-    with session(settings, "erase_subjects") as spark:
+    with running("erase_subjects", settings.log_level) as job, session(settings, "erase_subjects") as spark:
         erasure = run(SparkLake(spark, settings), asked.subject, asked.ids, written_at=datetime.now(UTC))
-        print(json.dumps({"removed": erasure.removed, "left": len(erasure.left), "models": len(erasure.models)}))
+        left, models = [one.store for one in erasure.left], erasure.models
+        print(job.report(removed=erasure.removed, left=left, models=models))
         if erasure.left:
             raise SystemExit(1)
 

@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as f
 
 from moonlake.lake.lake import WriteReport
+from moonlake.logs import running
 from moonlake.schema.tables import PRODUCTS, TABLES
 from moonlake.settings import Settings
 from moonlake.spark import writes
@@ -84,9 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, required=True, help="a staged source")
     folder = parser.parse_args(argv).folder
     settings = Settings.from_environment()
-    with session(settings, "ingest_behaviors") as spark:
-        for report in run(SparkLake(spark, settings), folder, written_at=datetime.now(UTC)):
-            print(report.as_json())
+    with running("ingest_behaviors", settings.log_level) as job, session(settings, "ingest_behaviors") as spark:
+        print(job.report(tables=run(SparkLake(spark, settings), folder, written_at=datetime.now(UTC))))
 
 
 if __name__ == "__main__":

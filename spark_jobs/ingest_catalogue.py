@@ -18,6 +18,7 @@ from moonlake.embeddings.contents import content_of, prompt_text
 from moonlake.embeddings.images import inspect
 from moonlake.errors import ImageRefused
 from moonlake.lake.lake import WriteReport
+from moonlake.logs import running
 from moonlake.schema.tables import PRODUCT_IMAGES, PRODUCTS, QUERIES
 from moonlake.settings import Settings
 from moonlake.spark import writes
@@ -178,9 +179,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, required=True, help="a staged source")
     folder = parser.parse_args(argv).folder
     settings = Settings.from_environment()
-    with session(settings, "ingest_catalogue") as spark:
-        for report in run(SparkLake(spark, settings), folder, written_at=datetime.now(UTC)):
-            print(report.as_json())
+    with running("ingest_catalogue", settings.log_level) as job, session(settings, "ingest_catalogue") as spark:
+        print(job.report(tables=run(SparkLake(spark, settings), folder, written_at=datetime.now(UTC))))
 
 
 if __name__ == "__main__":

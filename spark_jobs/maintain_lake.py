@@ -16,6 +16,7 @@ from pyspark.sql import SparkSession
 
 from moonlake.lake.lake import Lake
 from moonlake.lake.vacuum import KEPT_FOR, RETENTIONS, Vacuumed, keeps_history, vacuum
+from moonlake.logs import running
 from moonlake.maintenance.feature_store import versions_served
 from moonlake.maintenance.kept_versions import live_manifests
 from moonlake.schema.tables import TABLES
@@ -94,9 +95,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--retention-days", type=float, default=RETENTION_DAYS)
     days = parser.parse_args(argv).retention_days
     settings = Settings.from_environment()
-    with session(settings, "maintain_lake") as spark:
-        for done in run(spark, settings, now=datetime.now(UTC), retention=timedelta(days=days)):
-            print(done)
+    with running("maintain_lake", settings.log_level) as job, session(settings, "maintain_lake") as spark:
+        done = run(spark, settings, now=datetime.now(UTC), retention=timedelta(days=days))
+        print(job.report(maintained=done))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from moonlake.feast_delta.materialize import run
+from moonlake.logs import running
 from moonlake.settings import Settings
 from moonlake.timestamps import parse_moment
 
@@ -18,8 +19,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--end", type=parse_moment, help="moment up to which facts are served, with its time zone")
     arguments = parser.parse_args(argv)
     end = arguments.end or datetime.now(UTC)
-    for served in run(Settings.from_environment(), end, arguments.views or None):
-        print(served)
+    settings = Settings.from_environment()
+    with running("materialize_features", settings.log_level) as job:
+        print(job.report(views=run(settings, end, arguments.views or None)))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
 from moonlake.lake.lake import WriteReport
+from moonlake.logs import running
 from moonlake.schema.tables import BEHAVIOR_SEQUENCES, BEHAVIORS
 from moonlake.settings import Settings
 from moonlake.spark import writes
@@ -61,8 +62,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Pack behaviour sequences."""
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
     settings = Settings.from_environment()
-    with session(settings, "pack_behavior_sequences") as spark:
-        print(run(SparkLake(spark, settings), written_at=datetime.now(UTC)).as_json())
+    name = "pack_behavior_sequences"
+    with running(name, settings.log_level) as job, session(settings, name) as spark:
+        print(job.report(tables=[run(SparkLake(spark, settings), written_at=datetime.now(UTC))]))
 
 
 if __name__ == "__main__":

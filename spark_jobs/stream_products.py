@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ from moonlake.files import exclusive
 from moonlake.hashing import stable_hash
 from moonlake.lake.lake import Lake
 from moonlake.lake.product_events import ProductEvent, submit
+from moonlake.logs import running
 from moonlake.schema.tables import PRODUCT_EVENTS
 from moonlake.settings import Settings
 from moonlake.spark.lake import SparkLake
@@ -45,6 +47,8 @@ LIBRARIES = ("spark_jobs.materialize_features", "spark_jobs.intake.batch")
 FILES_PER_BATCH = 100
 BYTES_PER_BATCH = "64m"
 """A batch passes through the memory of this process."""
+
+logger = logging.getLogger(__name__)
 
 Clock = Callable[[], datetime]
 Say = Callable[[str], None]
@@ -183,8 +187,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--once", action="store_true", help="take in what there is, and end")
     arguments = parser.parse_args(argv)
     settings = Settings.from_environment()
-    with stream_session(settings) as spark:
-        run(SparkLake(spark, settings), clock=lambda: datetime.now(UTC), once=arguments.once, say=print)
+    with running("stream_products", settings.log_level) as job, stream_session(settings) as spark:
+        run(SparkLake(spark, settings), clock=lambda: datetime.now(UTC), once=arguments.once, say=logger.info)
+        print(job.report(once=arguments.once))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Spark writes the rest (`moonlake.spark.writes`). Both sides derive their schema 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -60,10 +59,6 @@ class WriteReport:
     def as_dict(self) -> dict[str, Any]:
         """The fields by name."""
         return asdict(self)
-
-    def as_json(self) -> str:
-        """The report as one line of JSON: what a job prints when it is done."""
-        return json.dumps(self.as_dict())
 
 
 class Lake:

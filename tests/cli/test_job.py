@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -9,6 +14,7 @@ from typer.testing import CliRunner
 import spark_jobs
 from cli.app import app
 from cli.job import job_names
+from moonlake.settings import Settings
 
 
 def test_the_jobs_are_the_files_of_spark_jobs() -> None:
@@ -30,3 +36,21 @@ def test_every_job_is_a_program_with_a_help_of_its_own(name: str, capsys: pytest
         job.main(["--help"])
     assert stop.value.code == 0
     assert "usage" in capsys.readouterr().out
+
+
+@pytest.mark.spark(session=False)
+def test_a_job_prints_one_report_and_logs_lines_of_json_that_name_its_run(settings: Settings, write_rows: Any) -> None:
+    write_rows(settings, "users", [{"user_id": "u"}])
+    done = subprocess.run(
+        [sys.executable, "-m", "cli.app", "job", "maintain_lake"],
+        env={**os.environ, **settings.environment()},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    report = json.loads(done.stdout)
+    assert report["job"] == "maintain_lake"
+    assert [(one["table"], one["compacted"]) for one in report["maintained"]] == [("users", 0)]
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [line["message"].split()[1] for line in lines] == ["begins", "ended"]
+    assert {(line["job"], line["run"], line["command"]) for line in lines} == {("maintain_lake", report["run"], "job")}

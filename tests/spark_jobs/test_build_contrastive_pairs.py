@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -450,7 +449,7 @@ def test_stages_stand_side_by_side_and_a_second_run_writes_nothing(
         ("choices", 40), ("purchases", 39), ("choices", 38), ("text", 37), ("each", 36), ("both", 36), ("the", 22),
         ("categories", 22), ("hard", 22),
     ]  # fmt: skip
-    assert json.loads(second.as_json())["stage"] == 2
+    assert second.as_dict()["stage"] == 2
     rows = lake.read("contrastive_pairs").to_pylist()
     stages = {stage: [row for row in rows if row["stage"] == stage] for stage in (1, 2)}
     assert {stage: len(found) for stage, found in stages.items()} == {1: 39, 2: second.write.written}

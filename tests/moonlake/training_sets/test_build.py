@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -206,7 +207,11 @@ def test_the_command_builds_and_then_finds_it_built(
     for _ in range(2):
         build_training_set.main(["--name", "january", *window])
     folder = home.training_sets / "january"
-    assert capsys.readouterr().out.splitlines() == [f"{folder}: 30 rows, built", f"{folder}: 30 rows, unchanged"]
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["job"], first["folder"], first["rows"], first["built"]) == (
+        "build_training_set", str(folder), 30, True
+    )  # fmt: skip
+    assert (second["built"], second["run"] == first["run"]) == (False, False)
 
 
 def behavior(number: int, day: float, **stated: Any) -> dict[str, Any]:
