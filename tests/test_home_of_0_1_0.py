@@ -34,6 +34,7 @@ from moonlake.settings import Settings
 from moonlake.training_sets import build
 from moonlake.training_sets.training_set import TrainingSet
 from moonlake.training_sets.verify import verify
+from moonlake.version import __version__
 from serving.scorer import Scorer
 
 FACTS: dict[str, Any] = json.loads((Path(__file__).parent / "fixtures" / "home-0.1.0.json").read_text())
@@ -202,7 +203,10 @@ def test_the_registry_takes_the_definitions_of_now_and_goes_on_serving(settings:
         ("training-set list", "ctr-pointers"),
         ("training-set show ctr-train", TRAINING_SETS["ctr-train"]["training_set_id"]),
         ("training-set verify ctr-train", "as its manifest says"),
-        ("training-set verify ctr-pointers --rebuild", "every byte is the same"),
+        (
+            "training-set verify ctr-pointers --rebuild",
+            f"every byte is the same, built by moonlake 0.1.0, now {__version__}",
+        ),
     ],
 )
 def test_a_command_reads_the_home(moonlake: Callable[..., Result], command: str, said: str) -> None:
