@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from moonlake.embeddings.gates import OF_CLICK_MODEL, OF_SPACE, Gate, not_applicable
 from moonlake.embeddings.spaces import Space
-from moonlake.errors import GateFailed, InputError
+from moonlake.errors import GateFailed, InputError, NotFound
 from moonlake.hashing import stable_hash
 from moonlake.lake.lake import Lake
 from moonlake.schema.arrow import arrow_schema
@@ -106,8 +106,13 @@ def record(lake: Lake, check: Check, *, written_at: datetime) -> None:
     _enter(lake, check, check.gates, written_at)
 
 
-def require_allowed(lake: Lake, check: PassedCheck, *, use: str, space: Space, model_id: str | None) -> None:
-    """Raise GateFailed unless the rows of a check in `gate_results` allow this release with the vectors of now."""
+def require_allowed(
+    lake: Lake, check: PassedCheck, *, use: str, space: Space, model_id: str | None, served: bool
+) -> None:
+    """Raise GateFailed unless the rows of a check in `gate_results` allow this release with the vectors of now.
+
+    Args: served: the use runs on this space already, so that vectors added to it since are served anyway.
+    """
     rows = lake.read("gate_results", where=pc.field("check_id") == check.check_id).to_pylist()
     name = f"check {check.check_id[:12]}"
     again = "run moonlake release promote, which checks and releases"
@@ -123,13 +128,50 @@ def require_allowed(lake: Lake, check: PassedCheck, *, use: str, space: Space, m
             )
     if not any(row["gate"] == WAIVED for row in rows):
         _require_every_gate(rows, name, OF_SPACE if model_id is None else (*OF_SPACE, *OF_CLICK_MODEL))
-    now, checked = lake.version("embeddings"), {row["embeddings_version"] for row in rows}
-    if checked != {now}:
+    checked = {row["embeddings_version"] for row in rows}
+    if changes := _changes_since(lake, space, checked, additions=not served):
         versions = ", ".join(sorted(map(str, checked)))
         raise GateFailed(
-            f"{name} looked at version {versions} of the table embeddings, which is at version {now} now: the vectors "
-            f"may have changed since; while nothing writes vectors (a backfill, the intake stream), {again}"
+            f"{name} looked at version {versions} of the table embeddings, which is at version "
+            f"{lake.version('embeddings')} now, and {changes}: while nothing writes vectors of this space (a backfill, "
+            f"the intake stream, a compaction), {again}"
         )
+
+
+def _changes_since(lake: Lake, space: Space, checked: set[int | None], *, additions: bool) -> str:
+    """Words for what became of a space's vectors since a version of `embeddings`; none where they are as they were.
+
+    A file counts unless its statistics say that it holds no row of the space.
+
+    Args: additions: whether a file that was added counts.
+    """
+    now = lake.version("embeddings")
+    if checked == {now}:
+        return ""
+    version = next(iter(checked)) if len(checked) == 1 else None
+    try:
+        then = _files(lake, space, version) if version is not None and version >= 0 else None
+    except NotFound:
+        then = None
+    if then is None:
+        return "what changed since cannot be read"
+    latest = _files(lake, space, now)
+    if gone := len(then - latest):
+        return f"{gone} files with vectors of {space.name} were rewritten or removed since"
+    if (added := len(latest - then)) and additions:
+        return f"{added} files with vectors of {space.name} were added since"
+    return ""
+
+
+def _files(lake: Lake, space: Space, version: int) -> set[str]:
+    """The files of a version of `embeddings` that may hold vectors of a space."""
+    files = pa.table(lake.open("embeddings", version).get_add_actions(flatten=True)).to_pylist()
+    lowest, highest = ("min.space_id", "max.space_id")
+    return {
+        file["path"]
+        for file in files
+        if (file.get(lowest) or "") <= space.space_id <= (file.get(highest) or space.space_id)
+    }
 
 
 def _require_every_gate(rows: Sequence[Mapping[str, Any]], name: str, wanted: Sequence[str]) -> None:

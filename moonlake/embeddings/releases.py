@@ -94,21 +94,22 @@ def release(
         check: from `Check.require_passed` or `Check.waived`, for this use, space and model.
 
     Raises:
-        GateFailed: `gate_results` does not say that this check passed, or that it was waived; or the table
-            `embeddings` has had a commit since.
+        GateFailed: `gate_results` does not say that this check passed, or that it was waived; or
+            vectors of the space changed since. New ones count too, unless the use runs on the space already.
         NotFound: no such space, model or use; or CTR ranking without a model.
         SpaceMismatch: the model reads another space.
         ContractError: the space is not complete.
     """
     found = find(lake, space)
-    history(lake, use)
+    past = history(lake, use)
     if found.status == "building" or found.coverage < 1.0:
         raise ContractError(f"embedding space {found} covers {found.coverage:.2%} of the contents: run embed_contents")
     if model_id is not None:
         _require_model_of_space(lake, model_id, found)
     elif use == CTR_RANKING:
         raise NotFound(f"embedding space {found}: it cannot be released for {use} without a CTR model that reads it")
-    require_allowed(lake, check, use=use, space=found, model_id=model_id)
+    served = bool(past) and past[-1].space_id == found.space_id
+    require_allowed(lake, check, use=use, space=found, model_id=model_id, served=served)
     new = Release(use, found.space_id, model_id, feature_service, snapshot, written_at, check.check_id)
     return _switch(lake, new, written_at)
 

@@ -63,9 +63,10 @@ class Shop:
             model = {"model_id": stable_hash(name), "name": name, "space_id": self.space.space_id}
             write_rows(settings, "model_versions", [model | {"metrics": json.dumps(gain)}])
 
-    def embed(self, content_id: str, vector: Any = None) -> None:
-        """One more vector in the space."""
-        row = {"content_id": content_id, "space_id": self.space.space_id, "event_timestamp": TIMELESS}
+    def embed(self, content_id: str, vector: Any = None, space_id: str | None = None) -> None:
+        """One more vector in the space, or in another."""
+        space_id = space_id or self.space.space_id
+        row = {"content_id": content_id, "space_id": space_id, "event_timestamp": TIMELESS}
         self.write_rows(self.settings, "embeddings", [row | {"vector": self.vector if vector is None else vector}])
 
     def release(self, check: PassedCheck, use: str = SIMILAR, **parts: Any) -> releases.Release:
@@ -231,6 +232,25 @@ def test_a_check_that_passed_releases_for_its_use_and_model_and_the_release_name
     shop.embed(stable_hash("later"))
     once_more = check_space(shop.settings, shop.space, use=RANKING, model_id=model.model_id)
     assert once_more.embeddings_version == check.embeddings_version + 1
+
+
+def test_vectors_of_other_spaces_and_new_ones_of_a_space_that_runs_already_do_not_stop_a_release(shop: Shop) -> None:
+    check = check_space(shop.settings, shop.space, use=SIMILAR).require_passed()
+    shop.embed(stable_hash("later"), space_id=shop.other.space_id)
+    first = shop.release(check)
+    check = check_space(shop.settings, shop.space, use=SIMILAR).require_passed()
+    shop.embed(stable_hash("later"))
+    again = shop.release(check, snapshot="/elsewhere")
+    assert again.event_timestamp > first.event_timestamp
+    assert releases.current_release(shop.lake, SIMILAR) == again
+
+
+def test_vectors_that_were_rewritten_stop_a_release_also_of_a_space_that_runs_already(shop: Shop) -> None:
+    shop.release(check_space(shop.settings, shop.space, use=SIMILAR).require_passed())
+    check = check_space(shop.settings, shop.space, use=SIMILAR).require_passed()
+    write_deltalake(shop.lake.path("embeddings"), shop.lake.read("embeddings"), mode="overwrite")
+    with pytest.raises(GateFailed, match="1 files with vectors of shop were rewritten or removed since"):
+        shop.release(check, snapshot="/elsewhere")
 
 
 def test_a_waived_check_releases_and_its_reason_is_kept_beside_what_failed(shop: Shop) -> None:
