@@ -126,3 +126,8 @@ def test_docstrings_begin_with_a_noun_or_with_what_a_check_raises() -> None:
                 if UNLIKE.match(first):
                     unlike.append(f"{path.relative_to(ROOT)}:{node.body[0].lineno}: {first}")
     assert unlike == []
+
+
+def test_the_changelog_has_the_table_of_names_that_the_rewrite_follows() -> None:
+    table = subprocess.run([sys.executable, "tools/renames.py", "--table"], cwd=ROOT, capture_output=True, text=True)
+    assert table.stdout.strip() in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
