@@ -330,6 +330,14 @@ NAMES: dict[str, str] = {
 }
 """Old name of a member that went elsewhere than the rest of its module -> its new name."""
 
+ATTRIBUTES: dict[str, dict[str, str]] = {
+    "models.metrics": {"difference": "value"},
+    "moonlake.training_sets": {"declaration": "spec"},
+    "spark_jobs.arrivals.records": {"arrivals": "records"},
+}
+"""Old module -> attributes of what it gives that have another name now. They are renamed in files that import it, as
+attributes and as keywords, but not where they are called: `set.difference()` is somebody else's."""
+
 TEXT_FILES = (".md", ".sh", ".toml", ".yaml", ".yml", ".j2", ".cfg", ".txt", ".ipynb", "Makefile")
 SKIPPED_FOLDERS = {".git", ".venv", "__pycache__", "node_modules"}
 
@@ -389,10 +397,27 @@ def _import_edits(tree: ast.Module, lines: Lines) -> Iterator[Edit]:
                 yield Edit(*lines.span(node), f"{module.rpartition('.')[2]}.{member}")
         if isinstance(node, ast.Name | ast.Attribute) and node not in done and ast.unparse(node) in renamed:
             yield Edit(*lines.span(node), renamed[ast.unparse(node)])
+    yield from _attribute_edits(tree, lines, statements)
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and node not in done}
     for statement in statements:
         if text := _import_text(statement, more, more.keys() - used):
             yield Edit(*lines.span(statement), text)
+
+
+def _attribute_edits(tree: ast.Module, lines: Lines, statements: Sequence[ast.ImportFrom]) -> Iterator[Edit]:
+    """Edits of attributes and keywords that have another name now, of the modules that the file imports."""
+    imported = {
+        name for one in statements for name in (one.module, *(f"{one.module}.{alias.name}" for alias in one.names))
+    }
+    renamed = {old: new for module, names in ATTRIBUTES.items() if module in imported for old, new in names.items()}
+    called = {node.func for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in renamed and node not in called:
+            stop = lines.span(node)[1]
+            yield Edit(stop - len(node.attr), stop, renamed[node.attr])
+        elif isinstance(node, ast.keyword) and node.arg in renamed:
+            start = lines.span(node)[0]
+            yield Edit(start, start + len(node.arg), renamed[node.arg])
 
 
 def _import_text(node: ast.ImportFrom, more: dict[str, set[str]], unused: set[str]) -> str | None:
@@ -520,7 +545,7 @@ class Lines:
             accumulate((len(line) for line in self.text.split("\n")), lambda at, size: at + size + 1, initial=0)
         )
 
-    def span(self, node: ast.stmt | ast.expr) -> tuple[int, int]:
+    def span(self, node: ast.stmt | ast.expr | ast.keyword) -> tuple[int, int]:
         """Character offsets of a node, whose columns count bytes of UTF-8."""
         assert node.end_lineno is not None
         assert node.end_col_offset is not None

@@ -102,7 +102,7 @@ def _defined(file: Path) -> set[str]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Assign):
-            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+            names |= {one.id for target in node.targets for one in ast.walk(target) if isinstance(one, ast.Name)}
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             names.add(node.target.id)
     return names
@@ -133,3 +133,20 @@ def test_the_table_names_public_members_and_modules() -> None:
     assert "| `moonlake.moments` | `moonlake.timestamps` |" in rows
     assert not [row for row in rows if "._" in row]
     assert new_name("moonlake.errors.InputError") is None
+
+
+def test_attributes_are_renamed_where_their_module_is_imported_and_never_where_they_are_called() -> None:
+    old = (
+        "from models.metrics import paired_bootstrap\n"
+        "found = paired_bootstrap(a, b)\n"
+        "print(found.difference, {1}.difference({2}), keep(difference=3))\n"
+    )
+    new = (
+        "from models.evaluation.click_metrics import paired_bootstrap\n"
+        "found = paired_bootstrap(a, b)\n"
+        "print(found.value, {1}.difference({2}), keep(value=3))\n"
+    )
+    assert rewritten(old, python=True) == new
+    assert rewritten(new, python=True) == new
+    elsewhere = "print(found.difference, found.arrivals)\n"
+    assert rewritten(elsewhere, python=True) == elsewhere
