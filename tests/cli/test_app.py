@@ -76,7 +76,6 @@ def test_old_names_still_run_and_name_the_new_ones_in_one_line(old: list[str], n
 
 
 WITHOUT_REPORT = {
-    "demo": "its report is report.html",
     "product watch": "a stream that does not end",
     "job": "the words belong to the job, which prints its own report as JSON; tests/cli/test_job.py has `job list`",
     "airflow": "the words belong to Airflow",
