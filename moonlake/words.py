@@ -27,7 +27,8 @@ def values_by_name(words: Sequence[str], option: str, *, names: Collection[str] 
     for word in words:
         name, _, value = word.partition("=")
         if not name or not value:
-            raise InputError(f"{option} {word!r}: expected NAME=VALUE{_of(names)}")
+            written = f"; write {name}=VALUE" if name else ""
+            raise InputError(f"{option} {word!r}: expected NAME=VALUE{_of(names)}{written}")
         if names is not None and name not in names:
             raise InputError(f"{option} {word!r}: there is no {name!r}; expected NAME=VALUE{_of(names)}")
         found[name] = value

@@ -74,12 +74,12 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 def invoke(*words: str, fails: bool = False) -> str:
-    """Output of a command; errors of ours come through as they are."""
+    """Output of a command, with --json the JSON alone; errors of ours come through as they are."""
     result = CliRunner().invoke(app, list(words))
     if isinstance(result.exception, MoonlakeError):
         raise result.exception
     assert (result.exit_code != 0) == fails, result.output
-    return result.output
+    return result.stdout if "--json" in words else result.output
 
 
 def train(name: str, *words: str, small: list[str] = SMALL) -> str:
