@@ -173,7 +173,7 @@ def test_an_unclustered_table_of_the_lake_is_written_by_its_rules(store: Feature
 
 
 def test_a_clustered_table_of_the_lake_is_refused_with_the_name_of_its_writer(store: FeatureStore) -> None:
-    with pytest.raises(ContractError, match=r"user_stats is clustered by user_id.* compute_stats, or to moonlake\.wri"):
+    with pytest.raises(ContractError, match=r"clustered by user_id.* compute_stats, or to moonlake\.spark\.writes"):
         append_features(store.config, user_view("user_stats", "ctr_7d"), pa.table({"user_id": ["u"]}))
 
 
