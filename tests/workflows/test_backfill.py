@@ -35,7 +35,7 @@ def test_without_a_plan_nothing_is_under_way(settings: Settings, space: spaces.S
 def test_a_backfill_to_which_nothing_is_added_is_stalled_after_five_minutes(
     settings: Settings, space: spaces.Space
 ) -> None:
-    plan = Backfill(settings.home, space.space_id).plan(5)
+    plan = Backfill(settings.backfills, space.space_id).plan(5)
     began = datetime.fromtimestamp(plan.began, UTC)
     for minutes, stalled in ((0, False), (4.9, False), (5.1, True)):
         found = backfill.status(settings, "next", now=began + timedelta(minutes=minutes))
