@@ -107,6 +107,7 @@ def test_the_encoder_embeds_a_content_to_the_vector_that_the_lake_holds(lake: La
     assert stored["vector"].to_pylist() == [expected["vector"]]
 
 
+@pytest.mark.usefixtures("home_of_0_1_0")
 def test_the_snapshot_opens_with_the_vector_of_the_content() -> None:
     expected = FACTS["snapshot"]
     snapshot = Snapshot.open(Path(expected["folder"]))

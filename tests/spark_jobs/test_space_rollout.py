@@ -152,7 +152,7 @@ def test_readers_of_a_live_release_never_see_two_spaces_mixed_while_another_is_r
     rows = products(CONTENTS)
     content_ids = pa.array([row["content_id"] for row in rows])
     write_rows(settings, "products", rows)
-    ids = [register(Lake(settings), artifact, f"space {number}") for number, artifact in enumerate(artifacts)]
+    ids = [register(Lake(settings), artifact, f"space-{number}") for number, artifact in enumerate(artifacts)]
     for space_id in ids:
         model = {"model_id": model_id(space_id), "space_id": space_id, "training_set_id": stable_hash("set")}
         write_rows(settings, "model_versions", [model])
