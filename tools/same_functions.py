@@ -2,8 +2,9 @@
 
     python tools/same_functions.py BEFORE AFTER      # two commits; exit 1 where a function differs
 
-The renames of tools/renames.py are applied to the first commit. Then each function must be in the second one with the
-same name inside its class and an equal syntax tree, in whatever file; imports inside a function are compared as a set.
+The renames of the second commit's tools/renames.py (of this one, if it has none) are applied to the first. Then each
+function must be in the second one with the same name inside its class and an equal syntax tree, in whatever file;
+imports inside a function are compared as a set.
 """
 
 from __future__ import annotations
@@ -12,22 +13,33 @@ import ast
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
 
-from renames import rewritten
+import renames
 
 Function = tuple[str, str]
 """Name with its classes, and its syntax tree in words."""
 
 
-def functions_of(commit: str, *, old: bool) -> Counter[Function]:
-    """Every function of the Python files of a commit. `old`: with names of modules that moved since."""
+def rewrite_of(commit: str) -> Callable[[str], str]:
+    """The rewrite of old names as it was at a commit."""
+    module: ModuleType = renames
+    if _git("ls-tree", "--name-only", commit, "tools/renames.py"):
+        module = ModuleType("renames_of_the_commit")
+        sys.modules[module.__name__] = module  # where its dataclasses look for their names
+        exec(_git("show", f"{commit}:tools/renames.py"), module.__dict__)
+    return lambda source: str(module.rewritten(source, python=True))
+
+
+def functions_of(commit: str, rewrite: Callable[[str], str] = str) -> Counter[Function]:
+    """Every function of the Python files of a commit, once their source is rewritten."""
     names = _git("ls-tree", "-r", "--name-only", commit).splitlines()
     found: Counter[Function] = Counter()
     for name in names:
         if name.endswith(".py") and not name.startswith("tools/"):
             source = _git("show", f"{commit}:{name}")
-            found.update(_functions(ast.parse(rewritten(source, python=True) if old else source)))
+            found.update(_functions(ast.parse(rewrite(source))))
     return found
 
 
@@ -67,7 +79,7 @@ def _git(*arguments: str) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Exit code: 1 where a function of the first commit is not in the second, or the other way round."""
-    before, after = functions_of(argv[0], old=True), functions_of(argv[1], old=False)
+    before, after = functions_of(argv[0], rewrite_of(argv[1])), functions_of(argv[1])
     gone, new = before - after, after - before
     print(f"{sum((before & after).values())} functions are equal, {sum(gone.values())} are gone or changed, "
           f"{sum(new.values())} are new or changed")  # fmt: skip
