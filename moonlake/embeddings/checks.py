@@ -148,14 +148,13 @@ def _changes_since(lake: Lake, space: Space, checked: set[int | None], *, additi
     now = lake.version("embeddings")
     if checked == {now}:
         return ""
-    version = next(iter(checked)) if len(checked) == 1 else None
-    try:
-        then = _files(lake, space, version) if version is not None and version >= 0 else None
-    except NotFound:
-        then = None
-    if then is None:
+    [version] = checked if len(checked) == 1 else [None]
+    if version is None or version < 0:
         return "what changed since cannot be read"
-    latest = _files(lake, space, now)
+    try:
+        then, latest = _files(lake, space, version), _files(lake, space, now)
+    except NotFound:
+        return "what changed since cannot be read"
     if gone := len(then - latest):
         return f"{gone} files with vectors of {space.name} were rewritten or removed since"
     if (added := len(latest - then)) and additions:
@@ -166,11 +165,11 @@ def _changes_since(lake: Lake, space: Space, checked: set[int | None], *, additi
 def _files(lake: Lake, space: Space, version: int) -> set[str]:
     """The files of a version of `embeddings` that may hold vectors of a space."""
     files = pa.table(lake.open("embeddings", version).get_add_actions(flatten=True)).to_pylist()
-    lowest, highest = ("min.space_id", "max.space_id")
+    wanted = space.space_id
     return {
         file["path"]
         for file in files
-        if (file.get(lowest) or "") <= space.space_id <= (file.get(highest) or space.space_id)
+        if (file.get("min.space_id") or wanted) <= wanted <= (file.get("max.space_id") or wanted)
     }
 
 
