@@ -74,8 +74,7 @@ def train_encoder(
     if pairs is not None:
         given["pairs"] = pairs.value
     stage_config = read_stage_config(stage, config, given, described)
-    folder = settings.artifacts / "runs" / require_name("encoder", name)
-    run = Run(folder=folder, fresh=fresh, checkpoint_steps=checkpoint_steps)
+    run = Run(folder=settings.run(require_name("encoder", name)), fresh=fresh, checkpoint_steps=checkpoint_steps)
     start = encoder_folder(settings, parent) if parent else None
     if start is not None and any(value is not None for value in described.values()):
         raise InputError(f"--from {parent} takes its encoder over: leave out --backbone, --image-size and --attention")

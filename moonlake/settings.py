@@ -182,6 +182,14 @@ class Settings(BaseSettings):
         """The folder of a simulated source's hidden truth. Raise InputError unless the name is a plain one."""
         return self.truth / require_name("source", source)
 
+    def run(self, name: str) -> Path:
+        """The folder of a training under way, with its checkpoints."""
+        return self.artifacts / "runs" / name
+
+    def snapshot(self, space_id: str) -> Path:
+        """The folder of an embedding space's snapshot."""
+        return self.snapshots / space_id
+
     def training_set(self, name: str) -> Path:
         """The folder of the training set of that name. Raise InputError unless the name is a plain one."""
         return self.training_sets / require_name("training set", name)

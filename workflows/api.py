@@ -94,7 +94,7 @@ class Application:
         versions = {name: self.lake.version(name) for name in ("embeddings", "products")}
         kept = self._catalogues.get(space.space_id)
         if kept is None or kept.versions != versions:
-            snapshot = write_snapshot(self.lake, space.space_id, self.settings.snapshots / space.space_id)
+            snapshot = write_snapshot(self.lake, space.space_id, self.settings.snapshot(space.space_id))
             kept = self._catalogues[space.space_id] = Catalogue.of(snapshot)
         return kept
 

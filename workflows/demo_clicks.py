@@ -67,7 +67,7 @@ def train_ctr(run: DemoRun, space_id: str) -> Found:
         from moonlake.embeddings.snapshots import write_snapshot
 
         _, t1, t2, _ = run.window
-        snapshot = write_snapshot(run.lake, space_id, run.settings.snapshots / space_id)
+        snapshot = write_snapshot(run.lake, space_id, run.settings.snapshot(space_id))
         runs = {
             IDS_ONLY: (plain, None),
             WITH_CONTENT: (content, snapshot),
@@ -77,7 +77,7 @@ def train_ctr(run: DemoRun, space_id: str) -> Found:
         for name, (config, vectors) in runs.items():
             with run.progress.step(f"Training {name}") as step:
                 model = train_ctr(train, vectors, config, window=(t1, t2), progress=step)
-            folder = run.settings.artifacts / f"ctr-{name.replace(' ', '-').lower()}"
+            folder = run.settings.ctr_model(name.replace(" ", "-").lower())
             models[name] = model = model.save(folder)
             scored[name] = score(model, test, vectors, start=t2)
             metrics[name] = evaluate(scored[name])
@@ -179,13 +179,13 @@ def _nearest_products(scorer: Scorer, query_content_id: str) -> list[str]:
     import pyarrow as pa
 
     from models.evaluation.ranking import nearest
+    from workflows.api import Catalogue
 
     snapshot = scorer.snapshot
     assert snapshot is not None
-    names, contents = zip(*sorted(snapshot.products.items()), strict=True)
-    pool, query = (snapshot.rows_of(pa.array(ids)) for ids in (contents, [query_content_id]))
-    of_query, of_pool = (np.asarray(snapshot.vectors[rows], np.float32) for rows in (query, pool))
-    return [names[place] for place in nearest(of_query, of_pool, CANDIDATES).rows[0]]
+    pool = Catalogue.of(snapshot)
+    query = np.asarray(snapshot.vectors[snapshot.rows_of(pa.array([query_content_id]))], np.float32)  # [1, D]
+    return [pool.product_ids[place] for place in nearest(query, pool.vectors, CANDIDATES).rows[0]]
 
 
 def _is_of_user(name: str) -> bool:

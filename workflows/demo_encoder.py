@@ -53,10 +53,10 @@ def train_encoder(run: DemoRun) -> Found:
     _, t1, _, _ = run.window
 
     def work() -> Found:
-        folders = {name: run.settings.artifacts / f"encoder-{name}" for name in ("untrained", "trained")}
+        folders = {name: run.settings.encoder(name) for name in ("untrained", "trained")}
         train_encoder(run.lake, replace(config, steps=0), folders["untrained"], before=t1)
         with run.progress.step("Training the encoder", config.steps) as step:
-            kept = Run(run.settings.artifacts / "runs" / SPACE, fresh=True, progress=step)
+            kept = Run(run.settings.run(SPACE), fresh=True, progress=step)
             artifact = train_encoder(run.lake, config, folders["trained"], before=t1, run=kept)
         return {name: str(folder) for name, folder in folders.items()} | {"metrics": dict(artifact.metrics)}
 

@@ -205,7 +205,7 @@ def _clicks(settings: Settings, lake: Lake, subjects: Sequence[Subject], rows: T
     scores, scored, done = [], None, 0
     for one in subjects:
         space_id = one.space.space_id
-        snapshot = write_snapshot(lake, space_id, settings.snapshots / space_id)
+        snapshot = write_snapshot(lake, space_id, settings.snapshot(space_id))
         of_space = []
         for name, model in one.runs.items():
             scored = score(model, rows, snapshot, start=model.lineage.window[1])

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from moonlake.embeddings import releases
 from moonlake.embeddings.checks import Check, PassedCheck, record
-from moonlake.embeddings.contents import CONTENT_UNREADABLE
+from moonlake.embeddings.contents import unreadable_contents
 from moonlake.embeddings.gates import Gate, GateLimits, drift_gate, overlap_gate, vector_gates
 from moonlake.embeddings.snapshots import Snapshot, write_snapshot
 from moonlake.embeddings.vector_stats import contents_now, read_figures, recent_ids, recent_since
@@ -155,7 +153,7 @@ def roll_back(settings: Settings, use: str = CTR_RANKING) -> RolledBack:
     """A use switched back to its release before the current one; once more, one release further back."""
     lake = Lake(settings)
     earlier = releases.before_current(lake, use)
-    snapshot = write_snapshot(lake, earlier.space_id, settings.snapshots / earlier.space_id)
+    snapshot = write_snapshot(lake, earlier.space_id, settings.snapshot(earlier.space_id))
     again = releases.roll_back(lake, use, snapshot=str(snapshot.folder), written_at=datetime.now(UTC))
     released = named(lake, again)
     return RolledBack(released, len(snapshot.products), _missing(lake, snapshot, released.space))
@@ -193,7 +191,7 @@ def _release(
 ) -> Released:
     """The use on a space, with the space's snapshot of now."""
     lake = Lake(settings)
-    snapshot = write_snapshot(lake, space.space_id, settings.snapshots / space.space_id).folder
+    snapshot = write_snapshot(lake, space.space_id, settings.snapshot(space.space_id)).folder
     parts = {"model_id": model_id, "feature_service": service, "snapshot": str(snapshot)}
     return named(lake, releases.release(lake, use, space.space_id, check=check, **parts, written_at=datetime.now(UTC)))
 
@@ -221,7 +219,4 @@ def _missing(lake: Lake, snapshot: Snapshot, space: Space) -> int:
     """The number of products on sale that came in since a space was filled, but for unreadable ones."""
     content_ids = np.array(list(snapshot.products.values()), str)
     missing = content_ids[snapshot.rows_of(pa.array(content_ids, pa.string())) < 0]
-    of_space = (pc.field("table") == "embeddings") & (pc.field("rule") == CONTENT_UNREADABLE)
-    refused = [json.loads(row) for row in lake.read("rejects", ["value"], where=of_space)["value"].to_pylist()]
-    unreadable = [row["content_id"] for row in refused if row["space_id"] == space.space_id]
-    return int((~np.isin(missing, unreadable)).sum())
+    return int((~np.isin(missing, unreadable_contents(lake, space.space_id))).sum())

@@ -90,7 +90,7 @@ def train_ctr(
     folder = settings.ctr_model(name)
     rows = TrainingSet.open(settings.training_set(training_set))
     window = (start or rows.manifest.start, end)
-    run = Run(folder=settings.artifacts / "runs" / folder.name, fresh=fresh)
+    run = Run(folder=settings.run(folder.name), fresh=fresh)
     with progress.step(f"Training {name}") as step:
         trained = train(rows, vectors, config, window=window, allow_seen_rows=allow_seen_rows, progress=step, run=run)
     trained = trained.save(folder)
@@ -148,7 +148,7 @@ def vectors_of(
     if ceiling is not None:
         if space is not None:
             raise InputError("--ceiling has vectors of its own: leave out --space")
-        return write_ceiling(lake, settings.truth_of(ceiling), settings.snapshots / ceiling_space(ceiling))
+        return write_ceiling(lake, settings.truth_of(ceiling), settings.snapshot(ceiling_space(ceiling)))
     if space is None:
         return None
     found = releases.find(lake, space).space_id
@@ -159,7 +159,7 @@ def snapshot_of(lake: Lake, settings: Settings, space_id: str, control: Control 
     """A space's vectors as they are now, or what a control puts in their place; a ceiling's as they were written."""
     from moonlake.embeddings.snapshots import MANIFEST, Snapshot, write_snapshot
 
-    folder = settings.snapshots / space_id
+    folder = settings.snapshot(space_id)
     if (folder / MANIFEST).is_file() and (written := Snapshot.open(folder)).is_apart:
         return written.under(control)
     return write_snapshot(lake, space_id, folder).under(control)

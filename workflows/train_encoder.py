@@ -105,7 +105,7 @@ def train_encoder(
 def _kept_run(settings: Settings, name: str) -> Run:
     from models.training.loop import Run
 
-    return Run(folder=settings.artifacts / "runs" / name)
+    return Run(folder=settings.run(name))
 
 
 def _train(

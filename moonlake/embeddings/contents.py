@@ -82,6 +82,13 @@ def read_images(lake: Lake, image_ids: Iterable[str]) -> dict[str, bytes]:
     return dict(zip(rows["image_id"].to_pylist(), rows["image_bytes"].to_pylist(), strict=True))
 
 
+def unreadable_contents(lake: Lake, space_id: str) -> list[str]:
+    """The ids of the contents that were refused in a space as unreadable."""
+    refused = (pc.field("table") == "embeddings") & (pc.field("rule") == CONTENT_UNREADABLE)
+    values = [json.loads(value) for value in lake.read("rejects", ["value"], where=refused)["value"].to_pylist()]
+    return [one["content_id"] for one in values if one.get("space_id") == space_id]
+
+
 def live_states(lake: Lake, at: datetime, columns: Sequence[str]) -> list[dict[str, Any]]:
     """The state just before `at` of each product that is on sale then, by product_id in order: that and `columns`."""
     names = dict.fromkeys(["product_id", *columns, "deleted", "event_timestamp", "created_at"])

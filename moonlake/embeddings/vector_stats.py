@@ -6,7 +6,6 @@ memory; vectors are held one batch at a time, and for a sample.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,7 +16,7 @@ import pyarrow.compute as pc
 
 from moonlake.arrays import Bools, Float32s, Float64s, UInt64s
 from moonlake.embeddings.content_index import ContentIndex, words_of
-from moonlake.embeddings.contents import CONTENT_UNREADABLE
+from moonlake.embeddings.contents import unreadable_contents
 from moonlake.embeddings.spaces import Space
 from moonlake.lake.lake import Lake
 
@@ -90,9 +89,7 @@ class SpaceFigures:
 
 def contents_now(lake: Lake, space_id: str) -> ContentsNow:
     """The contents of products and queries, less those that were refused in this space as unreadable."""
-    refused = (pc.field("table") == "embeddings") & (pc.field("rule") == CONTENT_UNREADABLE)
-    values = [json.loads(value) for value in lake.read("rejects", ["value"], where=refused)["value"].to_pylist()]
-    left_out = pa.array([one["content_id"] for one in values if one.get("space_id") == space_id], pa.string())
+    left_out = pa.array(unreadable_contents(lake, space_id), pa.string())
     products, queries = (_words(_scan(lake, name, ["content_id"])) for name in ("products", "queries"))
     out = words_of(left_out)[:2]
     high, low = (np.concatenate(parts) for parts in zip(products, queries, out, strict=True))
