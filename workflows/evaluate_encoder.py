@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -80,22 +80,30 @@ def evaluate_purchases(
         InputError: nothing was bought in the window, or training may have seen it.
         NotFound: no such space, or no such truth.
     """
-    from models.evaluation.purchase_trials import read_trials
-    from models.evaluation.recall import require_trials, require_unseen
+    from models.evaluation.recall import require_unseen
 
     if task not in TRIALS_OF:
         raise InputError(f"task {task} is not measured on purchases: expected one of {', '.join(TRIALS_OF)}")
     lake = Lake(settings)
     subject = subject_of(lake, space)
     seen = require_unseen(window[0], subject.trained_until, allow_seen=allow_seen)
-    every = [read_trials(lake, *window, name) for name in TRIALS_OF[task]]
-    measurable = [trials for trials in every if len(trials.positives)]
-    if not measurable:
-        require_trials(every[0])
+    measurable = measurable_trials(lake, window, [task])
     simulated = sorted(simulated_sources(settings, lake, window))
     truth = None if ceiling is None else settings.truth_of(ceiling)
     found = {one.task: _measured(lake, subject.represent, one, prefix, truth, seen=seen) for one in measurable}
     return PurchaseFigures(subject.name, simulated, seen, found)
+
+
+def measurable_trials(lake: Lake, window: tuple[datetime, datetime], tasks: Sequence[Task]) -> list[Trials]:
+    """The trials of tasks in a window, but for those sets that have none. Raises InputError where all have none."""
+    from models.evaluation.purchase_trials import read_trials
+    from models.evaluation.recall import require_trials
+
+    every = [read_trials(lake, *window, name) for task in tasks for name in TRIALS_OF[task]]
+    measurable = [trials for trials in every if len(trials.positives)]
+    if not measurable:
+        require_trials(every[0])
+    return measurable
 
 
 def evaluate_attribute(

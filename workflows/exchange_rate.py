@@ -13,7 +13,7 @@ from moonlake.errors import InputError
 from moonlake.lake.lake import Lake
 from moonlake.progress import UNWATCHED, Progress, Step
 from moonlake.settings import Settings
-from workflows.evaluate_encoder import TRIALS_OF, Task, simulated_sources
+from workflows.evaluate_encoder import TRIALS_OF, Task, measurable_trials, simulated_sources
 from workflows.recorded_models import Subject, identity, read_subjects
 
 if TYPE_CHECKING:
@@ -155,16 +155,9 @@ def _saw(space: Space, start: datetime, allow_seen: bool) -> bool:
 
 def _trials(lake: Lake, window: tuple[datetime, datetime], tasks: Sequence[Task]) -> list[Trials]:
     """The trials of all tasks, but for those sets that have none. Raises InputError where there are none at all."""
-    from models.evaluation.purchase_trials import read_trials
-    from models.evaluation.recall import require_trials
-
     if wrong := [task for task in tasks if task not in TRIALS_OF]:
         raise InputError(f"--task {', '.join(wrong)}: expected one of {', '.join(TRIALS_OF)}")
-    every = [read_trials(lake, *window, name) for task in tasks for name in TRIALS_OF[task]]
-    measurable = [trials for trials in every if len(trials.positives)]
-    if not measurable:
-        require_trials(every[0])
-    return measurable
+    return measurable_trials(lake, window, tasks)
 
 
 def _candidates(lake: Lake, subjects: Sequence[Subject], every: Sequence[Trials]) -> list[Candidate]:
